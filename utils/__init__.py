@@ -1,0 +1,1 @@
+"""Leaf modules that every room may use: files, checkpoints, metrics, logging, distribution."""

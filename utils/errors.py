@@ -1,0 +1,9 @@
+"""The one exception for what a user can mend."""
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used.
+
+    The message is one line: what is wrong, in which file and place, and what to do. Entry scripts print it and exit
+    with code 2.
+    """
