@@ -1,0 +1,1 @@
+"""The method: towers, levels, games and losses."""

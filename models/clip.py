@@ -1,0 +1,161 @@
+"""CLIP's two towers, returning every token; all sizes come from the weights they are given.
+
+Dimension letters: A texts, M frames, N_t words, D width of the shared embedding, R resolution in pixels.
+Source: CLIP, arXiv 2103.00020; keys and shapes are those of OpenAI's released state dicts.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.transformer import Transformer
+
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+MAX_LOGIT_SCALE = math.log(100)
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """Sizes of the two towers.
+
+    Heads are width / 64 in each tower, as in every released CLIP ViT.
+    """
+
+    resolution: int
+    patch: int
+    vision_width: int
+    vision_layers: int
+    text_width: int
+    text_layers: int
+    embed_dim: int
+    context_length: int = 77
+    vocabulary: int = 49408
+    quick_gelu: bool = True
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor], *, quick_gelu: bool = True) -> "CLIPConfig":
+        """Read the sizes off a state dict with OpenAI's key names.
+
+        The activation leaves no trace in the weights, so `quick_gelu` must be said: True for OpenAI's.
+
+        Raises:
+            KeyError: a key of the ViT form of CLIP is missing.
+        """
+        patches = state["visual.positional_embedding"].shape[0] - 1
+        patch = state["visual.conv1.weight"].shape[-1]
+        return cls(
+            resolution=round(patches**0.5) * patch,
+            patch=patch,
+            vision_width=state["visual.conv1.weight"].shape[0],
+            vision_layers=_count_blocks(state, "visual.transformer.resblocks."),
+            text_width=state["ln_final.weight"].shape[0],
+            text_layers=_count_blocks(state, "transformer.resblocks."),
+            embed_dim=state["text_projection"].shape[1],
+            context_length=state["positional_embedding"].shape[0],
+            vocabulary=state["token_embedding.weight"].shape[0],
+            quick_gelu=quick_gelu,
+        )
+
+
+class VisionTransformer(nn.Module):
+    """CLIP's image tower."""
+
+    def __init__(self, config: CLIPConfig):
+        """Args: config: sizes."""
+        super().__init__()
+        width, scale = config.vision_width, config.vision_width**-0.5
+        patches = (config.resolution // config.patch) ** 2
+        self.conv1 = nn.Conv2d(3, width, kernel_size=config.patch, stride=config.patch, bias=False)
+        self.class_embedding = nn.Parameter(scale * torch.randn(width))
+        self.positional_embedding = nn.Parameter(scale * torch.randn(patches + 1, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(width, config.vision_layers, quick_gelu=config.quick_gelu)
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(scale * torch.randn(width, config.embed_dim))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode normalised images (M, 3, R, R) to the class token of each, projected: (M, D)."""
+        x = self.conv1(images).flatten(2).transpose(1, 2)  # (M, patches, width)
+        x = torch.cat([self.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+        x = self.ln_pre(x + self.positional_embedding)
+        x = self.transformer(x)
+        return self.ln_post(x[:, 0]) @ self.proj
+
+
+class CLIP(nn.Module):
+    """Image and text towers that share an embedding space of width D."""
+
+    def __init__(self, config: CLIPConfig):
+        """Args: config: sizes; kept as `self.config`."""
+        super().__init__()
+        self.config = config
+        width = config.text_width
+        self.visual = VisionTransformer(config)
+        self.transformer = Transformer(width, config.text_layers, quick_gelu=config.quick_gelu)
+        self.token_embedding = nn.Embedding(config.vocabulary, width)
+        self.positional_embedding = nn.Parameter(0.01 * torch.randn(config.context_length, width))
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(width**-0.5 * torch.randn(width, config.embed_dim))
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor], *, quick_gelu: bool = True) -> "CLIP":
+        """Build the towers that the weights describe, and load them strictly, as float32.
+
+        Raises:
+            KeyError: a key of the ViT form of CLIP is missing.
+            RuntimeError: other keys are missing, unexpected or of another shape.
+        """
+        clip = cls(CLIPConfig.from_state_dict(state, quick_gelu=quick_gelu))
+        clip.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+        return clip
+
+    def set_grad_checkpointing(self, enabled: bool) -> None:
+        """Trade time for memory in both towers, see `Transformer.forward`."""
+        self.visual.transformer.grad_checkpointing = self.transformer.grad_checkpointing = enabled
+
+    def normalize(self, frames: Tensor) -> Tensor:
+        """Map uint8 pixels (..., 3, R, R) to CLIP's normalised floats on their device; floats are returned as given."""
+        if frames.dtype != torch.uint8:
+            return frames
+        return (frames.to(self.image_mean.dtype) / 255 - self.image_mean) / self.image_std
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """Encode uint8 or normalised frames (M, 3, R, R) to frame tokens (M, D)."""
+        return self.visual(self.normalize(frames))
+
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Encode captions to word tokens.
+
+        A position attends to those that are neither later than it nor padding (HBI's change to CLIP's text tower).
+
+        Args:
+            ids: int64 (A, N_t), N_t at most the context length.
+            mask: (A, N_t), 1 for valid words.
+
+        Returns:
+            (A, N_t, D), padding positions included.
+        """
+        words = ids.shape[1]
+        causal = torch.ones(words, words, dtype=torch.bool, device=ids.device).tril()
+        visible = causal & mask.bool()[:, None, None, :]  # (A, 1, N_t, N_t)
+        x = self.token_embedding(ids) + self.positional_embedding[:words]
+        x = self.transformer(x, visible)
+        return self.ln_final(x) @ self.text_projection
+
+    @staticmethod
+    def pooled_text(tokens: Tensor, ids: Tensor) -> Tensor:
+        """Pick each caption's end-of-text token, the one with the largest id: (A, N_t, D) -> (A, D)."""
+        return tokens[torch.arange(len(ids), device=ids.device), ids.argmax(dim=-1)]
+
+
+def _count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
+    """Number of residual blocks whose keys begin with `prefix`."""
+    return len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})

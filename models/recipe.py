@@ -1,0 +1,72 @@
+"""The named places where the released code departs from its paper."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Switches between what the published numbers come from and what the paper says.
+
+    Attributes:
+        reversed_kl_over_batch: second term of the Banzhaf KL with all three axes reversed, so that its softmax runs over
+            the batch; otherwise over words, per frame.
+        masked_logits_in_kl: padding in the Banzhaf KL multiplied by the masks (zeros inside the softmax); otherwise
+            masked out before the softmax.
+        cluster_noise: upper end of the uniform noise added to cluster densities; 0 breaks ties by index.
+        distance_fill_over_batch: distance of padded tokens from the maximum over the whole batch; otherwise over the
+            sample, so that a result does not depend on its batch mates.
+        same_video_negatives: captions of one video in a batch count as negatives of each other; otherwise as positives.
+        schedule_epochs: learning-rate horizon in epochs; None for the epochs asked for.
+        exact_gather: gradients of gathered features summed over ranks, so that N processes give the gradient of one;
+            otherwise each rank keeps its own slice.
+        label_game: game of the estimator's labels, "released" or "standard".
+        answerable_only: VQA accuracy over the questions whose answer is in the vocabulary; otherwise over all.
+    """
+
+    reversed_kl_over_batch: bool
+    masked_logits_in_kl: bool
+    cluster_noise: float
+    distance_fill_over_batch: bool
+    same_video_negatives: bool
+    schedule_epochs: int | None
+    exact_gather: bool
+    label_game: str
+    answerable_only: bool
+
+
+RELEASED = Recipe(
+    reversed_kl_over_batch=True,
+    masked_logits_in_kl=True,
+    cluster_noise=1e-6,
+    distance_fill_over_batch=True,
+    same_video_negatives=True,
+    schedule_epochs=5,
+    exact_gather=False,
+    label_game="released",
+    answerable_only=True,
+)
+CORRECTED = Recipe(
+    reversed_kl_over_batch=False,
+    masked_logits_in_kl=False,
+    cluster_noise=0.0,
+    distance_fill_over_batch=False,
+    same_video_negatives=False,
+    schedule_epochs=None,
+    exact_gather=True,
+    label_game="standard",
+    answerable_only=False,
+)
+PRESETS = {"released": RELEASED, "corrected": CORRECTED}
+
+
+def as_recipe(recipe: str | Recipe) -> Recipe:
+    """Return the preset called `recipe`, or `recipe` itself where it is one.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe not in PRESETS:
+        raise ValueError(f"unknown recipe {recipe!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[recipe]

@@ -1,0 +1,80 @@
+"""Temporal encoders: frames in time.
+
+Dimension letters: B videos, N_v frames, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.transformer import Transformer
+
+POSITIONS = 77
+
+
+class NoTemporal(nn.Module):
+    """Frame tokens as CLIP gives them."""
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Return `frames` (B, N_v, D) unchanged."""
+        return frames
+
+
+class SequenceTransformer(nn.Module):
+    """CLIP's text transformer over frames with position embeddings, added to its input (CLIP4Clip, arXiv 2104.08860)."""
+
+    def __init__(self, width: int, layers: int, positions: int = POSITIONS):
+        """Args: width: D; layers: blocks; positions: longest clip in frames."""
+        super().__init__()
+        self.positions = nn.Embedding(positions, width)
+        self.transformer = Transformer(width, layers, norm_eps=1e-12)
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Map frame tokens (B, N_v, D), mask (B, N_v), to (B, N_v, D); padded frames are seen by none.
+
+        Raises:
+            ValueError: more frames than positions.
+        """
+        if frames.shape[1] > self.positions.num_embeddings:
+            raise ValueError(f"{frames.shape[1]} frames, but position embeddings for {self.positions.num_embeddings}")
+        x = frames + self.positions.weight[: frames.shape[1]]
+
+        return self.transformer(x, mask.bool()[:, None, None, :]) + frames
+
+
+class SequenceLSTM(nn.Module):
+    """One LSTM layer over the valid frames, added to its input.
+
+    Where the LSTM gives no output (positions past the longest clip of the batch) the input stands in for it. The
+    position embeddings are part of the released file format and take no part in the computation.
+    """
+
+    def __init__(self, width: int, positions: int = POSITIONS):
+        """Args: width: D; positions: rows of the stored position embeddings."""
+        super().__init__()
+        self.positions = nn.Embedding(positions, width).requires_grad_(False)
+        self.lstm = nn.LSTM(width, width, batch_first=True)
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Map frame tokens (B, N_v, D), mask (B, N_v) with the valid frames first, to (B, N_v, D)."""
+        lengths = mask.sum(dim=-1)  # (B,)
+        states, _ = self.lstm(frames)
+        step = torch.arange(frames.shape[1], device=frames.device)
+        inside = (step < lengths[:, None])[..., None]  # (B, N_v, 1)
+        past_all = (step >= lengths.max())[:, None]  # (N_v, 1)
+        return frames + torch.where(inside, states, frames * past_all)
+
+
+def build_temporal(name: str | None, width: int, layers: int, positions: int = POSITIONS) -> nn.Module:
+    """Build the temporal encoder called `name`: "seqTransf", "seqLSTM" or None (also spelled "None").
+
+    Raises:
+        ValueError: another name.
+    """
+    match name:
+        case "seqTransf":
+            return SequenceTransformer(width, layers, positions)
+        case "seqLSTM":
+            return SequenceLSTM(width, positions)
+        case None | "None":
+            return NoTemporal()
+    raise ValueError(f"unknown temporal encoder {name!r}: choose seqTransf, seqLSTM or None")
