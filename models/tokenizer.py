@@ -1,0 +1,62 @@
+"""Captions to token ids and masks, by CLIP's byte pair encoding.
+
+A texts, N_t words.
+"""
+
+from collections.abc import Sequence
+
+import utils.torchvision_import  # noqa: F401  before open_clip, which imports torchvision
+
+# isort: split
+import regex
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+# How open_clip spells CLIP's two special tokens, and how CLIP itself does.
+SPECIAL_TOKENS = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+
+
+class Tokenizer:
+    """CLIP's tokenizer: ftfy, white space, lower case, byte pairs; 49,408 entries.
+
+    open_clip's encoder with CLIP's own spelling of the special tokens, so that a caption which holds one literally gets
+    the same ids as in CLIP.
+    """
+
+    def __init__(self):
+        """Read the vocabulary that open_clip ships."""
+        self.encoder = SimpleTokenizer()
+        pattern = self.encoder.pat.pattern
+        for theirs, ours in SPECIAL_TOKENS.items():
+            self.encoder.encoder[ours] = self.encoder.encoder.pop(theirs)
+            self.encoder.cache[ours] = self.encoder.cache.pop(theirs).replace(theirs, ours)
+            pattern = pattern.replace(theirs, regex.escape(ours))
+        self.encoder.pat = regex.compile(pattern, regex.IGNORECASE)
+
+    def __call__(self, captions: Sequence[str], max_words: int) -> tuple[Tensor, Tensor]:
+        """Encode captions as start token, byte pairs cut to what fits, end token, zeros.
+
+        Args:
+            captions: A captions.
+            max_words: N_t, the number of columns, both special tokens included; at least 2.
+
+        Returns:
+            Token ids, int64 (A, N_t), and the mask, int64 (A, N_t): 1 up to and including the end token.
+
+        Raises:
+            ValueError: one bare string instead of a sequence of them, or `max_words` below 2.
+        """
+        if isinstance(captions, str):
+            raise ValueError("captions must be a sequence of strings, not one string")
+        if max_words < 2:
+            raise ValueError(f"max_words must leave room for the start and end tokens, got {max_words}")
+        start, end = self.encoder.sot_token_id, self.encoder.eot_token_id
+        rows = [torch.tensor([start, *self.encoder.encode(caption)[: max_words - 2], end]) for caption in captions]
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        mask = (torch.arange(max_words) < lengths[:, None]).long()
+        ids = torch.zeros_like(mask)
+        if rows:
+            ids[:, : lengths.max()] = pad_sequence(rows, batch_first=True)
+        return ids, mask
