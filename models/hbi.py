@@ -1,0 +1,328 @@
+"""HBI: three levels of text-video interaction under a Banzhaf teacher.
+
+Dimension letters: A texts, B videos or pairs, N_t words, N_v frames, D width, R resolution.
+Source: Video-Text as Game Players, arXiv 2303.14369 (CVPR 2023); arXiv 2412.20964 (TPAMI 2024).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dataloaders.transforms import ClipTransform
+from dataloaders.video import read_clip
+from models import losses
+from models.banzhaf import BanzhafModule, exact_interaction
+from models.clip import CLIP, MAX_LOGIT_SCALE
+from models.level import Level, LevelOutput, TokenSet
+from models.recipe import Recipe, as_recipe
+from models.temporal import build_temporal
+from models.token_merge import Clusters
+from models.tokenizer import Tokenizer
+from utils.distributed import gather_features
+
+LEVELS = ("entity", "action", "event")
+LABEL_SCALE = 1000.0
+SIMILARITY_MEMORY = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class LevelInteraction:
+    """What one level says of true pairs, for looking at.
+
+    Attributes:
+        name: "entity", "action" or "event".
+        sim: (B,) similarity of each pair.
+        token_sim, interaction: (B, N_t, N_v), cosine and Banzhaf interaction of each word and frame of this level.
+        text, video: `Clusters` of the original words and frames.
+    """
+
+    name: str
+    sim: Tensor
+    token_sim: Tensor
+    interaction: Tensor
+    text: Clusters
+    video: Clusters
+
+
+class HBI(nn.Module):
+    """Text-video retrieval by hierarchical Banzhaf interaction.
+
+    The training forward reads like figure 2 of the paper: tokens, levels, losses.
+    """
+
+    def __init__(
+        self,
+        clip: CLIP,
+        *,
+        temporal: str | None = "seqTransf",
+        temporal_layers: int = 4,
+        interaction: str = "wti",
+        text_rates: tuple[float, float] = (0.25, 0.5),
+        video_rates: tuple[float, float] = (0.25, 0.5),
+        rates: Sequence[float] = (1.0, 0.0, 0.0),
+        kl: float = 0.2,
+        skl: float = 1.0,
+        teacher: str = "estimator",
+        recipe: str | Recipe = "released",
+    ):
+        """Build the model on CLIP's towers; weights outside CLIP start at random.
+
+        Args:
+            clip: the towers; their patch convolution is frozen.
+            temporal: temporal encoder, "seqTransf", "seqLSTM" or None.
+            temporal_layers: blocks of seqTransf.
+            interaction: "wti" for learned token weights, anything else for the unweighted mean.
+            text_rates, video_rates: clusters per token of the merges into the action and the event level.
+            rates: weight of each level's similarity in evaluation.
+            kl: weight of the distillation between levels.
+            skl: weight of the Banzhaf alignment.
+            teacher: "estimator" (the frozen network) or "exact" (the exact interaction of the standard game).
+            recipe: "released", "corrected" or a `Recipe`.
+        """
+        super().__init__()
+        if teacher not in ("estimator", "exact"):
+            raise ValueError(f"unknown teacher {teacher!r}: choose estimator or exact")
+        self.recipe = as_recipe(recipe)
+        self.rates, self.kl, self.skl, self.exact_teacher = tuple(rates), kl, skl, teacher == "exact"
+        width = clip.config.embed_dim
+        self.clip = clip
+        self.temporal = build_temporal(temporal, width, temporal_layers, clip.config.context_length)
+        merge_rates = (None, *zip(text_rates, video_rates, strict=True))
+        self.levels = nn.ModuleList(
+            Level(name, width, weighted=interaction == "wti", rates=rates_in, recipe=self.recipe)
+            for name, rates_in in zip(LEVELS, merge_rates, strict=True)
+        )
+        self.teacher = BanzhafModule()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start everything outside CLIP as the released code does, the temporal transformer from CLIP's text tower."""
+        for level in self.levels:
+            for head in (level.text_weight, level.video_weight):
+                if head is not None:
+                    head.apply(init_normal)
+        self.temporal.apply(init_normal)
+        if hasattr(self.temporal, "transformer"):
+            start_from_text_tower(self.temporal, self.clip)
+        self.teacher.requires_grad_(False)
+        self.clip.visual.conv1.requires_grad_(False)
+
+    # Tokens
+
+    def text_tokens(self, ids: Tensor, text_mask: Tensor) -> Tensor:
+        """Encode captions: int64 ids and mask (A, N_t) -> word tokens (A, N_t, D)."""
+        return self.clip.encode_text(ids, text_mask).float()
+
+    def frame_tokens(self, frames: Tensor, video_mask: Tensor) -> Tensor:
+        """Encode clips, temporal encoder included.
+
+        Padded frames are zeros after normalisation, all alike, so one of them is encoded for all where frames come
+        packed.
+
+        Args:
+            frames: uint8, or float already normalised; (B, N_v, 3, R, R), or packed (M, 3, R, R): the valid frames of
+                all clips one after another.
+            video_mask: (B, N_v), 1 for valid frames, which come first.
+
+        Returns:
+            (B, N_v, D).
+        """
+        frames = self.clip.normalize(frames)
+        if frames.dim() == 5:
+            frames = (frames * video_mask[:, :, None, None, None].to(frames.dtype)).flatten(0, 1)
+            tokens = self.clip.encode_frames(frames).unflatten(0, video_mask.shape)
+        else:
+            padded = len(frames) < video_mask.numel()
+            if padded:
+                frames = torch.cat([frames, torch.zeros_like(frames[:1])])
+            place = video_mask.flatten().cumsum(dim=0).sub(1).view_as(video_mask)
+            place = place.where(video_mask.bool(), len(frames) - 1)
+            tokens = self.clip.encode_frames(frames)[place]
+        return self.temporal(tokens, video_mask).float()
+
+    # Levels
+
+    def ascend(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor, levels: int = len(LEVELS)):
+        """Yield each level with its text and video token sets, from entity upwards, `levels` of them."""
+        text, video = TokenSet.original(text, text_mask), TokenSet.original(video, video_mask)
+        for level in self.levels[:levels]:
+            text, video = level.merge(text, video)
+            yield level, text, video
+
+    def level_outputs(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor) -> list[LevelOutput]:
+        """Compare all texts with all videos at every level.
+
+        Args:
+            text: (A, N_t, D); text_mask: (A, N_t); video: (B, N_v, D); video_mask: (B, N_v).
+        """
+        return [level(*sets) for level, *sets in self.ascend(text, text_mask, video, video_mask)]
+
+    def teach(self, token_sim: Tensor, output: LevelOutput, text_mask: Tensor | None, video_mask: Tensor | None) -> Tensor:
+        """The teacher's interaction of true pairs, without gradient: (B, N_t, N_v) -> (B, N_t, N_v).
+
+        The exact one is that of the standard game on similarities scaled as the estimator's labels are.
+        """
+        token_sim = token_sim.detach()
+        if not self.exact_teacher:
+            return self.teacher(token_sim)
+        text_score, video_score = output.text_score.detach(), output.video_score.detach()
+        text_mask = torch.ones_like(text_score) if text_mask is None else text_mask
+        video_mask = torch.ones_like(video_score) if video_mask is None else video_mask
+        return exact_interaction(LABEL_SCALE * token_sim, text_mask, video_mask, text_score, video_score, game="standard")
+
+    def forward(
+        self, ids: Tensor, text_mask: Tensor, frames: Tensor, video_mask: Tensor, video_ids: Tensor
+    ) -> dict[str, Tensor]:
+        """Loss terms of a batch of true pairs, gathered over all processes.
+
+        Args:
+            ids, text_mask: (B, N_t).
+            frames, video_mask: see `frame_tokens`.
+            video_ids: int64 (B,), equal for captions of one video.
+
+        Returns:
+            Every term by name, and their weighted sum "loss".
+        """
+        text, video = self.text_tokens(ids, text_mask), self.frame_tokens(frames, video_mask)
+        text, text_mask, video, video_mask, video_ids = (
+            gather_features(x, exact=self.recipe.exact_gather) for x in (text, text_mask, video, video_mask, video_ids)
+        )
+        outputs = self.level_outputs(text, text_mask, video, video_mask)
+        return self.loss(outputs, text_mask, video_mask, video_ids)
+
+    def loss(
+        self, outputs: list[LevelOutput], text_mask: Tensor, video_mask: Tensor, video_ids: Tensor
+    ) -> dict[str, Tensor]:
+        """Weigh and sum the terms of all levels; arguments and result as in `forward`."""
+        terms, total = {}, 0.0
+        positives = None if self.recipe.same_video_negatives else losses.same_video(video_ids)
+        for level, output in zip(self.levels, outputs, strict=True):
+            masks = (text_mask, video_mask) if level.text_merge is None else (None, None)
+            ce = losses.contrastive(output.sim, self.clip.logit_scale.exp(), positives)
+            alignment = self.alignment(level, output, *masks)
+            total = total + (ce["ce_t2v"] + ce["ce_v2t"]) / 2 + self.skl * sum(alignment.values())
+            terms |= {f"{output.name}.{name}": value for name, value in (ce | alignment).items()}
+        between = losses.distillation({output.name: output.sim for output in outputs})
+        return terms | between | {"loss": total + self.kl * sum(between.values())}
+
+    def alignment(
+        self, level: Level, output: LevelOutput, text_mask: Tensor | None, video_mask: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Banzhaf alignment of one level's student with the teacher, on the true pairs."""
+        token_sim = output.token_sim.diagonal(dim1=0, dim2=1).permute(2, 0, 1)  # (B, N_t, N_v)
+        return losses.banzhaf_alignment(
+            level.student(token_sim),
+            self.teach(token_sim, output, text_mask, video_mask),
+            text_mask,
+            video_mask,
+            masked_logits=self.recipe.masked_logits_in_kl,
+            reversed_over_batch=self.recipe.reversed_kl_over_batch,
+        )
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keep exp(logit_scale) at 100 or below, as CLIP does; to be called after each optimiser step."""
+        self.clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+
+    # The Python face
+
+    @torch.no_grad()
+    def encode_text(self, captions: Sequence[str], max_words: int = 32) -> tuple[Tensor, Tensor]:
+        """Encode sentences to word tokens (A, N_t, D) and their mask (A, N_t)."""
+        ids, mask = (x.to(self.device) for x in Tokenizer()(captions, max_words))
+        return self.text_tokens(ids, mask), mask
+
+    @torch.no_grad()
+    def encode_video(
+        self, paths: Sequence[str | Path], max_frames: int = 12, framerate: float = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Decode video files and encode them to frame tokens (B, N_v, D) and their mask (B, N_v).
+
+        Args:
+            paths: video files.
+            max_frames: N_v; longer videos are sampled evenly.
+            framerate: frames a second.
+
+        Raises:
+            InputError: a file is missing or cannot be decoded.
+        """
+        transform = ClipTransform(self.clip.config.resolution)
+        clips = [read_clip(path, transform, max_frames=max_frames, framerate=framerate) for path in paths]
+        lengths = torch.tensor([len(clip) for clip in clips])
+        mask = (torch.arange(max_frames) < lengths[:, None]).long().to(self.device)
+        return self.frame_tokens(torch.cat(clips).to(self.device), mask), mask
+
+    @torch.no_grad()
+    def similarity(
+        self, text: tuple[Tensor, Tensor], video: tuple[Tensor, Tensor], *, memory: int = SIMILARITY_MEMORY
+    ) -> Tensor:
+        """Similarity of every text with every video, levels mixed by `rates`; levels of rate 0 are not computed.
+
+        Args:
+            text: tokens (A, N_t, D) and mask (A, N_t), as `encode_text` gives them.
+            video: tokens (B, N_v, D) and mask (B, N_v), as `encode_video` gives them.
+            memory: bytes that token similarities may take at a time.
+
+        Returns:
+            (A, B), float32.
+        """
+        used = max((number for number, rate in enumerate(self.rates, start=1) if rate), default=0)
+        sim = torch.zeros(len(text[0]), len(video[0]), device=text[0].device)
+        for rate, (level, *sets) in zip(self.rates, self.ascend(*text, *video, levels=used), strict=False):
+            if rate:
+                sim += rate * level.similarity(*sets, memory)
+        return sim
+
+    @torch.no_grad()
+    def interactions(
+        self, text: tuple[Tensor, Tensor], video: tuple[Tensor, Tensor], *, exact: bool = False
+    ) -> list[LevelInteraction]:
+        """Look into true pairs, text a with video a, level by level.
+
+        Args:
+            text, video: as for `similarity`, as many texts as videos.
+            exact: the exact interaction of the standard game instead of each level's student.
+
+        Returns:
+            One `LevelInteraction` a level.
+        """
+        found = []
+        for level, words, frames in self.ascend(*text, *video):
+            output = level(words, frames)
+            token_sim = output.token_sim.diagonal(dim1=0, dim2=1).permute(2, 0, 1)
+            scores = output.text_score, output.video_score
+            interaction = (
+                exact_interaction(LABEL_SCALE * token_sim, words.valid(), frames.valid(), *scores, game="standard")
+                if exact
+                else level.student(token_sim) * words.valid()[:, :, None] * frames.valid()[:, None, :]
+            )
+            found.append(
+                LevelInteraction(level.name, output.sim.diagonal(), token_sim, interaction, output.text, output.video)
+            )
+        return found
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.clip.logit_scale.device
+
+
+def init_normal(module: nn.Module) -> None:
+    """Start a Linear or Embedding layer at normal(0, 0.02), biases at 0."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def start_from_text_tower(temporal: nn.Module, clip: CLIP) -> None:
+    """Copy CLIP's text positions and first text blocks into a temporal transformer, where the widths agree."""
+    if clip.config.text_width != clip.config.embed_dim:
+        return
+    temporal.positions.weight.copy_(clip.positional_embedding)
+    for block, source in zip(temporal.transformer.resblocks, clip.transformer.resblocks, strict=False):
+        block.load_state_dict(source.state_dict())

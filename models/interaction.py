@@ -1,0 +1,66 @@
+"""Token-wise interaction: from two token sets to one similarity.
+
+Dimension letters: A texts, B videos, N_t words, N_v frames, D width.
+Source: HBI, arXiv 2303.14369; weighted token-wise interaction of DRL, arXiv 2203.07111.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PADDED_SCORE = -9e15
+
+
+class TokenWeight(nn.Sequential):
+    """A score per token, whose softmax over the tokens is the token's weight."""
+
+    def __init__(self, width: int):
+        """Args: width: D."""
+        super().__init__(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, 1))
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Score (B, N, D) as (B, N); padding, where `mask` (B, N) is 0, gets a score whose weight is 0."""
+        score = super().forward(tokens)[..., 0]
+        return score if mask is None else score.float().masked_fill(mask == 0, PADDED_SCORE)
+
+
+def token_similarity(text: Tensor, video: Tensor, text_mask: Tensor | None, video_mask: Tensor | None) -> Tensor:
+    """Cosine of every word with every frame of every pair.
+
+    Args:
+        text: (A, N_t, D); video: (B, N_v, D).
+        text_mask: (A, N_t); video_mask: (B, N_v); with them the cosines of padding are 0. None: no padding.
+
+    Returns:
+        (A, B, N_t, N_v), in [-1, 1].
+    """
+    text, video = unit(text, text_mask), unit(video, video_mask)
+    return torch.einsum("atd,bvd->abtv", text, video)
+
+
+def paired_token_similarity(
+    text: Tensor, video: Tensor, text_mask: Tensor | None, video_mask: Tensor | None
+) -> Tensor:
+    """The same of the true pairs alone, text a with video a: (B, N_t, D), (B, N_v, D) -> (B, N_t, N_v)."""
+    return unit(text, text_mask) @ unit(video, video_mask).transpose(1, 2)
+
+
+def unit(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Scale tokens (B, N, D) to length 1, in float32, and padding to 0."""
+    tokens = F.normalize(tokens.float(), dim=-1)
+    return tokens if mask is None else tokens * mask[..., None]
+
+
+def weighted_similarity(token_sim: Tensor, text_weight: Tensor, video_weight: Tensor) -> Tensor:
+    """Average of both directions' weighted best matches.
+
+    Args:
+        token_sim: (A, B, N_t, N_v).
+        text_weight: (A, N_t) weight of each word's best frame; video_weight: (B, N_v) of each frame's best word.
+
+    Returns:
+        (A, B).
+    """
+    text_to_video = torch.einsum("abt,at->ab", token_sim.amax(dim=3), text_weight)
+    video_to_text = torch.einsum("abv,bv->ab", token_sim.amax(dim=2), video_weight)
+    return (text_to_video + video_to_text) / 2

@@ -1,0 +1,66 @@
+"""Where CLIP's weights come from."""
+
+from pathlib import Path
+
+from models.clip import CLIP
+from utils.checkpoint import OPENAI_DIGESTS, read_weights
+from utils.errors import InputError
+
+WEIGHTS_FOLDER = Path(__file__).parent
+OPENAI_ADDRESS = "https://openaipublic.azureedge.net/clip/models/{digest}/{file}"
+
+
+def load_clip(source: str | Path, *, trust: bool = False) -> CLIP:
+    """Build CLIP with weights.
+
+    Args:
+        source: a released name ("ViT-B/32", "ViT-B/16", "ViT-L/14", whose file lies in `models/`), a file (TorchScript
+            archive of OpenAI's, state dict or safetensors), or a model of open_clip as NAME or NAME:PRETRAINED.
+        trust: open a TorchScript archive of unknown SHA-256.
+
+    Raises:
+        InputError: no such file or model, or weights that are not those of a CLIP ViT.
+    """
+    path = WEIGHTS_FOLDER / _file_name(source) if source in OPENAI_DIGESTS else Path(source)
+    if path.is_file():
+        return _clip_from_file(path, trust)
+    if source in OPENAI_DIGESTS:
+        address = OPENAI_ADDRESS.format(digest=OPENAI_DIGESTS[source], file=path.name)
+        raise InputError(f"{path}: CLIP's weights are missing; fetch them from {address}, or give another --base_encoder")
+    return _clip_from_open_clip(str(source))
+
+
+def _file_name(name: str) -> str:
+    """ViT-B/32 -> ViT-B-32.pt."""
+    return name.replace("/", "-") + ".pt"
+
+
+def _clip_from_file(path: Path, trust: bool) -> CLIP:
+    try:
+        return CLIP.from_state_dict(read_weights(path, trust=trust))
+    except (KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not the weights of a CLIP ViT ({reason}); give another --base_encoder") from error
+
+
+def _clip_from_open_clip(source: str) -> CLIP:
+    import utils.torchvision_import  # noqa: F401  (open_clip imports torchvision)
+    import open_clip
+
+    name, _, tag = source.partition(":")
+    if name not in open_clip.list_models():
+        raise InputError(f"--base_encoder {source}: neither a file nor a model; give a path, ViT-B/32, or an open_clip name")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    tag = tag or (tags[0] if tags else "")
+    if tag not in tags:
+        raise InputError(f"--base_encoder {source}: open_clip knows no such weights; choose {name}: {', '.join(tags)}")
+    quick_gelu = "quickgelu" in name or tag == "openai"
+    try:
+        model = open_clip.create_model(name, pretrained=tag, precision="fp32", force_quick_gelu=quick_gelu)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--base_encoder {source}: open_clip could not load it ({reason}); give a file") from error
+    try:
+        return CLIP.from_state_dict(model.state_dict(), quick_gelu=quick_gelu)
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"--base_encoder {source}: not a CLIP ViT of the released form; choose another model") from error

@@ -1,0 +1,172 @@
+"""Merging tokens: words into phrases and sentences, frames into clips and segments.
+
+DPC-KNN clustering (Du et al., 2016; as in TCFormer, arXiv 2204.08680) finds the clusters, learned scores weigh their
+members, and the merged tokens attend to the original ones (HBI, arXiv 2303.14369).
+
+Dimension letters: B samples, N tokens, C clusters, D width.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NEIGHBOURS = 3
+ATTENTION_HEADS = 8
+WEIGHT_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Which cluster each original token is in, and how much of it.
+
+    Attributes:
+        index: int64 (B, N_original), cluster of each original token after all merges so far.
+        weight: (B, N_original), product of the normalised member weights along the way.
+    """
+
+    index: Tensor
+    weight: Tensor
+
+    @classmethod
+    def identity(cls, tokens: Tensor) -> "Clusters":
+        """Every token of (B, N, D) in a cluster of its own, with weight 1."""
+        index = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
+        return cls(index, torch.ones_like(index, dtype=tokens.dtype))
+
+    def merge(self, assignment: Tensor, weight: Tensor) -> "Clusters":
+        """Follow one more merge: `assignment` and `weight` (B, N) say where each current token goes."""
+        return Clusters(assignment.gather(1, self.index), self.weight * weight.gather(1, self.index))
+
+
+def cluster_count(tokens: int, rate: float) -> int:
+    """Number of clusters that `tokens` tokens are merged into: max(ceil(tokens * rate), 1)."""
+    return max(math.ceil(tokens * rate), 1)
+
+
+@torch.no_grad()
+def dpc_knn(
+    tokens: Tensor, clusters: int, mask: Tensor | None = None, *, noise: Tensor | None = None, fill_over_batch: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Cluster tokens by density peaks with k = 3 nearest neighbours.
+
+    Args:
+        tokens: (B, N, D), float32 for reproducible clusters.
+        clusters: C, at most N.
+        mask: (B, N), 1 for valid tokens; None where all are.
+        noise: broadcastable to (B, N), added to the densities before masking; None breaks ties by index.
+        fill_over_batch: distance to padding is the largest of the batch plus one; otherwise the sample's.
+
+    Returns:
+        Cluster of each token (B, N), and the centre token of each cluster (B, C) in descending order of their rank.
+    """
+    distance = torch.cdist(tokens, tokens) / tokens.shape[-1] ** 0.5  # (B, N, N)
+    if mask is not None:
+        largest = distance.amax() if fill_over_batch else distance.amax(dim=(1, 2), keepdim=True)
+        distance = torch.where(mask.bool()[:, None, :], distance, largest + 1)
+    nearest = distance.topk(min(NEIGHBOURS, tokens.shape[1]), dim=-1, largest=False).values
+    density = (-nearest.square().mean(dim=-1)).exp()  # (B, N)
+    if noise is not None:
+        density = density + noise
+    if mask is not None:
+        density = density * mask
+    denser = density[:, None, :] > density[:, :, None]  # (B, N, N)
+    separation = torch.where(denser, distance, distance.amax(dim=(1, 2), keepdim=True)).amin(dim=-1)
+    centres = (density * separation).sort(dim=-1, descending=True, stable=True).indices[:, :clusters]  # (B, C)
+    from_centre = distance.gather(1, centres[..., None].expand(-1, -1, tokens.shape[1]))  # (B, C, N)
+    assignment = from_centre.argmin(dim=1)
+    rank = torch.arange(clusters, device=tokens.device).expand_as(centres)
+    return assignment.scatter(1, centres, rank), centres
+
+
+class TokenMerge(nn.Module):
+    """Cluster tokens and average each cluster with learned weights."""
+
+    def __init__(self, width: int, rate: float, *, noise: float = 0.0, fill_over_batch: bool = True):
+        """Args: width: D; rate: clusters per token; noise: upper end of the density noise; see `dpc_knn`."""
+        super().__init__()
+        self.conv = nn.Conv1d(width, width, kernel_size=3, padding=1, bias=False)
+        self.norm = nn.LayerNorm(width)
+        self.score = nn.Linear(width, 1)
+        self.rate, self.noise, self.fill_over_batch = rate, noise, fill_over_batch
+
+    def forward(self, tokens: Tensor, mask: Tensor | None, clusters: Clusters):
+        """Merge (B, N, D) into (B, C, D).
+
+        Args:
+            tokens: (B, N, D).
+            mask: (B, N), 1 for valid tokens; None where all are.
+            clusters: membership of the original tokens so far.
+
+        Returns:
+            Merged tokens (B, C, D), the convolved tokens (B, N, D) and their scores (B, N), -inf for padding, and the
+            new membership. A cluster of padding alone is the zero vector.
+        """
+        tokens = self.norm(tokens + self.conv(tokens.transpose(1, 2)).transpose(1, 2))
+        score = self.score(tokens)[..., 0]  # (B, N)
+        if mask is not None:
+            score = score.masked_fill(mask == 0, -math.inf)
+        count = min(cluster_count(tokens.shape[1], self.rate), tokens.shape[1])
+        assignment, _ = dpc_knn(
+            tokens.float(), count, mask, noise=self._density_noise(tokens), fill_over_batch=self.fill_over_batch
+        )
+        member = F.one_hot(assignment, count).to(tokens.dtype)  # (B, N, C)
+        weight = score.exp().to(tokens.dtype)
+        total = torch.einsum("bnc,bn->bc", member, weight) + WEIGHT_EPS
+        share = weight / total.gather(1, assignment)  # (B, N)
+        merged = torch.einsum("bnc,bnd->bcd", member, tokens * share[..., None])
+        return merged, tokens, score, clusters.merge(assignment, share)
+
+    def _density_noise(self, tokens: Tensor) -> Tensor | None:
+        """Tie-breaking noise: drawn afresh per token in training, the same for every sample in evaluation.
+
+        The released code draws in evaluation too; one fixed draw keeps its tie-breaking and makes a result independent
+        of batch size and number of processes.
+        """
+        if not self.noise:
+            return None
+        if self.training:
+            return self.noise * torch.rand(tokens.shape[:2], device=tokens.device)
+        generator = torch.Generator().manual_seed(0)
+        return (self.noise * torch.rand(tokens.shape[1], generator=generator)).to(tokens.device)
+
+
+class MergeAttention(nn.Module):
+    """Attention of merged tokens over the tokens they came from, with the merge score as a bias."""
+
+    def __init__(self, width: int):
+        """Args: width: D, a multiple of 8 (the number of heads)."""
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.project = nn.Linear(width, width)
+        for layer in (self.query, self.key_value, self.project):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, merged: Tensor, tokens: Tensor, score: Tensor) -> Tensor:
+        """Return `merged` (B, C, D) + attention over `tokens` (B, N, D), key biases `score` (B, N)."""
+        query = self.query(self.norm(merged)).unflatten(-1, (ATTENTION_HEADS, -1)).transpose(1, 2)  # (B, H, C, D/H)
+        packed = self.key_value(self.norm(tokens)).unflatten(-1, (2, ATTENTION_HEADS, -1))  # (B, N, 2, H, D/H)
+        key, value = packed.transpose(1, 3).unbind(2)  # (B, H, N, D/H)
+        bias = score[:, None, None, :].to(query.dtype).expand(-1, -1, query.shape[2], -1)  # (B, 1, C, N)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return merged + self.project(out.transpose(1, 2).flatten(2))
+
+
+class MergeStage(nn.Module):
+    """One step up in grain: merge, then attend."""
+
+    def __init__(self, width: int, rate: float, *, noise: float = 0.0, fill_over_batch: bool = True):
+        """Args: see `TokenMerge`."""
+        super().__init__()
+        self.merge = TokenMerge(width, rate, noise=noise, fill_over_batch=fill_over_batch)
+        self.attention = MergeAttention(width)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None, clusters: Clusters) -> tuple[Tensor, Clusters]:
+        """Map (B, N, D) to the merged tokens (B, C, D) and the membership of the original tokens."""
+        merged, tokens, score, clusters = self.merge(tokens, mask, clusters)
+        return self.attention(merged, tokens, score), clusters

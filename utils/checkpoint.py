@@ -1,0 +1,170 @@
+"""Weights on disk: reading them safely, and the released spelling of their names."""
+
+import hashlib
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from utils.errors import InputError
+from utils.files import atomic_write
+
+# SHA-256 of OpenAI's TorchScript archives, the only ones that are run without being asked to.
+OPENAI_DIGESTS = {
+    "ViT-B/32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+    "ViT-B/16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
+    "ViT-L/14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+}
+ARCHIVE_SIZES = {"input_resolution", "context_length", "vocab_size"}
+
+# The released spelling is flat: the suffix of a level is "", "0" or "1", that of the stage leading into it "0" or "1".
+LEVEL_SUFFIX = {"0": "", "1": "0", "2": "1"}
+RELEASED_NAMES = (
+    (r"temporal\.transformer\.", "transformerClip."),
+    (r"temporal\.positions\.", "frame_position_embeddings."),
+    (r"temporal\.lstm\.", "lstm_visual."),
+    (r"teacher\.", "banzhafteacher."),
+    (r"levels\.(\d)\.text_weight\.", "text_weight_fc{}."),
+    (r"levels\.(\d)\.video_weight\.", "video_weight_fc{}."),
+    (r"levels\.(\d)\.student\.", "banzhafmodel{}."),
+    (r"levels\.(\d)\.text_merge\.merge\.conv\.", "t_ctm{}.conv.conv."),
+    (r"levels\.(\d)\.video_merge\.merge\.conv\.", "v_ctm{}.conv.conv."),
+    (r"levels\.(\d)\.text_merge\.merge\.", "t_ctm{}."),
+    (r"levels\.(\d)\.video_merge\.merge\.", "v_ctm{}."),
+    (r"levels\.(\d)\.text_merge\.attention\.norm\.", "t_block{}.norm1."),
+    (r"levels\.(\d)\.video_merge\.attention\.norm\.", "v_block{}.norm1."),
+    (r"levels\.(\d)\.text_merge\.attention\.query\.", "t_block{}.attn.q."),
+    (r"levels\.(\d)\.video_merge\.attention\.query\.", "v_block{}.attn.q."),
+    (r"levels\.(\d)\.text_merge\.attention\.key_value\.", "t_block{}.attn.kv."),
+    (r"levels\.(\d)\.video_merge\.attention\.key_value\.", "v_block{}.attn.kv."),
+    (r"levels\.(\d)\.text_merge\.attention\.project\.", "t_block{}.attn.proj."),
+    (r"levels\.(\d)\.video_merge\.attention\.project\.", "v_block{}.attn.proj."),
+)
+
+
+def released_name(name: str) -> str:
+    """Translate the name of a parameter or buffer of ours to the released spelling."""
+    for pattern, released in RELEASED_NAMES:
+        match = re.match(pattern, name)
+        if match:
+            return released.format(*(LEVEL_SUFFIX[level] for level in match.groups())) + name[match.end() :]
+    return name
+
+
+def released_state(model: nn.Module) -> dict[str, Tensor]:
+    """State of `model` under the released names, on the CPU."""
+    return {released_name(name): tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+
+
+def save_weights(state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Write a plain name -> tensor map, complete or not at all.
+
+    Raises:
+        InputError: the folder cannot be written or the disk is full.
+    """
+    with atomic_write(path, "wb") as file:
+        torch.save(dict(state), file)
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Load a state dict in the released spelling, strictly; float16 tensors are cast up.
+
+    Args:
+        model: receives the weights.
+        state: name -> tensor.
+        source: file the state came from, for messages.
+
+    Raises:
+        InputError: names every missing, unexpected or mis-shaped key.
+    """
+    ours = {released_name(name): (name, tensor) for name, tensor in model.state_dict().items()}
+    problems = [f"missing {name}" for name in ours if name not in state]
+    problems += [f"unexpected {name}" for name in state if name not in ours]
+    problems += [
+        f"{name} is {tuple(tensor.shape)}, not {tuple(ours[name][1].shape)}"
+        for name, tensor in state.items()
+        if name in ours and tensor.shape != ours[name][1].shape
+    ]
+    if problems:
+        raise InputError(
+            f"{source}: weights of another architecture, {len(problems)} of {len(ours)} keys differ: "
+            + "; ".join(problems)
+            + ". Choose the file or the options (--base_encoder, --agg_module, --interaction) that belong together"
+        )
+    model.load_state_dict({ours[name][0]: tensor.to(ours[name][1].dtype) for name, tensor in state.items()})
+
+
+def read_weights(path: str | Path, *, trust: bool = False) -> dict[str, Tensor]:
+    """Read name -> tensor from safetensors, a plain state dict or an OpenAI TorchScript archive.
+
+    Nothing is unpickled but tensors. A TorchScript archive is a program, so it is opened only if its SHA-256 is one
+    that OpenAI published or `trust` is set.
+
+    Raises:
+        InputError: missing, damaged, not a plain map of tensors, or an archive that is not trusted.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; check the path")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if not zipfile.is_zipfile(path) and _is_archive_head(path):
+        raise InputError(f"{path}: truncated or damaged archive; fetch it again")
+    if zipfile.is_zipfile(path) and _is_torchscript(path):
+        return _read_torchscript(path, trust)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{path}: not a plain file of tensors, refused ({reason[:120]}); give a state dict or safetensors"
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise InputError(f"{path}: holds no plain map of names to tensors; give the model's state dict")
+    return dict(state)
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path}: damaged safetensors file ({error}); fetch it again") from error
+
+
+def _is_archive_head(path: Path) -> bool:
+    """Whether the file begins as a zip archive does, without necessarily ending as one."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether a zip archive carries TorchScript code."""
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name or name.endswith("constants.pkl") for name in archive.namelist())
+
+
+def _read_torchscript(path: Path, trust: bool) -> dict[str, Tensor]:
+    if not trust and sha256(path) not in OPENAI_DIGESTS.values():
+        raise InputError(
+            f"{path}: a TorchScript archive with an unknown SHA-256; fetch it from OpenAI again, "
+            "or pass --trust_checkpoint if you know where it comes from"
+        )
+    try:
+        state = torch.jit.load(path, map_location="cpu").state_dict()
+    except RuntimeError as error:
+        raise InputError(f"{path}: damaged TorchScript archive; fetch it again") from error
+    return {name: tensor for name, tensor in state.items() if name not in ARCHIVE_SIZES}
