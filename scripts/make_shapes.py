@@ -1,0 +1,117 @@
+"""Write the built-in video corpus: moving shapes, in the file formats of MSR-VTT, ActivityNet Captions and MSRVTT-QA.
+
+Run it as `python scripts/make_shapes.py --output data/shapes`.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from random import Random
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tqdm import tqdm
+
+from scripts.shapes import grammar
+from scripts.shapes.questions import ask
+from scripts.shapes.stories import Family, draw_test, draw_train
+from scripts.shapes.writing import Entry, write_activitynet, write_msrvtt, write_questions, write_video
+from utils.errors import InputError
+from utils.files import atomic_write
+
+TRAIN_CAPTIONS = 5
+
+
+def make_corpus(output: Path, *, train: int = 600, test: int = 200, seed: int = 0, workers: int = 2) -> bool:
+    """Write the corpus into `output`, unless a complete one made with the same settings and code is there.
+
+    Args:
+        output: folder; gets `anns`, `qa`, `MSRVTT_Videos`, `ActivityNet` and, last of all, `made_with.json`.
+        train: number of training videos, at least 1.
+        test: number of test videos, at least 1; a multiple of 8 makes a quarter of each kind of hard negative.
+        seed: the same seed and counts give the same files, whatever the number of workers.
+        workers: processes that render.
+
+    Returns:
+        True if it was made, False if it was there.
+
+    Raises:
+        InputError: a count below 1, or the folder cannot be written.
+    """
+    if min(train, test, workers) < 1:
+        raise InputError(f"--train {train}, --test {test} and --workers {workers} must be 1 or more")
+    settings = {"train": train, "test": test, "seed": seed, "code": _code_digest()}
+    marker = output / "made_with.json"
+    if _read_settings(marker) == settings:
+        return False
+    marker.unlink(missing_ok=True)
+    train_entries = _entries(draw_train(seed, train), first=0, captions=TRAIN_CAPTIONS, seed=seed)
+    test_entries = _entries(draw_test(seed, test), first=train, captions=1, seed=seed)
+    entries = train_entries + test_entries
+    videos = output / "MSRVTT_Videos"
+    with ProcessPoolExecutor(workers) as pool:
+        paths = [videos / f"{entry.video_id}.mp4" for entry in entries]
+        written = pool.map(write_video, paths, [entry.scene for entry in entries], chunksize=8)
+        for _ in tqdm(written, total=len(entries), desc="videos", unit="video"):
+            pass
+    write_msrvtt(output / "anns", train_entries, test_entries)
+    write_questions(output / "qa", train_entries, test_entries)
+    write_activitynet(output / "ActivityNet", videos, train_entries, test_entries)
+    with atomic_write(marker) as file:
+        json.dump(settings, file)
+    return True
+
+
+def _entries(families: Sequence[Family], *, first: int, captions: int, seed: int) -> list[Entry]:
+    """Number the scenes from `first`, and find the words for each."""
+    scenes = [(scene, family.subset) for family in families for scene in family.scenes]
+    entries = []
+    for number, (scene, subset) in enumerate(scenes, start=first):
+        rng = Random(f"words {seed} {number}")
+        sentences = tuple(grammar.sentence(scene, rng) for _ in range(captions))
+        clauses = tuple(grammar.clauses(scene, rng))
+        entries.append(Entry(f"video{number}", scene, sentences, clauses, tuple(ask(scene, rng)), subset))
+    return entries
+
+
+def _code_digest() -> str:
+    """Digest of the code that makes the corpus: another version of it makes another corpus."""
+    folder = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for path in (Path(__file__).resolve(), *sorted((folder / "shapes").glob("*.py"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _read_settings(marker: Path) -> dict | None:
+    """Read what a complete corpus was made with; None where there is none."""
+    try:
+        return json.loads(marker.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and make the corpus."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, default=Path("data/shapes"), help="folder to write (%(default)s)")
+    parser.add_argument("--train", type=int, default=600, help="training videos (%(default)s)")
+    parser.add_argument("--test", type=int, default=200, help="test videos (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another corpus (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that render (%(default)s)")
+    options = parser.parse_args(arguments)
+    made = make_corpus(
+        options.output, train=options.train, test=options.test, seed=options.seed, workers=options.workers
+    )
+    print(f"{options.output}: " + ("made" if made else "complete already"))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"make_shapes.py: {error}")

@@ -1,0 +1,71 @@
+"""Sentences about what happens in a scene."""
+
+import re
+from random import Random
+
+from scripts.shapes.scene import Action, Scene, Thing
+
+MAX_WORDS = 24  # with the start and end marks: the published --max_words
+ADJECTIVES = {"small": ("small", "little"), "big": ("big", "large")}
+VERBS = {
+    "grow": ("grows", "gets bigger", "expands"),
+    "shrink": ("shrinks", "gets smaller", "contracts"),
+    "spin": ("spins", "rotates", "turns around"),
+    "bounce": ("bounces", "hops", "jumps up and down"),
+    "blink": ("blinks", "flashes", "flickers"),
+    "turn": ("turns {}", "becomes {}", "changes to {}"),
+    "leave": ("leaves", "exits", "goes away"),
+}
+MOVES = {
+    "left": ("moves left", "slides left", "goes to the left"),
+    "right": ("moves right", "slides right", "goes to the right"),
+    "up": ("moves up", "rises", "goes upward"),
+    "down": ("moves down", "sinks", "goes downward"),
+}
+THEN = (", then", " and then", ", after that", " before")
+FINALLY = (", then", " and then", ", and finally")
+
+
+def count_words(sentence: str) -> int:
+    """Return the number of tokens of a sentence of common words: words and commas, and the start and end marks."""
+    return len(re.findall(r"\w+|,", sentence)) + 2
+
+
+def phrases(action: Action) -> tuple[str, ...]:
+    """Return the ways to say that something does `action`."""
+    if action.kind == "move":
+        return MOVES[action.detail]
+    return tuple(verb.format(action.detail) for verb in VERBS[action.kind])
+
+
+def sentence(scene: Scene, rng: Random) -> str:
+    """Return one paraphrase of what happens in the scene, in order, of at most MAX_WORDS words."""
+    while count_words(told := "".join(_tell(scene, rng))) > MAX_WORDS:
+        pass
+    return told
+
+
+def clauses(scene: Scene, rng: Random) -> list[str]:
+    """Return one sentence per event, each naming its subject in full."""
+    return [
+        f"{_name(scene.things[event.subject], rng)} {rng.choice(phrases(event.action))}." for event in scene.events
+    ]
+
+
+def _tell(scene: Scene, rng: Random) -> list[str]:
+    """Return the pieces of a sentence of any length: connective, subject, verb, and so on."""
+    pieces = []
+    last_subject = None
+    for index, event in enumerate(scene.events):
+        if index:
+            pieces.append(rng.choice(THEN if index == 1 else FINALLY) + " ")
+        subject = "it" if event.subject == last_subject else _name(scene.things[event.subject], rng)
+        pieces.append(f"{subject} {rng.choice(phrases(event.action))}")
+        last_subject = event.subject
+    return pieces
+
+
+def _name(thing: Thing, rng: Random) -> str:
+    """Return a noun phrase such as "the little red star"."""
+    return f"{rng.choice(('a', 'the'))} {rng.choice(ADJECTIVES[thing.size])} {thing.colour} {thing.shape}"
+

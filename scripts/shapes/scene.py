@@ -1,0 +1,64 @@
+"""What a scene is: things that lie on a background, and events that befall them one after another."""
+
+from dataclasses import dataclass
+
+SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
+COLOURS = {  # RGB; backgrounds are dark and pale in hue, so that all of these stand out
+    "red": (225, 30, 35),
+    "orange": (255, 140, 0),
+    "yellow": (250, 230, 40),
+    "green": (40, 175, 60),
+    "cyan": (60, 225, 235),
+    "blue": (40, 80, 250),
+    "purple": (170, 50, 215),
+    "white": (250, 250, 250),
+}
+SIZES = {"small": 10.0, "big": 16.0}  # radius in pixels of the 128 px picture
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+KINDS = ("move", "grow", "shrink", "spin", "bounce", "blink", "turn", "leave")
+PICTURE = 128
+FRAMERATE = 10
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A shape as it is when the scene begins; x and y are its centre in pixels, y downwards."""
+
+    size: str
+    colour: str
+    shape: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a thing can do: one of KINDS, and its detail: a direction for "move", the new colour for "turn", else ""."""
+
+    kind: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Event:
+    """The thing numbered `subject` does `action` from `start` to `end` seconds."""
+
+    subject: int
+    action: Action
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One to three things of different shapes and colours, two or three events in time order, `duration` seconds."""
+
+    things: tuple[Thing, ...]
+    events: tuple[Event, ...]
+    duration: float
+    background: int
+
+    @property
+    def story(self) -> tuple[tuple[str, str, Action], ...]:
+        """What a sentence tells at least: colour and shape of the subject and the action, event by event."""
+        return tuple((self.things[e.subject].colour, self.things[e.subject].shape, e.action) for e in self.events)
