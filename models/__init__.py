@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.clip import CLIP, CLIPConfig
 from models.hbi import HBI
-from models.pretrained import load_clip
+from models.pretrained import load_clip, uses_quick_gelu
 from utils.checkpoint import load_weights, read_weights
 from utils.errors import InputError
 
@@ -26,12 +26,13 @@ def load_model(
 
     Args:
         checkpoint: file in the released format; every size is derived from it.
-        base_encoder: CLIP's weights, see `models.pretrained.load_clip`; needed where there is no checkpoint.
+        base_encoder: CLIP's weights, see `models.pretrained.load_clip`; needed where there is no checkpoint. Beside a
+            checkpoint only its name counts, which tells the activation of the towers.
         estimator: file of the trained Banzhaf estimator (12 keys), which becomes the teacher.
         device: where the model goes.
         trust_checkpoint: open a TorchScript archive of unknown SHA-256.
-        **options: keywords of `HBI`; those that the checkpoint decides (temporal encoder, its depth, interaction) win
-            over the checkpoint's only to disagree loudly.
+        **options: keywords of `HBI`; what the keys of a checkpoint tell (temporal encoder, its depth, interaction) need
+            not be given, and must agree if it is.
 
     Returns:
         The model, in evaluation mode.
@@ -42,7 +43,7 @@ def load_model(
     state = None
     if checkpoint is not None:
         state = read_weights(checkpoint, trust=trust_checkpoint)
-        clip = clip_of_checkpoint(state, checkpoint)
+        clip = clip_of_checkpoint(state, checkpoint, quick_gelu=base_encoder is None or uses_quick_gelu(base_encoder))
         options = checkpoint_options(state) | options
     elif base_encoder is not None:
         clip = load_clip(base_encoder, trust=trust_checkpoint)
@@ -56,8 +57,8 @@ def load_model(
     return model.to(device).eval()
 
 
-def clip_of_checkpoint(state: Mapping[str, Tensor], source: str | Path) -> CLIP:
-    """Build the towers, with weights, that a released checkpoint describes.
+def clip_of_checkpoint(state: Mapping[str, Tensor], source: str | Path, *, quick_gelu: bool = True) -> CLIP:
+    """Build the towers, with weights, that a released checkpoint describes; `quick_gelu` as for `CLIPConfig`.
 
     Raises:
         InputError: the checkpoint has no complete set of `clip.*` keys.
@@ -65,7 +66,7 @@ def clip_of_checkpoint(state: Mapping[str, Tensor], source: str | Path) -> CLIP:
     prefix = "clip."
     weights = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
     try:
-        return CLIP.from_state_dict(weights)
+        return CLIP.from_state_dict(weights, quick_gelu=quick_gelu)
     except (KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{source}: no model of HBI ({reason} under clip.*); give a pytorch_model.bin.N") from error

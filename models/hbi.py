@@ -4,8 +4,9 @@ Dimension letters: A texts, B videos or pairs, N_t words, N_v frames, D width, R
 Source: Video-Text as Game Players, arXiv 2303.14369 (CVPR 2023); arXiv 2412.20964 (TPAMI 2024).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 
 import torch
@@ -47,6 +48,17 @@ class LevelInteraction:
     video: Clusters
 
 
+def full_precision(method: Callable) -> Callable:
+    """Run a method of `HBI` outside autocast: similarities and losses keep float32 whatever the towers run in."""
+
+    @wraps(method)
+    def wrapped(self, *arguments, **options):
+        with torch.autocast(self.device.type, enabled=False):
+            return method(self, *arguments, **options)
+
+    return wrapped
+
+
 class HBI(nn.Module):
     """Text-video retrieval by hierarchical Banzhaf interaction.
 
@@ -63,6 +75,7 @@ class HBI(nn.Module):
         text_rates: tuple[float, float] = (0.25, 0.5),
         video_rates: tuple[float, float] = (0.25, 0.5),
         rates: Sequence[float] = (1.0, 0.0, 0.0),
+        trained_levels: int = len(LEVELS),
         kl: float = 0.2,
         skl: float = 1.0,
         teacher: str = "estimator",
@@ -77,8 +90,9 @@ class HBI(nn.Module):
             interaction: "wti" for learned token weights, anything else for the unweighted mean.
             text_rates, video_rates: clusters per token of the merges into the action and the event level.
             rates: weight of each level's similarity in evaluation.
+            trained_levels: how many levels, from entity upwards, take part in the loss.
             kl: weight of the distillation between levels.
-            skl: weight of the Banzhaf alignment.
+            skl: weight of the Banzhaf alignment; with 0 it is not computed.
             teacher: "estimator" (the frozen network) or "exact" (the exact interaction of the standard game).
             recipe: "released", "corrected" or a `Recipe`.
         """
@@ -87,6 +101,7 @@ class HBI(nn.Module):
             raise ValueError(f"unknown teacher {teacher!r}: choose estimator or exact")
         self.recipe = as_recipe(recipe)
         self.rates, self.kl, self.skl, self.exact_teacher = tuple(rates), kl, skl, teacher == "exact"
+        self.trained_levels = trained_levels
         width = clip.config.embed_dim
         self.clip = clip
         self.temporal = build_temporal(temporal, width, temporal_layers, clip.config.context_length)
@@ -97,6 +112,7 @@ class HBI(nn.Module):
         )
         self.teacher = BanzhafModule()
         self.reset_parameters()
+        self.freeze()
 
     def reset_parameters(self) -> None:
         """Start everything outside CLIP as the released code does, the temporal transformer from CLIP's text tower."""
@@ -107,8 +123,16 @@ class HBI(nn.Module):
         self.temporal.apply(init_normal)
         if hasattr(self.temporal, "transformer"):
             start_from_text_tower(self.temporal, self.clip)
+
+    def freeze(self) -> None:
+        """Keep out of training what the method keeps fixed, and what no term of the loss reaches."""
         self.teacher.requires_grad_(False)
         self.clip.visual.conv1.requires_grad_(False)
+        for level in self.levels[self.trained_levels :]:
+            level.requires_grad_(False)
+        if not self.skl:
+            for level in self.levels:
+                level.student.requires_grad_(False)
 
     # Tokens
 
@@ -152,13 +176,17 @@ class HBI(nn.Module):
             text, video = level.merge(text, video)
             yield level, text, video
 
-    def level_outputs(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor) -> list[LevelOutput]:
+    @full_precision
+    def level_outputs(
+        self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor, levels: int = len(LEVELS)
+    ) -> list[LevelOutput]:
         """Compare all texts with all videos at every level.
 
         Args:
             text: (A, N_t, D); text_mask: (A, N_t); video: (B, N_v, D); video_mask: (B, N_v).
+            levels: how many, from entity upwards.
         """
-        return [level(*sets) for level, *sets in self.ascend(text, text_mask, video, video_mask)]
+        return [level(*sets) for level, *sets in self.ascend(text, text_mask, video, video_mask, levels)]
 
     def teach(self, token_sim: Tensor, output: LevelOutput, text_mask: Tensor | None, video_mask: Tensor | None) -> Tensor:
         """The teacher's interaction of true pairs, without gradient: (B, N_t, N_v) -> (B, N_t, N_v).
@@ -190,19 +218,20 @@ class HBI(nn.Module):
         text, text_mask, video, video_mask, video_ids = (
             gather_features(x, exact=self.recipe.exact_gather) for x in (text, text_mask, video, video_mask, video_ids)
         )
-        outputs = self.level_outputs(text, text_mask, video, video_mask)
+        outputs = self.level_outputs(text, text_mask, video, video_mask, levels=self.trained_levels)
         return self.loss(outputs, text_mask, video_mask, video_ids)
 
+    @full_precision
     def loss(
         self, outputs: list[LevelOutput], text_mask: Tensor, video_mask: Tensor, video_ids: Tensor
     ) -> dict[str, Tensor]:
         """Weigh and sum the terms of all levels; arguments and result as in `forward`."""
         terms, total = {}, 0.0
         positives = None if self.recipe.same_video_negatives else losses.same_video(video_ids)
-        for level, output in zip(self.levels, outputs, strict=True):
+        for level, output in zip(self.levels, outputs, strict=False):
             masks = (text_mask, video_mask) if level.text_merge is None else (None, None)
             ce = losses.contrastive(output.sim, self.clip.logit_scale.exp(), positives)
-            alignment = self.alignment(level, output, *masks)
+            alignment = self.alignment(level, output, *masks) if self.skl else {}
             total = total + (ce["ce_t2v"] + ce["ce_v2t"]) / 2 + self.skl * sum(alignment.values())
             terms |= {f"{output.name}.{name}": value for name, value in (ce | alignment).items()}
         between = losses.distillation({output.name: output.sim for output in outputs})
@@ -223,8 +252,8 @@ class HBI(nn.Module):
         )
 
     @torch.no_grad()
-    def clamp_logit_scale(self) -> None:
-        """Keep exp(logit_scale) at 100 or below, as CLIP does; to be called after each optimiser step."""
+    def after_step(self) -> None:
+        """Keep exp(logit_scale) at 100 or below, as CLIP does; called after each optimiser step."""
         self.clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
 
     # The Python face
@@ -256,6 +285,7 @@ class HBI(nn.Module):
         return self.frame_tokens(torch.cat(clips).to(self.device), mask), mask
 
     @torch.no_grad()
+    @full_precision
     def similarity(
         self, text: tuple[Tensor, Tensor], video: tuple[Tensor, Tensor], *, memory: int = SIMILARITY_MEMORY
     ) -> Tensor:
@@ -277,6 +307,7 @@ class HBI(nn.Module):
         return sim
 
     @torch.no_grad()
+    @full_precision
     def interactions(
         self, text: tuple[Tensor, Tensor], video: tuple[Tensor, Tensor], *, exact: bool = False
     ) -> list[LevelInteraction]:

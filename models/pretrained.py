@@ -30,6 +30,12 @@ def load_clip(source: str | Path, *, trust: bool = False) -> CLIP:
     return _clip_from_open_clip(str(source))
 
 
+def uses_quick_gelu(source: str | Path) -> bool:
+    """Whether the weights called `source` were trained with QuickGELU: OpenAI's and files were, open_clip's own not."""
+    name, _, tag = str(source).partition(":")
+    return source in OPENAI_DIGESTS or Path(source).is_file() or "quickgelu" in name or tag == "openai"
+
+
 def _file_name(name: str) -> str:
     """ViT-B/32 -> ViT-B-32.pt."""
     return name.replace("/", "-") + ".pt"
@@ -54,7 +60,7 @@ def _clip_from_open_clip(source: str) -> CLIP:
     tag = tag or (tags[0] if tags else "")
     if tag not in tags:
         raise InputError(f"--base_encoder {source}: open_clip knows no such weights; choose {name}: {', '.join(tags)}")
-    quick_gelu = "quickgelu" in name or tag == "openai"
+    quick_gelu = uses_quick_gelu(f"{name}:{tag}")
     try:
         model = open_clip.create_model(name, pretrained=tag, precision="fp32", force_quick_gelu=quick_gelu)
     except (OSError, RuntimeError) as error:

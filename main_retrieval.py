@@ -1,0 +1,150 @@
+"""Train and evaluate text-video retrieval."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dataloaders import EvaluationLoaders, build_evaluation_loaders, build_training_loader
+from models import HBI, load_model
+from models.tokenizer import Tokenizer
+from utils.args import log_ineffective_flags, parse, retrieval_parser, run
+from utils.checkpoint import load_weights, read_weights, released_state
+from utils.distributed import gather_shards, is_main, start
+from utils.engine import Run, Trainer, build_optimizer, encode
+from utils.files import atomic_write
+from utils.logger import make_logger, table, write_metrics
+from utils.metrics import rank_statistics, retrieval_metrics, text_to_video_ranks
+
+
+def main(argv: Sequence[str] | None = None) -> dict:
+    """Run the command line `argv` and return the metrics of the best or the given checkpoint."""
+    args = parse(retrieval_parser(), argv)
+    device = start(args.device, args.local_rank)
+    torch.manual_seed(args.seed)
+    logger = make_logger(args.output_dir)
+    log_ineffective_flags(args, logger)
+    model = build_model(args, device)
+    loaders = build_evaluation_loaders(args, Tokenizer(), model.clip.config.resolution)
+    if args.do_train:
+        best = train(args, model, device, loaders, logger)
+        load_weights(model, read_weights(best), best)
+    metrics, sim = evaluate(args, model.eval(), device, loaders, logger)
+    if is_main():
+        report(args, metrics, sim)
+    return metrics
+
+
+def build_model(args: argparse.Namespace, device: torch.device) -> HBI:
+    """The model that the arguments describe, on `device`."""
+    options = {} if args.init_model else {"temporal": args.agg_module, "temporal_layers": args.num_hidden_layers}
+    model = load_model(
+        args.init_model,
+        base_encoder=args.base_encoder,
+        estimator=args.estimator,
+        device=device,
+        trust_checkpoint=args.trust_checkpoint,
+        interaction=args.interaction,
+        text_rates=(args.t_rate0, args.t_rate1),
+        video_rates=(args.v_rate0, args.v_rate1),
+        rates=args.rate,
+        trained_levels=args.num_levels,
+        kl=args.kl,
+        skl=args.skl,
+        teacher=args.teacher,
+        recipe=args.recipe,
+        **options,
+    )
+    model.clip.set_grad_checkpointing(args.grad_checkpointing)
+    return model
+
+
+def train(
+    args: argparse.Namespace, model: HBI, device: torch.device, loaders: EvaluationLoaders, logger: logging.Logger
+) -> Path:
+    """Train, evaluating every 3 * n_display steps and after each epoch, and return the best checkpoint's path."""
+    loader = build_training_loader(args, Tokenizer(), model.clip.config.resolution)
+    optimizer = build_optimizer(
+        model,
+        lr=args.lr,
+        coef_lr=args.coef_lr,
+        weight_decay=args.weight_decay,
+        warmup=args.warmup_proportion,
+        total_steps=schedule_steps(args, model, loader),
+    )
+    trainer = Trainer(
+        model,
+        optimizer,
+        device=device,
+        precision=args.precision,
+        accumulation=args.gradient_accumulation_steps,
+    )
+    return Run(
+        trainer,
+        args.output_dir,
+        logger,
+        evaluate=lambda: evaluate(args, model, device, loaders, logger)[0]["t2v"]["R1"],
+        state=lambda: released_state(model),
+        display=args.n_display,
+        evaluate_every=3 * args.n_display,
+    ).fit(loader, args.epochs)
+
+
+def schedule_steps(args: argparse.Namespace, model: HBI, loader: DataLoader) -> int:
+    """Optimiser steps of the learning-rate schedule: those of the recipe's epochs, or of the epochs asked for."""
+    steps = -(-len(loader) // args.gradient_accumulation_steps)
+    return steps * (model.recipe.schedule_epochs or args.epochs)
+
+
+def evaluate(
+    args: argparse.Namespace, model: HBI, device: torch.device, loaders: EvaluationLoaders, logger: logging.Logger
+) -> tuple[dict, Tensor]:
+    """Rank all clips for each caption and all captions for each clip.
+
+    Each process encodes its share of captions and clips and compares its captions with all clips.
+
+    Returns:
+        The metrics, and the similarity of all captions with all clips (A, B), the same on every process.
+    """
+    where = {"device": device, "precision": args.precision, "logger": logger}
+    text = encode(
+        loaders.text,
+        lambda ids, text_mask: (model.text_tokens(ids, text_mask), text_mask),
+        description="captions",
+        **where,
+    )
+    video = encode(
+        loaders.clips,
+        lambda frames, video_mask: (model.frame_tokens(frames, video_mask), video_mask),
+        description="clips",
+        **where,
+    )
+    video = tuple(gather_shards(tensor) for tensor in video)
+    sim = gather_shards(model.similarity(text, video, memory=args.similarity_memory * 2**20)).cpu()
+    metrics = retrieval_metrics(sim, loaders.clip_of_caption)
+    ranks = text_to_video_ranks(sim, loaders.clip_of_caption)
+    metrics["subsets"] = {name: rank_statistics(ranks[rows]) for name, rows in loaders.subsets.items()}
+    logger.info("text to video R@1 %.1f, video to text R@1 %.1f", metrics["t2v"]["R1"], metrics["v2t"]["R1"])
+    return metrics, sim
+
+
+def report(args: argparse.Namespace, metrics: dict, sim: Tensor) -> None:
+    """Print the results as a table and write metrics.json, and the similarities if asked to."""
+    names = {"t2v": "text to video", "v2t": "video to text"}
+    rows = {label: metrics[key] for key, label in names.items()}
+    rows |= {f"text to video, {name} negatives": values for name, values in metrics["subsets"].items()}
+    columns = list(metrics["t2v"])
+    print(table(["", *columns], [[label, *(values[column] for column in columns)] for label, values in rows.items()]))
+    write_metrics(Path(args.output_dir) / "metrics.json", metrics)
+    if args.save_similarity:
+        with atomic_write(Path(args.output_dir) / "similarity.npy", "wb") as file:
+            np.save(file, sim.numpy())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,127 @@
+"""The two coalition games over words and frames, as functions of boolean coalition matrices.
+
+A coalition's value is the sum of two halves. The text-to-video half weighs every word of the coalition and takes its
+best similarity to one of the coalition's frames; the video-to-text half swaps the roles (arXiv 2303.14369, section
+3.2). A half is described by `sim` (B, N, M), whose N rows carry the weights and whose M columns are searched.
+
+`standard` is the definition in the literature. `released` is the game behind the published estimator: similarities of
+absent tokens are 0 instead of being removed; the scores are softmax weights already; and a pair that joins a coalition
+brings its own similarity alone, under weights that went through the softmax twice.
+
+B pairs, N_t words, N_v frames, C coalitions.
+"""
+
+import torch
+from torch import Tensor
+
+GAMES = ("standard", "released")
+
+
+def check_players(
+    token_sim: Tensor, text_mask: Tensor, video_mask: Tensor, text_score: Tensor, video_score: Tensor, game: str
+) -> None:
+    """Refuse what no interaction can be computed from.
+
+    Args:
+        token_sim: similarities (B, N_t, N_v).
+        text_mask: 1 for valid words (B, N_t).
+        video_mask: 1 for valid frames (B, N_v).
+        text_score: scores of the words (B, N_t).
+        video_score: scores of the frames (B, N_v).
+        game: one of `GAMES`.
+
+    Raises:
+        ValueError: unknown game, wrong shapes, fewer than two tokens on a side, a row without a valid token, or
+            values that are not finite.
+    """
+    if game not in GAMES:
+        raise ValueError(f"game must be one of {', '.join(GAMES)}, not {game!r}")
+    if token_sim.dim() != 3:
+        raise ValueError(f"token_sim must be (B, N_t, N_v), not of shape {tuple(token_sim.shape)}")
+    if not torch.isfinite(token_sim).all():
+        raise ValueError("token_sim holds values that are NaN or infinite")
+    pairs, words, frames = token_sim.shape
+    sides = (("text", words, text_mask, text_score), ("video", frames, video_mask, video_score))
+    for name, tokens, mask, score in sides:
+        if tokens < 2:
+            raise ValueError(f"an interaction needs at least two {name} tokens, not {tokens}")
+        for kind, tensor in (("mask", mask), ("score", score)):
+            if tensor.shape != (pairs, tokens):
+                raise ValueError(f"{name}_{kind} must be of shape {(pairs, tokens)}, not {tuple(tensor.shape)}")
+        valid = mask.bool()
+        if not valid.any(-1).all():
+            raise ValueError(f"{name}_mask has a row without a valid token")
+        if not torch.isfinite(score[valid]).all():
+            raise ValueError(f"{name}_score holds values that are NaN or infinite at valid tokens")
+
+
+def coalition_values(
+    token_sim: Tensor, text_score: Tensor, video_score: Tensor, text: Tensor, video: Tensor, game: str = "standard"
+) -> Tensor:
+    """Value of each coalition (arXiv 2303.14369, section 3.2).
+
+    Args:
+        token_sim: similarities (B, N_t, N_v); in "released", 0 at padding.
+        text_score: scores of the words (B, N_t).
+        video_score: scores of the frames (B, N_v).
+        text: which words are members, boolean (C, B, N_t), False at padding.
+        video: which frames are members, boolean (C, B, N_v), False at padding.
+        game: one of `GAMES`.
+
+    Returns:
+        Values (C, B), 0 where either side is empty.
+    """
+    text_half = _weights(text_score, text) * _maxima(token_sim, video, game)
+    video_half = _weights(video_score, video) * _maxima(token_sim.mT, text, game)
+    return (text_half.sum(-1) + video_half.sum(-1)) / 2
+
+
+def half_interaction(
+    sim: Tensor, score: Tensor, rows: Tensor, columns: Tensor, row: Tensor, column: Tensor, game: str
+) -> Tensor:
+    """One half of v(C + ij) - v(C + i) - v(C + j) + v(C).
+
+    Args:
+        sim: similarities (B, N, M); in "released", 0 at padding.
+        score: scores of the rows (B, N).
+        rows: members among the rows, boolean (C, B, N), without player i and padding.
+        columns: members among the columns, boolean (C, B, M), without player j and padding.
+        row: position of player i (C,).
+        column: position of player j (C,).
+        game: one of `GAMES`.
+
+    Returns:
+        Differences (C, B); meaningless where a player is padding.
+    """
+    joining = _one_hot(row, sim.shape[1])  # (C, 1, N)
+    joined = rows | joining
+    without, within = _weights(score, rows), _weights(score, joined)
+    low = _maxima(sim, columns, game)
+    high = _maxima(sim, columns | _one_hot(column, sim.shape[2]), game)
+    if game == "standard":
+        return ((within - without) * (high - low)).sum(-1) / 2
+    own = sim[:, :, column].permute(2, 0, 1)  # (C, B, N)
+    pair = _weights(torch.where(joining, score, without), joined) * torch.where(joining, own.relu(), low)
+    return (pair - within * low - without * (high - low)).sum(-1) / 2
+
+
+def without_player(coalitions: Tensor, player: Tensor) -> Tensor:
+    """Remove player (C,) from the boolean coalitions (C, B, N)."""
+    return coalitions & ~_one_hot(player, coalitions.shape[-1])
+
+
+def _one_hot(player: Tensor, players: int) -> Tensor:
+    """Boolean (C, 1, players), True at the player."""
+    return (player[:, None] == torch.arange(players, device=player.device)).unsqueeze(1)
+
+
+def _weights(score: Tensor, members: Tensor) -> Tensor:
+    """Softmax of the scores over the members (C, B, N), 0 elsewhere."""
+    return score.masked_fill(~members, torch.finfo(score.dtype).min).softmax(-1) * members
+
+
+def _maxima(sim: Tensor, members: Tensor, game: str) -> Tensor:
+    """Largest similarity of each row to the members among the columns (C, B, N), 0 for the empty coalition."""
+    absent = 0.0 if game == "released" else -torch.inf
+    best = torch.where(members.unsqueeze(-2), sim, absent).amax(-1)
+    return best.masked_fill(best == -torch.inf, 0.0)
