@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Lint, duplicate check and all tests, offline once installed. Arguments go to pytest: bash scripts/test.sh -m "not slow"
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/setup.sh dev
+
+export HF_HUB_OFFLINE=1
+export OMP_NUM_THREADS=1 # the tests themselves run side by side, one a core
+.venv/bin/ruff check .
+.venv/bin/pylint .
+.venv/bin/python -m pytest -n auto --dist worksteal "$@"
