@@ -1,0 +1,99 @@
+"""What holds for the whole tree: who may import whom, what is required, and when set-up has something to do."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import time
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = sorted(path for room in ("models", "dataloaders", "utils") for path in (ROOT / room).glob("**/*.py"))
+SOURCES = [*ROOMS, *ROOT.glob("*.py"), *(ROOT / "scripts").glob("**/*.py")]
+TESTS = sorted((ROOT / "tests").glob("**/*.py"))
+OURS = {"models", "dataloaders", "utils", "scripts", "tests"} | {path.stem for path in (*ROOT.glob("*.py"), *TESTS)}
+
+# Which of our modules a room may import, apart from its own; utils.engine ties the rooms together and is no leaf.
+LEAVES = r"utils\.(?!engine)"
+ALLOWED = {
+    "utils": LEAVES,
+    "utils.engine": LEAVES + "|models|dataloaders",
+    "models": LEAVES + r"|dataloaders\.(video|transforms)$",
+    "dataloaders": LEAVES,
+}
+
+
+def imported_modules(path):
+    """Full names of the modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            # "from utils import args" imports utils.args, "from utils.args import run" imports utils.args.
+            inner = (ROOT / node.module.replace(".", "/")).is_dir()
+            yield from (f"{node.module}.{name.name}" if inner else node.module for name in node.names)
+
+
+def requirements(*files):
+    """Names of the packages in requirement files, spelled as indices compare them."""
+    lines = "\n".join((ROOT / file).read_text() for file in files).splitlines()
+    return {re.sub(r"[-_.]+", "-", re.split(r"[=<>~! ]", line)[0]).lower() for line in lines if line.strip()}
+
+
+@pytest.mark.parametrize("path", ROOMS, ids=lambda path: f"{path.parent.name}.{path.stem}")
+def test_imports_run_one_way(path):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    room = module.partition(".")[0]
+    allowed = re.compile(ALLOWED.get(module, ALLOWED[room]))
+    for name in imported_modules(path):
+        if name.partition(".")[0] in OURS - {room}:
+            assert allowed.match(name), f"{module} imports {name}"
+        assert room != "utils" or name != "utils.engine", f"{module} imports the engine"
+
+
+def test_every_import_is_a_requirement():
+    distributions = packages_distributions()
+    for paths, files in ((SOURCES, ["requirements.txt"]), (TESTS, ["requirements.txt", "requirements-dev.txt"])):
+        required = requirements(*files)
+        for path in paths:
+            for name in {name.partition(".")[0] for name in imported_modules(path)}:
+                if name not in OURS and name not in sys.stdlib_module_names:
+                    packages = {re.sub(r"[-_.]+", "-", package).lower() for package in distributions[name]}
+                    assert packages & required, f"{path.relative_to(ROOT)} imports {name}, which {files} do not name"
+
+
+@pytest.fixture
+def installed_copy(tmp_path):
+    """A copy of the set-up files whose .venv says that all is installed."""
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "setup.sh", tmp_path / "scripts")
+    for folder in (tmp_path, tmp_path / ".venv"):
+        for file in ("requirements.txt", "requirements-dev.txt"):
+            shutil.copy(ROOT / file, folder)
+    return tmp_path
+
+
+def run_setup(folder, **environment):
+    command = ["bash", str(folder / "scripts" / "setup.sh"), "dev"]
+    return subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", **environment})
+
+
+def test_set_up_returns_at_once_when_all_is_installed(installed_copy):
+    started = time.monotonic()
+    result = run_setup(installed_copy, PYTHON="no-such-python")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert time.monotonic() - started < 2
+
+
+def test_set_up_starts_anew_when_a_requirement_changed(installed_copy):
+    with (installed_copy / "requirements.txt").open("a") as file:
+        file.write("another\n")
+    result = run_setup(installed_copy, PYTHON="false")
+    assert result.returncode == 2
+    assert "Python 3.10 to 3.13 is needed, and false is not" in result.stderr

@@ -1,0 +1,244 @@
+"""The command lines of the entry scripts, and how an entry script ends."""
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from logging import Logger
+from pathlib import Path
+from typing import Any, NoReturn
+
+from utils.distributed import stop
+from utils.errors import InputError
+
+
+class _ArgumentParser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, and whose flags are never guessed from their first letters."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+        self.set_defaults(ineffective_flags=())
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2 and one line."""
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a flag's default where it has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+class _NoEffect(argparse.Action):
+    """Accepts a flag, with or without values, and only notes its name."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs="*", default=argparse.SUPPRESS, help=help)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str = ""
+    ) -> None:
+        namespace.ineffective_flags = (*namespace.ineffective_flags, option_string)
+
+
+def _number(convert: type[int] | type[float], low: float, high: float = math.inf) -> Callable[[str], float]:
+    """The argparse type of a finite number from `low` to `high`, both included."""
+    kind = "a whole number" if convert is int else "a number"
+    bounds = f"{low} or more" if high == math.inf else f"{low} to {high}"
+
+    def parse_number(text: str) -> float:
+        try:
+            number = convert(text)
+        except ValueError:
+            number = math.nan
+        if not (low <= number <= high and math.isfinite(number)):
+            raise argparse.ArgumentTypeError(f"{kind} is needed, {bounds}, not {text!r}")
+        return number
+
+    return parse_number
+
+
+_COUNT = _number(int, 1)
+_AMOUNT = _number(float, 0)
+_SHARE = _number(float, 0, 1)
+
+
+def _switch(group: argparse._ArgumentGroup, name: str, help: str) -> None:
+    """A published 0/1 flag; given without a value it is on."""
+    group.add_argument(name, type=int, choices=(0, 1), nargs="?", const=1, default=0, help=help)
+
+
+def add_task_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to do and where to write: common to all entry scripts."""
+    group = parser.add_argument_group("task")
+    _switch(group, "--do_train", "train")
+    _switch(group, "--do_eval", "evaluate")
+    group.add_argument("--output_dir", required=True, help="folder for the log, the metrics and the checkpoints")
+    group.add_argument("--init_model", help="checkpoint to start from")
+    group.add_argument("--trust_checkpoint", action="store_true",
+                       help="accept CLIP weights whose SHA-256 is not a published one")
+    group.add_argument("--seed", type=_number(int, 0), default=42, help="seed of all random draws")
+    group.add_argument("--n_display", type=_COUNT, default=50, help="steps from one line of the log to the next")
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error in the input")
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Captions and clips, as retrieval and the estimator name them."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--datatype", default="msrvtt", help="name of the data set")
+    group.add_argument("--anno_path", required=True, help="folder of the annotation files")
+    group.add_argument("--video_path", required=True, help="folder of the videos")
+    group.add_argument("--max_words", type=_number(int, 2), default=32, help="tokens of a caption, its ends included")
+    group.add_argument("--max_frames", type=_COUNT, default=12, help="frames of a video")
+    group.add_argument("--video_framerate", type=_COUNT, default=1, help="frames taken from a second of video")
+    add_frame_arguments(group)
+
+
+def add_frame_arguments(group: argparse._ArgumentGroup) -> None:
+    """How videos become frames, beyond what the published commands say."""
+    group.add_argument("--frame_rule", choices=("decord", "cv2"),
+                       help="which frames are taken; left out: as published for the data set")
+    group.add_argument("--augment", metavar="CONFIG",
+                       help="RandAugment of training clips, as in rand-m7-n4-mstd0.5-inc1, or none; "
+                            "left out: as published for the data set")
+    group.add_argument("--skip_missing_videos", action="store_true", help="leave out pairs whose video is not found")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The encoders and the recipe: common to all entry scripts."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--base_encoder", default="ViT-B/32",
+                       help="CLIP weights: ViT-B/32, ViT-B/16 or ViT-L/14 (read from models/), "
+                            "a file, or an open_clip model")
+    group.add_argument("--agg_module", choices=("None", "seqLSTM", "seqTransf"), default="seqTransf",
+                       help="temporal encoder over the frames")
+    group.add_argument("--num_hidden_layers", type=_COUNT, default=4, help="layers of the temporal encoder seqTransf")
+    group.add_argument("--interaction", choices=("wti", "mean"), default="wti",
+                       help="token-wise interaction: weighted by learnt heads, or the plain mean")
+    group.add_argument("--recipe", choices=("released", "corrected"), default="released",
+                       help="follow the released code where it departs from the paper, or mend it")
+
+
+def add_level_arguments(parser: argparse.ArgumentParser) -> None:
+    """The three levels and the losses between them: common to retrieval and question answering."""
+    group = parser.add_argument_group("levels")
+    group.add_argument("--rate", type=_AMOUNT, nargs=3, default=[1.0, 0.0, 0.0], metavar=("ENTITY", "ACTION", "EVENT"),
+                       help="weights of the levels in evaluation")
+    group.add_argument("--teacher", choices=("estimator", "exact"), default="estimator",
+                       help="teacher of the levels: a trained estimator, or the exact interaction")
+    group.add_argument("--estimator", help="file of the trained estimator")
+    group.add_argument("--kl", type=_AMOUNT, default=0.2, help="weight of the distillation between levels")
+    group.add_argument("--skl", type=_AMOUNT, default=1.0, help="weight of the Banzhaf loss")
+
+
+def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
+    """How many tokens the action and the event level keep."""
+    group = parser.add_argument_group("merging")
+    for side, tokens in (("v", "frames"), ("t", "words")):
+        group.add_argument(f"--{side}_rate0", type=_SHARE, default=0.25,
+                           help=f"merged {tokens} of the action level, as a share of the {tokens}")
+        group.add_argument(f"--{side}_rate1", type=_SHARE, default=0.5,
+                           help=f"merged {tokens} of the event level, as a share of the action level's")
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Batches and the optimiser: common to all entry scripts."""
+    group = parser.add_argument_group("training and evaluation")
+    group.add_argument("--epochs", type=_COUNT, default=5, help="passes over the training pairs")
+    group.add_argument("--batch_size", type=_COUNT, default=128, help="training pairs, over all processes")
+    group.add_argument("--batch_size_val", type=_COUNT, default=128, help="evaluation items, over all processes")
+    group.add_argument("--lr", type=_AMOUNT, default=1e-4, help="learning rate outside CLIP")
+    group.add_argument("--coef_lr", type=_AMOUNT, default=1e-3, help="CLIP's learning rate as a multiple of --lr")
+    group.add_argument("--warmup_proportion", type=_SHARE, default=0.1, help="share of the steps with a rising rate")
+    group.add_argument("--weight_decay", type=_AMOUNT, default=0.2, help="decay of all parameters but biases")
+    group.add_argument("--gradient_accumulation_steps", type=_COUNT, default=1, help="batches summed up to a step")
+    group.add_argument("--grad_checkpointing", action="store_true", help="less memory for more time in training")
+    group.add_argument("--similarity_memory", type=_COUNT, default=512, metavar="MIB",
+                       help="memory that a chunk of the similarity matrix may take")
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Devices and processes: common to all entry scripts."""
+    group = parser.add_argument_group("machine")
+    group.add_argument("--workers", type=_number(int, 0), default=4, help="decoding processes beside each process")
+    group.add_argument("--device", help="as PyTorch names it; left out: CUDA where there is one, else the CPU")
+    group.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the forward pass")
+    group.add_argument("--local_rank", "--local-rank", type=_number(int, 0), default=os.environ.get("LOCAL_RANK", "0"),
+                       help="which of the machine's processes this is; launchers set it")
+
+
+def add_ineffective_arguments(parser: argparse.ArgumentParser, *flags: str) -> None:
+    """Accept published flags that have no effect here; `log_ineffective_flags` names those that were given."""
+    group = parser.add_argument_group("accepted for compatibility, no effect")
+    for flag in flags:
+        group.add_argument(flag, action=_NoEffect)
+
+
+def log_ineffective_flags(arguments: argparse.Namespace, logger: Logger) -> None:
+    """Name each given flag that has no effect, once."""
+    if arguments.ineffective_flags:
+        logger.info("accepted, without effect: %s", " ".join(dict.fromkeys(arguments.ineffective_flags)))
+
+
+def retrieval_parser() -> argparse.ArgumentParser:
+    """The command line of main_retrieval.py."""
+    return _parser("Trains and evaluates text-video retrieval.", add_level_arguments, add_merge_arguments)
+
+
+def estimator_parser() -> argparse.ArgumentParser:
+    """The command line of banzhaf_estimator.py: retrieval's, without what concerns the levels."""
+    return _parser("Trains the estimator of the Banzhaf interaction between words and frames.")
+
+
+def _parser(description: str, *add_groups: Callable[[argparse.ArgumentParser], None]) -> argparse.ArgumentParser:
+    """A parser of the groups that retrieval and the estimator share, and of `add_groups`."""
+    parser = _ArgumentParser(description)
+    shared = (add_task_arguments, add_data_arguments, add_model_arguments)
+    for add_group in (*shared, *add_groups, add_training_arguments, add_machine_arguments):
+        add_group(parser)
+    add_ineffective_arguments(parser, "--world_size", "--distributed")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line and refuse what contradicts itself.
+
+    Args:
+        parser: one of this module's.
+        argv: the words after the script's name; None reads the process's own.
+
+    Raises:
+        SystemExit: code 2 and one line on standard error.
+    """
+    arguments = parser.parse_args(argv)
+    if not (arguments.do_train or arguments.do_eval):
+        parser.error("nothing to do: give --do_train 1 or --do_eval 1")
+    if "rate" in arguments and not any(arguments.rate):
+        parser.error("argument --rate: one level at least must have a weight above 0")
+    if "teacher" in arguments and arguments.teacher == "exact" and arguments.estimator:
+        parser.error("--teacher exact needs no estimator: leave out one of --teacher and --estimator")
+    return arguments
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Run an entry script: an InputError ends it with one line and code 2, or with its traceback under --debug.
+
+    Args:
+        main: takes the words after the script's name.
+    """
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"{Path(sys.argv[0]).name}: error: {_reason(error)}", file=sys.stderr)
+        sys.exit(2)
+    stop()
+
+
+def _reason(error: InputError) -> str:
+    """The error's one line; one raised by a loading worker arrives below that worker's traceback."""
+    return str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")

@@ -1,0 +1,164 @@
+"""One process or several: starting them, their devices, and what they gather from one another.
+
+Dimension letters: B items of this process, W processes.
+"""
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from utils.errors import InputError
+
+
+def start(device: str | None = None, local_rank: int = 0, timeout: timedelta = timedelta(minutes=30)) -> torch.device:
+    """Join the process group that the launcher describes in the environment, if it describes one of several processes.
+
+    torchrun and torch.distributed.launch both do; a plain `python script.py` needs no group and gets none. NCCL
+    carries CUDA tensors, gloo the others.
+
+    Args:
+        device: as PyTorch names it; None takes CUDA where there is one, else the CPU.
+        local_rank: this process's number on its machine, and so the number of its GPU where `device` names none.
+        timeout: how long a process waits for the others before it gives up.
+
+    Returns:
+        the device of this process.
+
+    Raises:
+        InputError: the device is unknown or not there.
+    """
+    chosen = _choose_device(device, local_rank)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if "RANK" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+        backend, device_id = ("nccl", chosen) if chosen.type == "cuda" else ("gloo", None)
+        dist.init_process_group(backend, timeout=timeout, device_id=device_id)
+    return chosen
+
+
+def _choose_device(device: str | None, local_rank: int) -> torch.device:
+    """The named device, with the number of its GPU where it has one."""
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise InputError(f"--device {device}: no such device; give cpu, cuda or cuda:N, or leave it out") from error
+    if chosen.type != "cuda":
+        return chosen
+    number = local_rank if chosen.index is None else chosen.index
+    if number >= torch.cuda.device_count():
+        raise InputError(
+            f"GPU number {number} is not there, {torch.cuda.device_count()} can be seen: start fewer processes "
+            "(--nproc_per_node), or give --device cpu"
+        )
+    return torch.device("cuda", number)
+
+
+def stop() -> None:
+    """Leave the process group, if this process is in one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number among all, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process speaks for all: writes the log, the metrics and the checkpoints."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def share_of_batch(batch_size: int, flag: str = "--batch_size") -> int:
+    """This process's share of a batch that is counted over all processes.
+
+    Args:
+        batch_size: items over all processes.
+        flag: what the user set it with.
+
+    Raises:
+        InputError: the processes cannot share the batch evenly.
+    """
+    share, rest = divmod(batch_size, world_size())
+    if rest:
+        raise InputError(f"{flag} {batch_size}: {world_size()} processes cannot share it; give a multiple of them")
+    return share
+
+
+def gather_shards(shard: Tensor) -> Tensor:
+    """The shards of all processes, one after another in the order of their ranks.
+
+    Args:
+        shard: (B, ...), on the process's device; B may differ from process to process and may be 0, the rest may not.
+
+    Returns:
+        (sum of B, ...), the same on every process, without gradient.
+    """
+    shard = shard.detach().contiguous()
+    if world_size() == 1:
+        return shard
+    sizes = torch.zeros(world_size(), dtype=torch.int64, device=shard.device)
+    sizes[rank()] = len(shard)
+    dist.all_reduce(sizes)
+    padded = shard.new_zeros(int(sizes.max()), *shard.shape[1:])
+    padded[: len(shard)] = shard
+    parts = _all_gather(padded)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes.tolist(), strict=True)])
+
+
+def gather_features(features: Tensor, exact: bool) -> Tensor:
+    """The features of all processes, through which the gradient flows back.
+
+    Every process computes the loss of the whole batch from them, and DDP then averages the gradients of the weights
+    over the processes.
+
+    Args:
+        features: (B, ...), of one shape on every process.
+        exact: the gradient of this process's features is summed over the losses of all processes, so that W processes
+            give the weights the gradient of one with the whole batch. Otherwise it is that of the process's own loss,
+            as in the released code, and the average makes it W times smaller.
+
+    Returns:
+        (W * B, ...), in the order of the ranks.
+    """
+    return features if world_size() == 1 else _GatherFeatures.apply(features, exact)
+
+
+class _GatherFeatures(torch.autograd.Function):
+    """All-gather; backwards, this process's slice of the gradient, summed over processes or its own."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, features: Tensor, exact: bool) -> Tensor:
+        ctx.exact = exact
+        return torch.cat(_all_gather(features.contiguous()))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        if ctx.exact:
+            # all_reduce writes in place, and autograd may hand the same gradient to others.
+            gradient = gradient.clone(memory_format=torch.contiguous_format)
+            dist.all_reduce(gradient)
+        return gradient.chunk(world_size())[rank()], None
+
+
+def _all_gather(tensor: Tensor) -> list[Tensor]:
+    """The tensors of all processes, which have one shape."""
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor)
+    return parts

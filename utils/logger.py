@@ -1,0 +1,150 @@
+"""What a run says: log file and console, progress, tables, metrics files and TensorBoard scalars."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from utils.distributed import is_main
+from utils.errors import InputError
+from utils.files import atomic_write
+
+Item = TypeVar("Item")
+
+
+class _Console(logging.Handler):
+    """Writes to standard error, above a progress bar if one is there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def make_logger(output_dir: str | Path) -> logging.Logger:
+    """The run's logger: the main process writes to the console and to log.txt in `output_dir`, the others nowhere.
+
+    A later call takes the place of an earlier one.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    logger = logging.getLogger("hbi")
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    if not is_main():
+        logger.addHandler(logging.NullHandler())
+        return logger
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        log_file = logging.FileHandler(Path(output_dir) / "log.txt", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{output_dir}: cannot be written ({error.strerror}); give another --output_dir") from error
+    for handler in (log_file, _Console()):
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+        logger.addHandler(handler)
+    return logger
+
+
+def progress(
+    items: Iterable[Item], description: str, logger: logging.Logger, total: int | None = None, interval: float = 30.0
+) -> Iterator[Item]:
+    """Yield `items` and show how far they are and how long they will still take.
+
+    The main process draws a bar on a terminal, and elsewhere logs a line every `interval` seconds; the others are
+    silent.
+
+    Args:
+        items: what to go through.
+        description: what is being done.
+        logger: where the lines go.
+        total: how many items there are; None asks `items` for its length.
+        interval: seconds between two lines.
+    """
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    if not is_main():
+        yield from items
+    elif sys.stderr.isatty():
+        yield from tqdm(items, description, total, dynamic_ncols=True, leave=False)
+    else:
+        yield from _logged(items, description, logger, total, interval)
+
+
+def _logged(
+    items: Iterable[Item], description: str, logger: logging.Logger, total: int | None, interval: float
+) -> Iterator[Item]:
+    """Yield `items` with a line of the log every `interval` seconds."""
+    started = last = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= interval:
+            last = now
+            left = "?" if total is None else tqdm.format_interval((now - started) / done * (total - done))
+            logger.info("%s: %d of %s, %s left", description, done, "?" if total is None else total, left)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str | float]]) -> str:
+    """Rows as text of fixed width: the first column to the left, the others to the right, floats to one decimal.
+
+    Args:
+        header: names of the columns.
+        rows: as many cells each.
+
+    Raises:
+        ValueError: a row has more or fewer cells than the header.
+    """
+    lines = [list(header), *([f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows)]
+    columns = []
+    for place, cells in enumerate(zip(*lines, strict=True)):
+        width = max(map(len, cells))
+        aligned = [cell.rjust(width) if place else cell.ljust(width) for cell in cells]
+        columns.append([aligned[0], "-" * width, *aligned[1:]])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+
+
+def write_metrics(path: str | Path, metrics: Mapping) -> None:
+    """Write metrics as JSON.
+
+    Raises:
+        InputError: the file cannot be written.
+        ValueError: a figure is not finite, for which JSON has no word.
+    """
+    with atomic_write(path) as file:
+        json.dump(metrics, file, indent=2, allow_nan=False)
+        file.write("\n")
+
+
+class Scalars:
+    """TensorBoard scalars of the main process; the others write none. A context manager that closes the file.
+
+    Args:
+        folder: where the event file goes.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._writer = None
+        if is_main():
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and this class alone needs it
+
+            self._writer = SummaryWriter(folder)
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        """Add the named values of one step."""
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    def __enter__(self) -> "Scalars":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._writer is not None:
+            self._writer.close()

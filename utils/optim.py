@@ -1,0 +1,161 @@
+"""The optimiser of the released code: Adam without bias correction, and a cosine learning rate with warmup.
+
+Source: the released optimiser of HBI (arXiv 2303.14369, section 4.1), which is BERT's.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+_NO_DECAY = ("bias", "LayerNorm.bias", "LayerNorm.weight")
+
+
+def warmup_cosine(progress: float, warmup: float) -> float:
+    """The learning rate as a share of its peak.
+
+    Args:
+        progress: steps done / all steps; beyond 1 the cosine rises again, as in the released code.
+        warmup: the share of all steps in which the rate rises in a straight line from 0, in [0, 1].
+
+    Returns:
+        a factor in [0, 1].
+    """
+    return progress / warmup if progress < warmup else 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def parameter_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], lr: float, coef_lr: float, weight_decay: float
+) -> list[dict]:
+    """Sort trainable parameters by their released names into groups for `BertAdam`.
+
+    Names with "clip." learn at lr * coef_lr; names with "bias", "LayerNorm.bias" or "LayerNorm.weight" do not decay.
+    CLIP's own layer norms are called ln_*, and so their weights decay.
+
+    Args:
+        named_parameters: released name and parameter.
+        lr: learning rate outside CLIP.
+        coef_lr: CLIP's, as a multiple of it.
+        weight_decay: of the parameters that decay.
+
+    Returns:
+        at most four groups with "params", "lr" and "weight_decay"; empty ones are left out.
+    """
+    groups: dict[tuple[bool, bool], dict] = {}
+    for name, parameter in named_parameters:
+        if not parameter.requires_grad:
+            continue
+        decays, in_clip = not any(part in name for part in _NO_DECAY), "clip." in name
+        settings = {"lr": lr * coef_lr if in_clip else lr, "weight_decay": weight_decay if decays else 0.0}
+        groups.setdefault((decays, in_clip), {"params": [], **settings})["params"].append(parameter)
+    return list(groups.values())
+
+
+class BertAdam(Optimizer):
+    """Adam as BERT was trained with: no bias correction, decoupled weight decay, each gradient clipped by itself.
+
+    Of a parameter p with gradient g (a parameter without one is skipped, and its steps are not counted):
+
+        g <- g * min(1, max_norm / (|g| + 1e-6))
+        m <- beta1 * m + (1 - beta1) * g,   v <- beta2 * v + (1 - beta2) * g^2
+        p <- p - lr * warmup_cosine(steps of p so far / total_steps, warmup) * (m / (sqrt(v) + eps) + weight_decay * p)
+
+    A step starts kernels over whole lists of parameters and never waits for the device.
+
+    Args:
+        params: parameters, or groups with their own "lr" and "weight_decay".
+        lr: peak learning rate.
+        total_steps: the steps after which the cosine has reached 0.
+        warmup: share of `total_steps` in which the rate rises, in [0, 1].
+        betas: decays of the two moments, in [0, 1).
+        eps: added to the root of the second moment.
+        weight_decay: share of p taken off at rate 1.
+        max_norm: bound on the norm of each parameter's gradient.
+
+    Raises:
+        ValueError: a setting is outside its range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float,
+        total_steps: int,
+        warmup: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.98),
+        eps: float = 1e-6,
+        weight_decay: float = 0.2,
+        max_norm: float = 1.0,
+    ) -> None:
+        if total_steps < 1 or not 0 <= warmup <= 1 or not all(0 <= beta < 1 for beta in betas) or lr < 0:
+            raise ValueError(f"{total_steps=} of 1 or more, {warmup=} in [0, 1], {betas=} in [0, 1) and {lr=} >= 0")
+        settings = {"total_steps": total_steps, "warmup": warmup, "betas": betas, "eps": eps, "max_norm": max_norm}
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, **settings})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Take one step; the gradients are clipped in place.
+
+        Args:
+            closure: computes the loss anew, with gradients.
+
+        Returns:
+            the closure's loss.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                self._step_group(group, parameters)
+        return loss
+
+    def _step_group(self, group: dict, parameters: list[Tensor]) -> None:
+        """Move the parameters of one group, all of which have gradients."""
+        states = [self._state_of(parameter) for parameter in parameters]
+        first_moments = [state["first_moment"] for state in states]
+        second_moments = [state["second_moment"] for state in states]
+        gradients = [parameter.grad for parameter in parameters]
+        beta_first, beta_second = group["betas"]
+
+        torch._foreach_mul_(gradients, _clip_factors(gradients, group["max_norm"]))
+        torch._foreach_lerp_(first_moments, gradients, 1 - beta_first)
+        torch._foreach_mul_(second_moments, beta_second)
+        torch._foreach_addcmul_(second_moments, gradients, gradients, 1 - beta_second)
+
+        denominators = torch._foreach_sqrt(second_moments)
+        torch._foreach_add_(denominators, group["eps"])
+        updates = torch._foreach_div(first_moments, denominators)
+        if group["weight_decay"]:
+            torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
+
+        rates = [
+            -group["lr"] * warmup_cosine(state["steps"] / group["total_steps"], group["warmup"]) for state in states
+        ]
+        torch._foreach_mul_(updates, rates)
+        torch._foreach_add_(parameters, updates)
+        for state in states:
+            state["steps"] += 1
+
+    def _state_of(self, parameter: Tensor) -> dict:
+        """The parameter's moments and the count of its steps, zeros at first."""
+        state = self.state[parameter]
+        if not state:
+            state["steps"] = 0
+            state["first_moment"] = torch.zeros_like(parameter)
+            state["second_moment"] = torch.zeros_like(parameter)
+        return state
+
+
+def _clip_factors(gradients: list[Tensor], max_norm: float) -> list[Tensor]:
+    """What brings the norm of each gradient down to `max_norm`, at most 1; the norms stay on their device."""
+    factors = list(torch._foreach_norm(gradients))
+    torch._foreach_add_(factors, 1e-6)
+    torch._foreach_reciprocal_(factors)
+    torch._foreach_mul_(factors, max_norm)
+    torch._foreach_clamp_max_(factors, 1.0)
+    return factors
