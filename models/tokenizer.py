@@ -26,7 +26,6 @@ class Tokenizer:
     """
 
     def __init__(self):
-        """Read the vocabulary that open_clip ships."""
         self.encoder = SimpleTokenizer()
         pattern = self.encoder.pat.pattern
         for theirs, ours in SPECIAL_TOKENS.items():

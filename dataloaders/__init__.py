@@ -1,0 +1,151 @@
+"""Data sets by name, and loaders over them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
+
+from dataloaders.activity import read_activity
+from dataloaders.base import Clip, ClipDataset, PairDataset, Split, TextDataset, collate
+from dataloaders.msrvtt import read_msrvtt
+from utils.errors import InputError
+
+__all__ = [
+    "DATASETS",
+    "Clip",
+    "ClipDataset",
+    "DatasetSpec",
+    "PairDataset",
+    "Split",
+    "TextDataset",
+    "build_dataloader",
+    "build_split",
+    "collate",
+    "find_dataset",
+]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A data set as it was published with the method.
+
+    Attributes:
+        read: folder of annotations and name of the split ("train", "val", "test") -> split.
+        frame_rule: how frames are chosen, one of `dataloaders.video.FRAME_RULES`.
+        augments: whether training frames go through RandAugment.
+    """
+
+    read: Callable[[Path, str], Split]
+    frame_rule: str
+    augments: bool
+
+
+DATASETS = {
+    "msrvtt": DatasetSpec(read_msrvtt, frame_rule="decord", augments=True),
+    "activity": DatasetSpec(read_activity, frame_rule="cv2", augments=False),
+}
+
+
+def find_dataset(datatype: str) -> DatasetSpec:
+    """Look a data set up.
+
+    Args:
+        datatype: a key of `DATASETS`.
+
+    Returns:
+        Its entry.
+
+    Raises:
+        InputError: there is none.
+    """
+    if datatype not in DATASETS:
+        raise InputError(f"--datatype {datatype}: unknown; choose one of {', '.join(DATASETS)}")
+    return DATASETS[datatype]
+
+
+def build_split(datatype: str, anno_path: str | Path, split: str) -> Split:
+    """Read the annotations of one split.
+
+    Args:
+        datatype: a key of `DATASETS`.
+        anno_path: folder of annotations.
+        split: "train", "val" or "test".
+
+    Returns:
+        The split.
+
+    Raises:
+        InputError: unknown data set, missing folder, missing or malformed file.
+        ValueError: unknown split.
+    """
+    spec = find_dataset(datatype)
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"split must be train, val or test, got {split!r}")
+    if not Path(anno_path).is_dir():
+        raise InputError(f"{anno_path}: no such folder of annotations; check --anno_path")
+    return spec.read(Path(anno_path), split)
+
+
+def build_dataloader(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    max_frames: int,
+    training: bool,
+    workers: int = 4,
+    seed: int = 42,
+    rank: int = 0,
+    world_size: int = 1,
+    device: str | torch.device = "cpu",
+) -> DataLoader:
+    """Load batches, of `collate`'s form, in worker processes.
+
+    In training every process draws its part of a new permutation each epoch (call `loader.sampler.set_epoch(epoch)`),
+    and what does not fill a global batch is left out. In evaluation process r of w gets items len * r // w up to
+    len * (r + 1) // w in order, so that the parts in the order of ranks are the data set, without duplicates.
+
+    torch seeds Python's, numpy's and its own generator in each worker from `seed` and `rank`. With `workers` 0 items
+    are made in this process, with its generators.
+
+    Args:
+        dataset: a PairDataset, TextDataset or ClipDataset.
+        batch_size: items in a batch over all processes.
+        max_frames: N_v, columns of the video mask.
+        training: shuffled, or in order.
+        workers: processes, each with one thread; 0 for none.
+        seed: of the order and of the workers' generators.
+        rank: this process.
+        world_size: number of processes.
+        device: where the batches go; their memory is pinned for CUDA.
+
+    Returns:
+        The loader.
+
+    Raises:
+        InputError: the number of processes does not divide the batch, or training data that do not fill a batch.
+    """
+    if batch_size < 1 or batch_size % world_size:
+        remedy = f"choose a multiple of {world_size}"
+        raise InputError(f"batch size {batch_size}: cannot be divided among {world_size} processes; {remedy}")
+    sampler = None
+    if training:
+        if len(dataset) < batch_size:
+            raise InputError(f"batch size {batch_size}: there are only {len(dataset)} training pairs; make it smaller")
+        sampler = DistributedSampler(dataset, world_size, rank, shuffle=True, seed=seed, drop_last=True)
+    else:
+        bounds = [len(dataset) * part // world_size for part in (rank, rank + 1)]
+        dataset = Subset(dataset, range(*bounds))
+    return DataLoader(
+        dataset,
+        batch_size=batch_size // world_size,
+        sampler=sampler,
+        drop_last=training,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.device(device).type == "cuda",
+        collate_fn=partial(collate, max_frames=max_frames),
+        generator=torch.Generator().manual_seed(seed + rank),
+    )

@@ -1,0 +1,114 @@
+"""Reading annotation files, with errors that name the file and the place."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from utils.errors import InputError
+
+
+def _read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check --anno_path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text (byte {error.start}); get the file again") from error
+
+
+def load_json(path: Path, kind: type) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        kind: type that the outermost value must have, dict or list.
+
+    Returns:
+        The outermost value.
+
+    Raises:
+        InputError: the file is missing, no JSON, or of another kind.
+    """
+    try:
+        value = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}: is no JSON ({error.msg}); get the file again") from error
+    return expect(value, kind, f"{path}")
+
+
+def expect(value: Any, kind: type | tuple[type, ...], place: str) -> Any:
+    """Return a value of the expected type.
+
+    Args:
+        value: what a file holds.
+        kind: expected type or types.
+        place: file and place, for the message.
+
+    Returns:
+        `value`.
+
+    Raises:
+        InputError: another type, or a string of nothing but white space.
+    """
+    if not isinstance(value, kind) or isinstance(value, bool):
+        names = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+        raise InputError(f"{place}: expected {names}, found {json.dumps(value)[:60]}; mend the entry")
+    if isinstance(value, str) and not value.strip():
+        raise InputError(f"{place}: is empty; mend or remove the entry")
+    return value
+
+
+def field_of(mapping: Any, key: str, kind: type | tuple[type, ...], place: str) -> Any:
+    """Return `mapping[key]`, which must have the type `kind`.
+
+    Args:
+        mapping: what a file holds, a dict if the file is as it should be.
+        key: a key of it.
+        kind: expected type or types of its value.
+        place: file and place of `mapping`, for the message.
+
+    Returns:
+        The value.
+
+    Raises:
+        InputError: `mapping` is no dict, the key is missing, or its value is as `expect` refuses it.
+    """
+    if key not in expect(mapping, dict, place):
+        raise InputError(f"{place}: has no key {key!r}; mend the entry")
+    return expect(mapping[key], kind, f"{place}, {key!r}")
+
+
+def read_csv(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
+    """Read a CSV file with a header.
+
+    Args:
+        path: the file.
+        columns: columns that it must have, each with a value in every row; it may have more.
+
+    Returns:
+        Line number and row (column -> value) for every row.
+
+    Raises:
+        InputError: the file is missing or no CSV, lacks a column or any row, or a row is too short, too long or empty
+            in one of `columns`.
+    """
+    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
+    rows = []
+    try:
+        absent = [column for column in columns if column not in (reader.fieldnames or ())]
+        if absent:
+            raise InputError(f"{path}, line 1: has no column {absent[0]!r}; the header must name {', '.join(columns)}")
+        for row in reader:
+            if None in row or None in row.values():
+                raise InputError(f"{path}, line {reader.line_num}: needs {len(reader.fieldnames)} values; mend the row")
+            for column in columns:
+                expect(row[column], str, f"{path}, line {reader.line_num}, column {column!r}")
+            rows.append((reader.line_num, row))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: is no CSV ({error}); mend the row") from error
+    if not rows:
+        raise InputError(f"{path}: has no rows below its header; get the file again")
+    return rows

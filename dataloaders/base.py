@@ -1,0 +1,156 @@
+"""Captions and clips to batches of tensors, the same way for every data set.
+
+A texts, B pairs or videos, N_t words, N_v frames, n <= N_v frames of one clip, M frames of all clips of a batch,
+R CLIP's resolution.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate, get_worker_info
+
+from utils.errors import InputError
+
+# captions, N_t -> ids (A, N_t), mask (A, N_t)
+Tokenize = Callable[[Sequence[str], int], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video, or the part of it between two times in seconds."""
+
+    video_id: str
+    start: float | None = None
+    end: float | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """What the annotations of one split say.
+
+    Attributes:
+        clips: every clip once.
+        captions: every caption.
+        clip_of_caption: for each caption the index of its clip.
+        subsets: name -> indices of captions that are evaluated apart as well, such as hard negatives.
+    """
+
+    clips: list[Clip]
+    captions: list[str]
+    clip_of_caption: list[int]
+    subsets: dict[str, list[int]] = field(default_factory=dict)
+
+    def keep_videos(self, video_ids: Collection[str]) -> "Split":
+        """Leave out the clips of all other videos and their captions, and number what stays anew."""
+        clips = [index for index, clip in enumerate(self.clips) if clip.video_id in video_ids]
+        new_clip = {old: new for new, old in enumerate(clips)}
+        captions = [index for index, clip in enumerate(self.clip_of_caption) if clip in new_clip]
+        new_caption = {old: new for new, old in enumerate(captions)}
+        return Split(
+            clips=[self.clips[index] for index in clips],
+            captions=[self.captions[index] for index in captions],
+            clip_of_caption=[new_clip[self.clip_of_caption[index]] for index in captions],
+            subsets={
+                name: [new_caption[index] for index in indices if index in new_caption]
+                for name, indices in self.subsets.items()
+            },
+        )
+
+
+class TextDataset(Dataset):
+    """Every caption of a split once, for evaluation: {"ids": (N_t), "text_mask": (N_t)}, both int64.
+
+    Args:
+        split: whose captions.
+        tokenizer: captions and N_t to ids and mask.
+        max_words: N_t.
+    """
+
+    def __init__(self, split: Split, tokenizer: Tokenize, max_words: int):
+        self.captions = split.captions
+        self.tokenizer = tokenizer
+        self.max_words = max_words
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        ids, mask = self.tokenizer([self.captions[index]], self.max_words)
+        return {"ids": ids[0], "text_mask": mask[0]}
+
+
+class ClipDataset(Dataset):
+    """Every clip of a split once, for evaluation: {"frames": uint8 (n, 3, R, R), "video_id": index of the clip}.
+
+    A clip that cannot be read is an InputError. torch raises what fails in a worker process again with the same type,
+    its message behind that of the traceback; there the last line of the message is the reason alone.
+
+    Args:
+        split: whose clips.
+        videos: video id -> file.
+        read: `read(path, start=..., end=...)` -> frames, as `dataloaders.video.read_clip` with the rest bound.
+    """
+
+    def __init__(self, split: Split, videos: Mapping[str, Path], read: Callable[..., Tensor]):
+        self.clips = split.clips
+        self.videos = videos
+        self.read = read
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        clip = self.clips[index]
+        try:
+            frames = self.read(self.videos[clip.video_id], start=clip.start, end=clip.end)
+        except InputError as error:
+            if get_worker_info() is None:
+                raise
+            # The traceback ends in "<type>: <message>"; the line break keeps the type off the reason's line.
+            raise InputError(f"\n{error}") from error
+        return {"frames": frames, "video_id": index}
+
+
+class PairDataset(Dataset):
+    """Every caption of a split with its clip, for training: the items of TextDataset and ClipDataset in one.
+
+    Args:
+        split: which caption belongs to which clip.
+        texts: its captions.
+        clips: its clips.
+    """
+
+    def __init__(self, split: Split, texts: TextDataset, clips: ClipDataset):
+        self.clip_of_caption = split.clip_of_caption
+        self.texts = texts
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        return {**self.texts[index], **self.clips[self.clip_of_caption[index]]}
+
+
+def collate(items: Sequence[dict[str, Tensor | int]], max_frames: int) -> dict[str, Tensor]:
+    """Stack items, and lay the frames of all clips one after another, so that no padding is carried around.
+
+    Args:
+        items: B items of one of the data sets above.
+        max_frames: N_v.
+
+    Returns:
+        What the items have of: "ids" and "text_mask", int64 (B, N_t); "frames", uint8 (M, 3, R, R): the valid frames
+        of the first clip, then of the second, ...; "video_mask", int64 (B, N_v), whose sum is M; "video_ids", int64
+        (B,): indices of the clips in the split.
+    """
+    batch = default_collate([{name: value for name, value in item.items() if name != "frames"} for item in items])
+    if "frames" in items[0]:
+        lengths = torch.tensor([len(item["frames"]) for item in items])
+        batch["frames"] = torch.cat([item["frames"] for item in items])
+        batch["video_mask"] = (torch.arange(max_frames) < lengths[:, None]).long()
+        batch["video_ids"] = batch.pop("video_id")
+    return batch

@@ -1,0 +1,114 @@
+"""From the arguments of an entry script to loaders.
+
+Dimension letters: A captions.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dataloaders import build_dataloader, build_split, find_dataset
+from dataloaders.base import ClipDataset, PairDataset, Split, TextDataset, Tokenize
+from dataloaders.transforms import ClipTransform, RandAugment
+from dataloaders.video import find_videos, read_clip
+from utils.distributed import rank, world_size
+
+
+@dataclass(frozen=True)
+class EvaluationLoaders:
+    """This process's share of a split, captions and clips apart.
+
+    Attributes:
+        text: batches of captions, each once.
+        clips: batches of clips, each decoded once.
+        clip_of_caption: int64 (A,), the clip of each caption of the whole split.
+        subsets: name -> captions that are evaluated apart as well.
+    """
+
+    text: DataLoader
+    clips: DataLoader
+    clip_of_caption: Tensor
+    subsets: dict[str, list[int]]
+
+
+def build_evaluation_loaders(
+    args: argparse.Namespace, tokenizer: Tokenize, resolution: int, device: torch.device
+) -> EvaluationLoaders:
+    """Loaders of the test split.
+
+    Args:
+        args: of an entry script.
+        tokenizer: captions and number of words to ids and mask.
+        resolution: CLIP's, pixels.
+        device: where the batches go.
+
+    Raises:
+        InputError: annotations or videos are missing or malformed.
+    """
+    split, videos = find_split(args, "test")
+    load = partial(_load, args, batch_size=args.batch_size_val, training=False, device=device)
+    return EvaluationLoaders(
+        load(TextDataset(split, tokenizer, args.max_words)),
+        load(ClipDataset(split, videos, clip_reader(args, resolution))),
+        torch.tensor(split.clip_of_caption),
+        split.subsets,
+    )
+
+
+def build_training_loader(
+    args: argparse.Namespace, tokenizer: Tokenize, resolution: int, device: torch.device
+) -> DataLoader:
+    """Loader of the training split's pairs; arguments and errors as for `build_evaluation_loaders`."""
+    split, videos = find_split(args, "train")
+    config = args.augment or ("rand-m7-n4-mstd0.5-inc1" if find_dataset(args.datatype).augments else "none")
+    augment = None if config == "none" else RandAugment(config)
+    clips = ClipDataset(split, videos, clip_reader(args, resolution, augment))
+    pairs = PairDataset(split, TextDataset(split, tokenizer, args.max_words), clips)
+    return _load(args, pairs, batch_size=args.batch_size, training=True, device=device)
+
+
+def find_split(args: argparse.Namespace, name: str) -> tuple[Split, dict[str, Path]]:
+    """Read a split's annotations and find its videos; with --skip_missing_videos the split loses those not found."""
+    split = build_split(args.datatype, args.anno_path, name)
+    videos = find_videos(
+        args.video_path,
+        [clip.video_id for clip in split.clips],
+        skip_missing=args.skip_missing_videos,
+        missing_list=Path(args.output_dir) / f"missing_videos_{name}.txt",
+    )
+    return split.keep_videos(videos), videos
+
+
+def clip_reader(
+    args: argparse.Namespace, resolution: int, augment: RandAugment | None = None
+) -> Callable[..., Tensor]:
+    """`read_clip` with all but the path and the times bound to the arguments."""
+    return partial(
+        read_clip,
+        transform=ClipTransform(resolution),
+        framerate=args.video_framerate,
+        max_frames=args.max_frames,
+        rule=args.frame_rule or find_dataset(args.datatype).frame_rule,
+        augment=augment,
+    )
+
+
+def _load(args: argparse.Namespace, dataset: Dataset, *, batch_size: int, training: bool, device: torch.device):
+    """`build_dataloader` for this process."""
+    return build_dataloader(
+        dataset,
+        batch_size=batch_size,
+        max_frames=args.max_frames,
+        training=training,
+        workers=args.workers,
+        seed=args.seed,
+        rank=rank(),
+        world_size=world_size(),
+        device=device,
+    )

@@ -1,0 +1,77 @@
+"""Whether a video file is all there, by what its container says of its own length.
+
+Decoders play what is left of a truncated file as a shorter video, so they cannot be asked.
+"""
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+EBML_MAGIC = b"\x1a\x45\xdf\xa3"
+
+
+def missing_bytes(path: str | Path) -> int:
+    """How many bytes the container declares beyond the end of the file.
+
+    Knows MP4 and MOV (ISO 14496-12 boxes), Matroska and WebM (EBML, RFC 8794) and AVI (RIFF); anything else, and a
+    file that declares no length, as live recordings do, counts as complete.
+
+    Args:
+        path: a file.
+
+    Returns:
+        Bytes missing, 0 if none.
+
+    Raises:
+        OSError: the file cannot be opened or read.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(12)
+        file.seek(0)
+        if head.startswith(EBML_MAGIC):
+            end = _matroska_end(file)
+        elif head.startswith(b"RIFF") and head.endswith(b"AVI "):
+            end = 8 + int.from_bytes(head[4:8], "little")
+            end = 0 if end == 8 + 0xFFFFFFFF else end
+        elif head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
+            end = _media_data_end(file, size)
+        else:
+            end = 0
+    return max(end - size, 0)
+
+
+def _media_data_end(file: BinaryIO, size: int) -> int:
+    """Where the last media data box ends; other boxes do not count, as some writers leave junk behind the last one."""
+    end = position = 0
+    while position + 8 <= size:
+        file.seek(position)
+        header = file.read(16)
+        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        if length < 8:
+            break
+        position += length
+        if kind == b"mdat":
+            end = position
+    return end
+
+
+def _matroska_end(file: BinaryIO) -> int:
+    """Where the segment that follows the EBML header ends, 0 if it says that it does not know."""
+    file.read(len(EBML_MAGIC))
+    file.seek(_variable_length(file) or 0, os.SEEK_CUR)
+    file.read(4)
+    length = _variable_length(file)
+    return 0 if length is None else file.tell() + length
+
+
+def _variable_length(file: BinaryIO) -> int | None:
+    """An EBML number: as many leading zero bits as further bytes follow; all ones stands for unknown."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return None
+    width = 9 - first[0].bit_length()
+    number = int.from_bytes(first + file.read(width - 1), "big") & ((1 << 7 * width) - 1)
+    return None if number == (1 << 7 * width) - 1 else number

@@ -1,0 +1,95 @@
+"""CLIP's preprocessing and the augmentation of training clips, on uint8 frames.
+
+n frames of a clip, H and W their height and width, R CLIP's resolution.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import utils.torchvision_import  # noqa: F401  before torchvision and timm
+
+# isort: split
+import numpy as np
+import torch
+from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import center_crop, resize
+
+from utils.errors import InputError
+
+FILL_GREY = (128, 128, 128)
+
+
+class ClipTransform:
+    """CLIP's preprocessing up to the normalisation: bicubic resize of the short side, centre crop.
+
+    It runs on PIL images, as published, so that uint8 loses nothing. torchvision's operators on a batch of tensors
+    are seven times as fast (12 frames of 640 x 272 to 224: 4.6 ms against 32.6 ms, where decoding takes 108 ms), but
+    differ from PIL in 0.2 % of the values by up to 2 levels.
+
+    Args:
+        resolution: R, pixels.
+    """
+
+    def __init__(self, resolution: int):
+        self.resolution = resolution
+
+    def __call__(self, frames: np.ndarray) -> Tensor:
+        """Resize and crop.
+
+        Args:
+            frames: uint8 (n, H, W, 3), RGB.
+
+        Returns:
+            uint8 (n, 3, R, R), contiguous.
+        """
+        clip = torch.empty(len(frames), 3, self.resolution, self.resolution, dtype=torch.uint8)
+        for target, frame in zip(clip, frames, strict=True):
+            image = resize(Image.fromarray(frame), self.resolution, InterpolationMode.BICUBIC)
+            image = center_crop(image, [self.resolution, self.resolution])
+            target.copy_(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+        return clip
+
+
+class RandAugment:
+    """RandAugment (arXiv 1909.13719) with one draw for all frames of a clip.
+
+    timm's parser, operations and random draws, on a list of frames in place of an image: operations, whether each is
+    applied, magnitude and sign are drawn once. Draws come from the generators of `random` and numpy.
+
+    Args:
+        config: timm's notation; the default is the published setting: 4 operations, each applied with probability 0.5,
+            magnitude normal(7, 0.5) of 10.
+
+    Raises:
+        InputError: timm cannot parse `config`.
+    """
+
+    def __init__(self, config: str = "rand-m7-n4-mstd0.5-inc1"):
+        options = {"img_mean": FILL_GREY, "interpolation": Image.Resampling.BICUBIC}
+        try:
+            self.transform = rand_augment_transform(config, options)
+        except (AssertionError, KeyError, ValueError) as error:
+            raise InputError(f"{config!r}: is no RandAugment setting; write it like rand-m7-n4-mstd0.5-inc1") from error
+        for operation in self.transform.ops:
+            operation.aug_fn = partial(_each_frame, operation.aug_fn)
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """Apply one draw to every frame.
+
+        Args:
+            frames: uint8 (n, H, W, 3), RGB.
+
+        Returns:
+            uint8 (n, H, W, 3).
+        """
+        return np.stack(self.transform([Image.fromarray(frame) for frame in frames]))
+
+
+def _each_frame(
+    operation: Callable[..., Image.Image], images: list[Image.Image], *arguments, **options
+) -> list[Image.Image]:
+    """Apply an operation on one image to a list of them, with the same arguments."""
+    return [operation(image, *arguments, **options) for image in images]

@@ -1,0 +1,55 @@
+"""Small real videos and annotation folders that several tests share."""
+
+import csv
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+
+def write_video(path: Path, *, seconds=3, fps=10, hue=0, width=64, height=48, codec="libx264") -> Path:
+    """Write noise around a colour that brightens with time, so that clips and their frames can be told apart."""
+    draw = np.random.default_rng(hue)
+    colour = 96 + 32 * np.array([hue & 1, hue >> 1 & 1, hue >> 2 & 1])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The index in front, so that a file cut short can still be opened.
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number in range(round(seconds * fps)):
+            frame = draw.integers(0, 32, (height, width, 3)) + colour + 64 * number // round(seconds * fps)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.astype(np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def video_file(tmp_path_factory) -> Path:
+    """An H.264 video of 3 s, 10 frames a second, 64 x 48."""
+    return write_video(tmp_path_factory.mktemp("video") / "noise.mp4")
+
+
+@pytest.fixture(scope="session")
+def msrvtt_folder(tmp_path_factory) -> Path:
+    """A tree in MSR-VTT's format: anns/ and videos/, four training videos with two captions each, two test videos."""
+    root = tmp_path_factory.mktemp("msrvtt")
+    for number in range(6):
+        write_video(root / "videos" / f"video{number}.mp4", hue=number, seconds=2 + number % 3)
+    sentences = [
+        {"video_id": f"video{number}", "caption": f"{manner} noise around colour {number}"}
+        for manner in ("bright", "dark")
+        for number in range(6)
+    ]
+    anns = root / "anns"
+    anns.mkdir()
+    videos = [{"video_id": f"video{number}", "url": ""} for number in range(6)]
+    (anns / "MSRVTT_data.json").write_text(json.dumps({"sentences": sentences, "videos": videos}))
+    (anns / "MSRVTT_train.9k.csv").write_text("video_id\n" + "".join(f"video{number}\n" for number in range(4)))
+    with open(anns / "MSRVTT_JSFUSION_test.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["key", "vid_key", "video_id", "sentence", "subset"])
+        writer.writerow(["ret0", "msr4", "video4", "a noise, around colour 4", ""])
+        writer.writerow(["ret1", "msr5", "video5", "a noise around colour 5", "action"])
+    return root
