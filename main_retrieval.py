@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dataloaders import EvaluationLoaders, build_evaluation_loaders, build_training_loader
+from dataloaders.build import EvaluationLoaders, build_evaluation_loaders, build_training_loader
 from models import HBI, load_model
 from models.tokenizer import Tokenizer
 from utils.args import log_ineffective_flags, parse, retrieval_parser, run
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     logger = make_logger(args.output_dir)
     log_ineffective_flags(args, logger)
     model = build_model(args, device)
-    loaders = build_evaluation_loaders(args, Tokenizer(), model.clip.config.resolution)
+    loaders = build_evaluation_loaders(args, Tokenizer(), model.clip.config.resolution, device)
     if args.do_train:
         best = train(args, model, device, loaders, logger)
         load_weights(model, read_weights(best), best)
@@ -68,7 +68,7 @@ def train(
     args: argparse.Namespace, model: HBI, device: torch.device, loaders: EvaluationLoaders, logger: logging.Logger
 ) -> Path:
     """Train, evaluating every 3 * n_display steps and after each epoch, and return the best checkpoint's path."""
-    loader = build_training_loader(args, Tokenizer(), model.clip.config.resolution)
+    loader = build_training_loader(args, Tokenizer(), model.clip.config.resolution, device)
     optimizer = build_optimizer(
         model,
         lr=args.lr,

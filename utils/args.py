@@ -156,6 +156,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weight_decay", type=_AMOUNT, default=0.2, help="decay of all parameters but biases")
     group.add_argument("--gradient_accumulation_steps", type=_COUNT, default=1, help="batches summed up to a step")
     group.add_argument("--grad_checkpointing", action="store_true", help="less memory for more time in training")
+    group.add_argument("--save_similarity", action="store_true", help="write the similarity matrix, similarity.npy")
     group.add_argument("--similarity_memory", type=_COUNT, default=512, metavar="MIB",
                        help="memory that a chunk of the similarity matrix may take")
 

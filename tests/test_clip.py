@@ -1,0 +1,69 @@
+"""CLIP's towers against open_clip's own model, on the same random weights."""
+
+import open_clip
+import pytest
+import torch
+
+from models.clip import CLIP, CLIPConfig
+from models.pretrained import uses_quick_gelu
+from models.tokenizer import Tokenizer
+
+SMALL = CLIPConfig(
+    resolution=32, patch=8, vision_width=128, vision_layers=2, text_width=64, text_layers=2, embed_dim=64
+)
+
+
+def pooled(clip, images, captions):
+    """Pooled image and text features, and ids, of our towers."""
+    ids, mask = Tokenizer()(captions, clip.config.context_length)
+    return clip.encode_frames(images), clip.pooled_text(clip.encode_text(ids, mask), ids), ids
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ViT-B-32-quickgelu", "ViT-B-16", "ViT-L-14"])
+def test_pooled_features_equal_those_of_open_clip(name):
+    torch.manual_seed(0)
+    theirs = open_clip.create_model(name, pretrained=None).eval()
+    quick_gelu = uses_quick_gelu(name)
+    ours = CLIP.from_state_dict(theirs.state_dict(), quick_gelu=quick_gelu).eval()
+    images = torch.randn(1, 3, 224, 224)
+    captions = ["a dog runs across a field", "two people talk"]
+    with torch.no_grad():
+        image, text, _ = pooled(ours, images, captions)
+        assert (image - theirs.encode_image(images)).abs().max() < 1e-5
+        theirs_text = theirs.encode_text(open_clip.tokenize(captions))
+        assert (text - theirs_text).abs().max() < 1e-5
+
+
+def test_sizes_are_read_off_the_weights():
+    state = CLIP(SMALL).state_dict()
+    assert CLIPConfig.from_state_dict(state) == SMALL
+
+
+def test_uint8_frames_are_normalised_as_clip_does():
+    clip = CLIP(SMALL)
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+    assert torch.allclose(clip.normalize(pixels), (pixels.float() / 255 - mean) / std, atol=1e-6)
+    assert torch.equal(clip.encode_frames(pixels), clip.encode_frames(clip.normalize(pixels)))
+
+
+def test_word_tokens_do_not_depend_on_what_stands_in_the_padding():
+    clip = CLIP(SMALL).eval()
+    ids, mask = Tokenizer()(["a red circle"], 12)
+    changed = torch.where(mask.bool(), ids, 7)
+    valid = mask.bool()
+    assert torch.allclose(clip.encode_text(ids, mask)[valid], clip.encode_text(changed, mask)[valid], atol=1e-6)
+
+
+def test_checkpointed_gradients_are_the_same():
+    clip = CLIP(SMALL)
+    frames = torch.randn(2, 3, 32, 32)
+    gradients = []
+    for enabled in (False, True):
+        clip.set_grad_checkpointing(enabled)
+        clip.zero_grad()
+        clip.encode_frames(frames).square().sum().backward()
+        gradients.append(clip.visual.proj.grad.clone())
+    assert torch.equal(*gradients)
