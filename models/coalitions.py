@@ -71,8 +71,8 @@ def coalition_values(
     Returns:
         Values (C, B), 0 where either side is empty.
     """
-    text_half = _weights(text_score, text) * _maxima(token_sim, video, game)
-    video_half = _weights(video_score, video) * _maxima(token_sim.mT, text, game)
+    text_half = _weights(text_score, text) * _settle(_maxima(token_sim, video), video, game)
+    video_half = _weights(video_score, video) * _settle(_maxima(token_sim.mT, text), text, game)
     return (text_half.sum(-1) + video_half.sum(-1)) / 2
 
 
@@ -96,11 +96,12 @@ def half_interaction(
     joining = _one_hot(row, sim.shape[1])  # (C, 1, N)
     joined = rows | joining
     without, within = _weights(score, rows), _weights(score, joined)
-    low = _maxima(sim, columns, game)
-    high = _maxima(sim, columns | _one_hot(column, sim.shape[2]), game)
+    best = _maxima(sim, columns)
+    own = sim[:, :, column].permute(2, 0, 1)  # (C, B, N)
+    low = _settle(best, columns, game)
+    high = _settle(torch.maximum(best, own), columns | _one_hot(column, sim.shape[2]), game)
     if game == "standard":
         return ((within - without) * (high - low)).sum(-1) / 2
-    own = sim[:, :, column].permute(2, 0, 1)  # (C, B, N)
     pair = _weights(torch.where(joining, score, without), joined) * torch.where(joining, own.relu(), low)
     return (pair - within * low - without * (high - low)).sum(-1) / 2
 
@@ -120,8 +121,14 @@ def _weights(score: Tensor, members: Tensor) -> Tensor:
     return score.masked_fill(~members, torch.finfo(score.dtype).min).softmax(-1) * members
 
 
-def _maxima(sim: Tensor, members: Tensor, game: str) -> Tensor:
-    """Largest similarity of each row to the members among the columns (C, B, N), 0 for the empty coalition."""
-    absent = 0.0 if game == "released" else -torch.inf
-    best = torch.where(members.unsqueeze(-2), sim, absent).amax(-1)
-    return best.masked_fill(best == -torch.inf, 0.0)
+def _maxima(sim: Tensor, members: Tensor) -> Tensor:
+    """Largest similarity of each row to the members among the columns (C, B, N), -inf for the empty coalition."""
+    penalty = torch.zeros((), dtype=sim.dtype, device=sim.device).where(members, -torch.inf)
+    return (sim + penalty.unsqueeze(-2)).amax(-1)
+
+
+def _settle(best: Tensor, members: Tensor, game: str) -> Tensor:
+    """What the maxima (C, B, N) over the members (C, B, M) count for, with what is absent taken into account."""
+    if game == "standard":
+        return best.masked_fill(best == -torch.inf, 0.0)
+    return torch.where(members.all(-1, keepdim=True), best, best.relu())

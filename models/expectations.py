@@ -1,0 +1,140 @@
+"""Expectations over random coalitions, without visiting the coalitions where that is possible.
+
+Every token joins a coalition with probability 1/2. `docs/banzhaf.md` derives the formulas.
+
+B pairs, N tokens of the side that carries the weights, M tokens of the other side, C coalitions, S quadrature nodes.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ENUMERABLE = 12
+"""Most valid tokens of a side whose coalitions are all visited (4096 of them)."""
+
+
+def expected_maxima(sim: Tensor, column_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Expected largest similarity of every row, by the rank of each column.
+
+    In descending order the element of rank r is the maximum with probability 2^-(r+1).
+
+    Args:
+        sim: similarities (B, N, M).
+        column_mask: True for valid columns (B, M).
+
+    Returns:
+        Two tensors (B, N, M): with column j left out, and with column j forced into the coalition. The empty coalition
+        counts 0; the two agree at padding.
+    """
+    ordered, order = sim.masked_fill(~column_mask.unsqueeze(1), -torch.inf).sort(dim=-1, descending=True)
+    ordered = ordered.masked_fill(ordered == -torch.inf, 0.0)
+    chance = torch.exp2(-torch.arange(sim.shape[-1], dtype=sim.dtype, device=sim.device))
+    larger = (ordered * chance / 2).cumsum(-1) - ordered * chance / 2
+    smaller = (ordered * chance).flip(-1).cumsum(-1).flip(-1) - ordered * chance
+    without = torch.empty_like(sim).scatter(-1, order, larger + smaller)
+    within = torch.empty_like(sim).scatter(-1, order, larger + ordered * chance)
+    return without, within
+
+
+def expected_weights(score: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Expected softmax weight of every token k over random coalitions, by one-dimensional quadrature.
+
+    1 / X = integral of exp(-s X) over s > 0 turns the softmax into a product over tokens. With s = exp(y) the
+    integrand is analytic and the trapezoidal rule with step pi^2 / log(1 / eps) is exact to about the rounding error
+    eps of the dtype, whatever the range of the scores: nodes are added as the range grows.
+
+    Args:
+        score: scores (B, N).
+        mask: True for valid tokens (B, N).
+
+    Returns:
+        Two tensors (B, N, N), entry [b, i, k]: with token i left out, and with token i forced into the coalition. Zero
+        where k is padding; the two agree where i is padding.
+    """
+    digits = -math.log(torch.finfo(score.dtype).eps)
+    step = math.pi**2 / digits
+    score = score.masked_fill(~mask, -torch.inf)
+    score = score - score.detach().amax(-1, keepdim=True)
+    lowest = score.detach().masked_fill(~mask, 0.0).amin().item()
+    nodes = torch.arange(-digits, math.log(digits) - lowest + step, step, dtype=score.dtype, device=score.device)
+
+    scaled = (score.unsqueeze(-1) + nodes).exp()  # s e^w (B, N, S)
+    fading = (-scaled).exp()
+    absent = 1 / (1 + fading)
+    empty_product = ((1 + fading) / 2).prod(dim=1, keepdim=True) * step  # (B, 1, S)
+    joining = scaled * fading * absent * empty_product
+    without = 2 * absent @ joining.mT
+    within = 2 * (fading * absent) @ joining.mT
+    others = 1 - torch.eye(score.shape[-1], dtype=score.dtype, device=score.device)
+    return without * others, within * others + torch.diag_embed(2 * joining.sum(-1))
+
+
+def renormalised_gain(
+    weight: Tensor, mask: Tensor, coalitions: int, memory: int, generator: torch.Generator | None
+) -> Tensor:
+    """How much more a token weighs when the coalition's softmax is taken twice before token i joins it.
+
+    Once: softmax of the weights over C and i. Twice: softmax over C, then i's own weight put back, then softmax over C
+    and i once more. The expectation of the difference has no product form. All coalitions are visited where a pair has
+    at most `ENUMERABLE` valid tokens; otherwise they are drawn, together with their complements, so that every token
+    is absent from the same number of them. The difference is averaged, not the weight itself, because most of the
+    noise is common to both.
+
+    Args:
+        weight: softmax weights (B, N), between 0 and 1.
+        mask: True for valid tokens (B, N).
+        coalitions: coalitions drawn for every left-out token.
+        memory: bytes that the intermediate tensors may take; at least one pair is handled at a time.
+        generator: source of the draws; None for a fixed one, so that results repeat.
+
+    Returns:
+        Expected differences (B, N, N), entry [b, i, k]; zero where i or k is padding.
+    """
+    by_count = mask.sum(-1).argsort()
+    most = int(mask.sum(-1).amax())
+    drawn = _draw_coalitions(most, coalitions, generator).to(weight) if most > ENUMERABLE else None
+    visited = max(2 ** min(most, ENUMERABLE), 0 if drawn is None else len(drawn))
+    pairs = max(1, memory // (3 * weight.element_size() * visited * most))
+    gains = []
+    for chosen in by_count.split(pairs):
+        largest = int(mask[chosen[-1]].sum())
+        first = mask[chosen].byte().argsort(dim=-1, descending=True, stable=True)[:, :largest]
+        place = F.one_hot(first, mask.shape[-1]).to(weight)  # (b, n, N): valid tokens first
+        members = _all_coalitions(largest).to(weight) if largest <= ENUMERABLE else drawn[:, :largest]
+        gain = _average_gain(weight[chosen].gather(-1, first), mask[chosen].gather(-1, first), members)
+        gains.append(place.mT @ gain @ place)
+    return torch.cat(gains)[by_count.argsort()]
+
+
+def _average_gain(weight: Tensor, valid: Tensor, members: Tensor) -> Tensor:
+    """`renormalised_gain` over given coalitions: weight (B, N), valid (B, N), members 0 or 1 (C, N) -> (B, N, N).
+
+    Half of the coalitions must lack each token.
+    """
+    odds = weight.exp() * valid
+    own = (odds + ~valid).unsqueeze(1)  # (B, 1, N), no zeros
+    total = (odds @ members.mT).clamp_min(torch.finfo(weight.dtype).eps ** 2).unsqueeze(-1)  # (B, C, 1)
+    absent = 1 - members
+    once = (total + own).reciprocal_().mul_(absent)
+    once_gain = (once.mT @ members) * odds.unsqueeze(1)
+    own_gain = -once.sum(1)
+    del once
+    member_odds = torch.addcmul(members.log(), 1 / total, odds.unsqueeze(1)).exp_()  # (B, C, N)
+    twice = (member_odds @ valid.to(weight).unsqueeze(-1) + own).reciprocal_().mul_(absent)
+    own_gain += twice.sum(1)
+    gain = twice.mT @ member_odds - once_gain + torch.diag_embed(own_gain * odds)
+    return gain * (valid.unsqueeze(1) & valid.unsqueeze(2)) / (len(members) / 2)
+
+
+def _all_coalitions(tokens: int) -> Tensor:
+    """Every boolean row of `tokens` entries (2^tokens, tokens)."""
+    return (torch.arange(2**tokens).unsqueeze(-1) >> torch.arange(tokens)) % 2 == 1
+
+
+def _draw_coalitions(tokens: int, coalitions: int, generator: torch.Generator | None) -> Tensor:
+    """Random boolean rows and their complements (2 * coalitions, tokens)."""
+    generator = generator or torch.Generator().manual_seed(0)
+    half = torch.rand(coalitions, tokens, generator=generator, device=generator.device) > 0.5
+    return torch.cat([half, ~half])
