@@ -130,6 +130,8 @@ def add_level_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--teacher", choices=("estimator", "exact"), default="estimator",
                        help="teacher of the levels: a trained estimator, or the exact interaction")
     group.add_argument("--estimator", help="file of the trained estimator")
+    group.add_argument("--num_levels", type=int, choices=(1, 2, 3), default=3,
+                       help="levels that take part in training; 1 is the entity level alone")
     group.add_argument("--kl", type=_AMOUNT, default=0.2, help="weight of the distillation between levels")
     group.add_argument("--skl", type=_AMOUNT, default=1.0, help="weight of the Banzhaf loss")
 
