@@ -114,13 +114,13 @@ def evaluate(
     where = {"device": device, "precision": args.precision, "logger": logger}
     text = encode(
         loaders.text,
-        lambda ids, text_mask: (model.text_tokens(ids, text_mask), text_mask),
+        lambda batch: (model.text_tokens(batch["ids"], batch["text_mask"]), batch["text_mask"]),
         description="captions",
         **where,
     )
     video = encode(
         loaders.clips,
-        lambda frames, video_mask: (model.frame_tokens(frames, video_mask), video_mask),
+        lambda batch: (model.frame_tokens(batch["frames"], batch["video_mask"]), batch["video_mask"]),
         description="clips",
         **where,
     )

@@ -166,7 +166,7 @@ class Run:
 @torch.inference_mode()
 def encode(
     loader: Iterable[dict[str, Tensor]],
-    encode_batch: Callable[..., tuple[Tensor, ...]],
+    encode_batch: Callable[[dict[str, Tensor]], tuple[Tensor, ...]],
     *,
     device: torch.device,
     precision: str,
@@ -177,7 +177,7 @@ def encode(
 
     Args:
         loader: batches of named tensors, at least one.
-        encode_batch: called with a batch's tensors by name, returns tensors (B, ...).
+        encode_batch: called with a batch on `device`, returns tensors (B, ...).
         device, precision: where and how it runs.
         description, logger: for the progress shown.
 
@@ -187,5 +187,5 @@ def encode(
     parts = []
     for batch in progress(loader, description, logger):
         with autocast(device, precision):
-            parts.append(encode_batch(**to_device(batch, device)))
+            parts.append(encode_batch(to_device(batch, device)))
     return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
