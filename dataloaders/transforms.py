@@ -57,7 +57,8 @@ class RandAugment:
     """RandAugment (arXiv 1909.13719) with one draw for all frames of a clip.
 
     timm's parser, operations and random draws, on a list of frames in place of an image: operations, whether each is
-    applied, magnitude and sign are drawn once. Draws come from the generators of `random` and numpy.
+    applied, magnitude and sign are drawn once. Draws come from the generators of `random` and numpy. torchvision's
+    operations on a batch of tensors do without the published bicubic sampling, so they are no substitute.
 
     Args:
         config: timm's notation; the default is the published setting: 4 operations, each applied with probability 0.5,

@@ -167,6 +167,19 @@ def test_live_recordings_declare_no_length(tmp_path, video_file):
     assert missing_bytes(path) == 92
 
 
+def test_boxes_of_long_open_and_broken_length(tmp_path):
+    path = tmp_path / "boxes.mp4"
+    first = (16).to_bytes(4, "big") + b"ftypisom" + bytes(4)
+    for header, missing in (
+        ((1).to_bytes(4, "big") + b"mdat" + (116).to_bytes(8, "big"), 90),
+        ((0).to_bytes(4, "big") + b"mdat", 0),
+        ((116).to_bytes(4, "big") + b"mdat", 98),
+        ((116).to_bytes(4, "big") + b"junk", 0),
+    ):
+        path.write_bytes(first + header + bytes(10))
+        assert missing_bytes(path) == missing
+
+
 @pytest.mark.parametrize("rule", ["decord", "cv2"])
 def test_real_videos(rule):
     if not SHARED_VIDEOS.is_dir():
