@@ -1,15 +1,18 @@
 """What holds for the whole tree: who may import whom, what is required, and when set-up has something to do."""
 
+import argparse
 import ast
 import re
 import shutil
 import subprocess
 import sys
 import time
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+
+from utils.args import estimator_parser, retrieval_parser
 
 ROOT = Path(__file__).parents[1]
 ROOMS = sorted(path for room in ("models", "dataloaders", "utils") for path in (ROOT / room).glob("**/*.py"))
@@ -39,10 +42,16 @@ def imported_modules(path):
             yield from (f"{node.module}.{name.name}" if inner else node.module for name in node.names)
 
 
-def requirements(*files):
-    """Names of the packages in requirement files, spelled as indices compare them."""
-    lines = "\n".join((ROOT / file).read_text() for file in files).splitlines()
-    return {re.sub(r"[-_.]+", "-", re.split(r"[=<>~! ]", line)[0]).lower() for line in lines if line.strip()}
+def importable(*files):
+    """Top-level modules that the packages in requirement files bring."""
+    lines = [line for file in files for line in (ROOT / file).read_text().splitlines()]
+    required = {comparable(re.split(r"[=<>~! ]", line)[0]) for line in lines}
+    packages = (package for package in distributions() if comparable(package.metadata["Name"]) in required)
+    return {file.parts[0].partition(".")[0] for package in packages for file in package.files}
+
+
+def comparable(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @pytest.mark.parametrize("path", ROOMS, ids=lambda path: f"{path.parent.name}.{path.stem}")
@@ -57,14 +66,24 @@ def test_imports_run_one_way(path):
 
 
 def test_every_import_is_a_requirement():
-    distributions = packages_distributions()
     for paths, files in ((SOURCES, ["requirements.txt"]), (TESTS, ["requirements.txt", "requirements-dev.txt"])):
-        required = requirements(*files)
+        known = OURS | sys.stdlib_module_names | importable(*files)
         for path in paths:
-            for name in {name.partition(".")[0] for name in imported_modules(path)}:
-                if name not in OURS and name not in sys.stdlib_module_names:
-                    packages = {re.sub(r"[-_.]+", "-", package).lower() for package in distributions[name]}
-                    assert packages & required, f"{path.relative_to(ROOT)} imports {name}, which {files} do not name"
+            imported = {name.partition(".")[0] for name in imported_modules(path)}
+            assert imported <= known, f"{path.relative_to(ROOT)} imports {imported - known}, which {files} do not name"
+
+
+def test_every_flag_is_read_and_every_argument_read_is_a_flag():
+    read = {
+        node.attr
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "args"
+    }
+    actions = [action for make in (retrieval_parser, estimator_parser) for action in make()._actions]
+    effective = {action.dest for action in actions if action.default != argparse.SUPPRESS}
+    assert effective - {"debug"} <= read  # --debug is looked for before anything is parsed
+    assert read - {"ineffective_flags"} <= effective
 
 
 @pytest.fixture

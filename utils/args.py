@@ -180,10 +180,10 @@ def add_ineffective_arguments(parser: argparse.ArgumentParser, *flags: str) -> N
         group.add_argument(flag, action=_NoEffect)
 
 
-def log_ineffective_flags(arguments: argparse.Namespace, logger: Logger) -> None:
+def log_ineffective_flags(args: argparse.Namespace, logger: Logger) -> None:
     """Name each given flag that has no effect, once."""
-    if arguments.ineffective_flags:
-        logger.info("accepted, without effect: %s", " ".join(dict.fromkeys(arguments.ineffective_flags)))
+    if args.ineffective_flags:
+        logger.info("accepted, without effect: %s", " ".join(dict.fromkeys(args.ineffective_flags)))
 
 
 def retrieval_parser() -> argparse.ArgumentParser:
@@ -216,14 +216,14 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     Raises:
         SystemExit: code 2 and one line on standard error.
     """
-    arguments = parser.parse_args(argv)
-    if not (arguments.do_train or arguments.do_eval):
+    args = parser.parse_args(argv)
+    if not (args.do_train or args.do_eval):
         parser.error("nothing to do: give --do_train 1 or --do_eval 1")
-    if "rate" in arguments and not any(arguments.rate):
+    if "rate" in args and not any(args.rate):
         parser.error("argument --rate: one level at least must have a weight above 0")
-    if "teacher" in arguments and arguments.teacher == "exact" and arguments.estimator:
+    if "teacher" in args and args.teacher == "exact" and args.estimator:
         parser.error("--teacher exact needs no estimator: leave out one of --teacher and --estimator")
-    return arguments
+    return args
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
