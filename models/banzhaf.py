@@ -9,7 +9,7 @@ B pairs, N_t words, N_v frames, S sampled coalitions per cell.
 import torch
 from torch import Tensor, nn
 
-from models.coalitions import check_players, half_interaction, without_player
+from models.coalitions import check_players, half_interaction, one_hot
 from models.estimator import BanzhafModule
 from models.expectations import expected_maxima, expected_weights, renormalised_gain
 
@@ -47,7 +47,7 @@ def exact_interaction(
         text_score: word scores (B, N_t): before the softmax in "standard", softmax weights in "released".
         video_score: frame scores (B, N_v), likewise.
         game: "standard" or "released".
-        coalitions: coalitions drawn for each token of a side that is too long to visit all; None for 128.
+        coalitions: coalitions drawn for each token of a side that has more, and more than 12 valid tokens; None: 64.
         memory: bytes for intermediate tensors of the released game; the work is cut into chunks, down to one pair.
         generator: source of the draws; None for a fixed one, so that results repeat.
 
@@ -64,7 +64,7 @@ def exact_interaction(
         if game == "standard":
             return _standard_half(sim, text, video, word) + _standard_half(sim.mT, video, text, frame).mT
         with torch.no_grad():
-            draws = (coalitions or 128, memory, generator)
+            draws = (coalitions or 64, memory, generator)
             halves = _released_half(sim, text, video, word, *draws), _released_half(sim.mT, video, text, frame, *draws)
             return (halves[0] + halves[1].mT) * (text.unsqueeze(2) & video.unsqueeze(1))
 
@@ -137,23 +137,24 @@ def sampled_interaction(
         text, video, sim, word, frame = _prepare(token_sim, text_mask, video_mask, text_score, video_score, game)
         pairs, words, frames = sim.shape
         num = _samples(num, text_coalitions, video_coalitions, (pairs, words, frames))
-        chunk = max(1, memory // (4 * sim.element_size() * sim.numel()))
+        chunk = max(1, memory // (2 * sim.element_size() * sim.numel()))
         total = sim.new_zeros(words * frames, pairs)
+        by_row, by_column = (sim.permute(axes).contiguous() for axes in ((1, 2, 0), (2, 1, 0)))
         for index in torch.arange(words * frames * num, device=sim.device).split(chunk):
             cell = index // num
             i, j = cell // frames, cell % frames
             if text_coalitions is None:
                 device = sim.device if generator is None else generator.device
                 joins = torch.rand(len(index), pairs, words + frames, generator=generator, device=device) > 0.5
-                rows, columns = joins.to(sim.device).split((words, frames), dim=-1)
+                given = joins.split((words, frames), dim=-1)
             else:
-                rows, columns = (
-                    coalitions.flatten(0, 2)[index.to(coalitions.device)].to(sim.device).bool()
-                    for coalitions in (text_coalitions, video_coalitions)
-                )
-            rows, columns = without_player(rows & text, i), without_player(columns & video, j)
-            text_half = half_interaction(sim, word, rows, columns, i, j, game)
-            video_half = half_interaction(sim.mT, frame, columns, rows, j, i, game)
+                given = (x.flatten(0, 2)[index.to(x.device)].bool() for x in (text_coalitions, video_coalitions))
+            rows, columns = (
+                members.to(sim.device).permute(2, 0, 1) & mask.mT.unsqueeze(1) & ~one_hot(player, mask.shape[1])
+                for members, mask, player in zip(given, (text, video), (i, j), strict=True)
+            )
+            text_half = half_interaction(by_row, word.mT, rows, columns, i, j, game)
+            video_half = half_interaction(by_column, frame.mT, columns, rows, j, i, game)
             total.index_add_(0, cell, text_half + video_half)
         mean = (total / num).mT.reshape(sim.shape)
         return mean * (text.unsqueeze(2) & video.unsqueeze(1))

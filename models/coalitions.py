@@ -2,7 +2,8 @@
 
 A coalition's value is the sum of two halves. The text-to-video half weighs every word of the coalition and takes its
 best similarity to one of the coalition's frames; the video-to-text half swaps the roles (arXiv 2303.14369, section
-3.2). A half is described by `sim` (B, N, M), whose N rows carry the weights and whose M columns are searched.
+3.2). A half is described by `sim` (N, M, B), whose N rows carry the weights and whose M columns are searched. Tokens
+come first and pairs last, so that all sums and maxima over tokens run over contiguous memory.
 
 `standard` is the definition in the literature. `released` is the game behind the published estimator: similarities of
 absent tokens are 0 instead of being removed; the scores are softmax weights already; and a pair that joins a coalition
@@ -71,9 +72,10 @@ def coalition_values(
     Returns:
         Values (C, B), 0 where either side is empty.
     """
-    text_half = _weights(text_score, text) * _settle(_maxima(token_sim, video), video, game)
-    video_half = _weights(video_score, video) * _settle(_maxima(token_sim.mT, text), text, game)
-    return (text_half.sum(-1) + video_half.sum(-1)) / 2
+    sim, rows, columns = token_sim.permute(1, 2, 0), text.movedim(-1, 0), video.movedim(-1, 0)
+    text_half = _weights(text_score.mT, rows) * _settle(_maxima(sim, columns), columns, game)
+    video_half = _weights(video_score.mT, columns) * _settle(_maxima(sim.transpose(0, 1), rows), rows, game)
+    return (text_half.sum(0) + video_half.sum(0)) / 2
 
 
 def half_interaction(
@@ -82,10 +84,10 @@ def half_interaction(
     """One half of v(C + ij) - v(C + i) - v(C + j) + v(C).
 
     Args:
-        sim: similarities (B, N, M); in "released", 0 at padding.
-        score: scores of the rows (B, N).
-        rows: members among the rows, boolean (C, B, N), without player i and padding.
-        columns: members among the columns, boolean (C, B, M), without player j and padding.
+        sim: similarities (N, M, B); in "released", 0 at padding.
+        score: scores of the rows (N, B).
+        rows: members among the rows, boolean (N, C, B), without player i and padding.
+        columns: members among the columns, boolean (M, C, B), without player j and padding.
         row: position of player i (C,).
         column: position of player j (C,).
         game: one of `GAMES`.
@@ -93,42 +95,38 @@ def half_interaction(
     Returns:
         Differences (C, B); meaningless where a player is padding.
     """
-    joining = _one_hot(row, sim.shape[1])  # (C, 1, N)
+    joining = one_hot(row, len(rows))
     joined = rows | joining
     without, within = _weights(score, rows), _weights(score, joined)
     best = _maxima(sim, columns)
-    own = sim[:, :, column].permute(2, 0, 1)  # (C, B, N)
+    own = sim[:, column]  # (N, C, B)
     low = _settle(best, columns, game)
-    high = _settle(torch.maximum(best, own), columns | _one_hot(column, sim.shape[2]), game)
+    high = _settle(torch.maximum(best, own), columns | one_hot(column, len(columns)), game)
     if game == "standard":
-        return ((within - without) * (high - low)).sum(-1) / 2
-    pair = _weights(torch.where(joining, score, without), joined) * torch.where(joining, own.relu(), low)
-    return (pair - within * low - without * (high - low)).sum(-1) / 2
+        return ((within - without) * (high - low)).sum(0) / 2
+    pair = _weights(without + score.unsqueeze(1) * joining, joined) * torch.where(joining, own.relu(), low)
+    return (pair - within * low - without * (high - low)).sum(0) / 2
 
 
-def without_player(coalitions: Tensor, player: Tensor) -> Tensor:
-    """Remove player (C,) from the boolean coalitions (C, B, N)."""
-    return coalitions & ~_one_hot(player, coalitions.shape[-1])
-
-
-def _one_hot(player: Tensor, players: int) -> Tensor:
-    """Boolean (C, 1, players), True at the player."""
-    return (player[:, None] == torch.arange(players, device=player.device)).unsqueeze(1)
+def one_hot(player: Tensor, players: int) -> Tensor:
+    """Boolean (players, C, 1), True at the player (C,)."""
+    return (torch.arange(players, device=player.device).unsqueeze(1) == player).unsqueeze(-1)
 
 
 def _weights(score: Tensor, members: Tensor) -> Tensor:
-    """Softmax of the scores over the members (C, B, N), 0 elsewhere."""
-    return score.masked_fill(~members, torch.finfo(score.dtype).min).softmax(-1) * members
+    """Softmax over the members (N, C, B), 0 elsewhere; scores (N, B), or one for each coalition (N, C, B)."""
+    score = score if score.dim() == 3 else score.unsqueeze(1)
+    return torch.where(members, score, torch.finfo(score.dtype).min).softmax(0) * members
 
 
 def _maxima(sim: Tensor, members: Tensor) -> Tensor:
-    """Largest similarity of each row to the members among the columns (C, B, N), -inf for the empty coalition."""
+    """Largest similarity of each row to the members (M, C, B) among the columns; -inf for the empty coalition."""
     penalty = torch.zeros((), dtype=sim.dtype, device=sim.device).where(members, -torch.inf)
-    return (sim + penalty.unsqueeze(-2)).amax(-1)
+    return (sim.unsqueeze(2) + penalty).amax(1)  # (N, C, B)
 
 
 def _settle(best: Tensor, members: Tensor, game: str) -> Tensor:
-    """What the maxima (C, B, N) over the members (C, B, M) count for, with what is absent taken into account."""
+    """What the maxima (N, C, B) over the members (M, C, B) count for, given what is absent."""
     if game == "standard":
         return best.masked_fill(best == -torch.inf, 0.0)
-    return torch.where(members.all(-1, keepdim=True), best, best.relu())
+    return torch.where(members.all(0), best, best.relu())

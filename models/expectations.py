@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ENUMERABLE = 12
-"""Most valid tokens of a side whose coalitions are all visited (4096 of them)."""
+"""Valid tokens of a side up to which all coalitions (4096) are visited rather than drawn."""
 
 
 def expected_maxima(sim: Tensor, column_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,15 +94,16 @@ def renormalised_gain(
     """
     by_count = mask.sum(-1).argsort()
     most = int(mask.sum(-1).amax())
-    drawn = _draw_coalitions(most, coalitions, generator).to(weight) if most > ENUMERABLE else None
-    visited = max(2 ** min(most, ENUMERABLE), 0 if drawn is None else len(drawn))
+    enumerable = max(ENUMERABLE, coalitions.bit_length())
+    drawn = _draw_coalitions(most, coalitions, generator).to(weight) if most > enumerable else None
+    visited = max(2 ** min(most, enumerable), 0 if drawn is None else len(drawn))
     pairs = max(1, memory // (3 * weight.element_size() * visited * most))
     gains = []
     for chosen in by_count.split(pairs):
         largest = int(mask[chosen[-1]].sum())
         first = mask[chosen].byte().argsort(dim=-1, descending=True, stable=True)[:, :largest]
         place = F.one_hot(first, mask.shape[-1]).to(weight)  # (b, n, N): valid tokens first
-        members = _all_coalitions(largest).to(weight) if largest <= ENUMERABLE else drawn[:, :largest]
+        members = _all_coalitions(largest).to(weight) if largest <= enumerable else drawn[:, :largest]
         gain = _average_gain(weight[chosen].gather(-1, first), mask[chosen].gather(-1, first), members)
         gains.append(place.mT @ gain @ place)
     return torch.cat(gains)[by_count.argsort()]

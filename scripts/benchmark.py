@@ -1,0 +1,106 @@
+"""Measure one subject and print a table: `python scripts/benchmark.py labels --json labels.json`.
+
+`--compare FILE` prints, beside each number, the one in an earlier `--json` file divided by it.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin would be timed on a busy machine
+
+import torch
+
+from scripts.benchmarks import labels
+from scripts.benchmarks.measure import Row, count
+from utils.args import run
+from utils.errors import InputError
+from utils.files import atomic_write
+
+SUBJECTS = {"labels": labels}
+"""Each has `add_arguments(parser)` and `measure`, which takes those arguments and gives the rows of the table."""
+
+
+def format_table(rows: Sequence[Row], earlier: Sequence[Row] = ()) -> str:
+    """Lay out rows as fixed-width text.
+
+    Args:
+        rows: one mapping of column to value a row, under "case" its name.
+        earlier: rows of an earlier run; those of the same name are divided by the new ones.
+
+    Returns:
+        Lines, the header first.
+    """
+    before = {row["case"]: row for row in earlier}
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [columns]
+    for row in rows:
+        cells = [row["case"]]
+        for column in columns[1:]:
+            value, old = row.get(column), before.get(row["case"], {}).get(column)
+            ratio = f" ({old / value:.2f}x)" if old and value else ""
+            cells.append("" if value is None else f"{value:.4g}{ratio}")
+        lines.append(cells)
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
+    )
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of an earlier run.
+
+    Raises:
+        InputError: the file is missing or was not written by this script.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        if not all("case" in row for row in rows):
+            raise KeyError("case")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a file written with --json") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a benchmark file; give one written with --json") from error
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print.
+
+    Args:
+        argv: the words after the script's name.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    subjects = parser.add_subparsers(dest="subject", required=True)
+    for name, subject in SUBJECTS.items():
+        arguments = subjects.add_parser(
+            name,
+            help=subject.__doc__.partition("\n")[0],
+            description=subject.__doc__,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        arguments.add_argument("--threads", type=count, default=2, help="processor threads")
+        arguments.add_argument("--json", type=Path, metavar="FILE", help="write the table here")
+        arguments.add_argument("--compare", type=Path, metavar="FILE", help="a table written earlier with --json")
+        arguments.add_argument("--debug", action="store_true", help="show tracebacks")
+        subject.add_arguments(arguments)
+    options = vars(parser.parse_args(argv))
+    name, threads, output, compared, _ = (
+        options.pop(key) for key in ("subject", "threads", "json", "compare", "debug")
+    )
+    earlier = read_rows(compared) if compared else []
+    torch.set_num_threads(threads)
+    rows = SUBJECTS[name].measure(**options)
+    print(format_table(rows, earlier))
+    if output:
+        with atomic_write(output) as file:
+            json.dump({"subject": name, "torch": torch.__version__, "rows": rows}, file, indent=1)
+
+
+if __name__ == "__main__":
+    run(main)
