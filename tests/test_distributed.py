@@ -23,13 +23,6 @@ def leaf(rank):
 device = distributed.start("cpu")
 rank, world = distributed.rank(), distributed.world_size()
 assert (world, distributed.is_main()) == (2, rank == 0), (world, rank)
-assert distributed.share_of_batch(8) == 4
-try:
-    distributed.share_of_batch(7, "--batch_size_val")
-except ValueError as error:
-    assert "--batch_size_val 7: 2 processes" in str(error)
-else:
-    raise AssertionError("an odd batch was shared")
 
 # Uneven shards, among them an empty one and a strided one, of several types.
 for sizes in ((3, 1), (0, 2), (2, 2), (0, 0)):
@@ -50,6 +43,13 @@ for exact, factor in ((True, 1 + 2), (False, rank + 1)):
     assert torch.equal(gathered, everything), gathered
     ((rank + 1) * gathered**3).sum().backward()
     assert torch.allclose(features.grad, factor * own_gradient), (exact, features.grad)
+
+# What carries no gradient is gathered the same way, and half precision flows back too.
+mask = torch.tensor([[1, 0], [1, rank]])
+assert distributed.gather_features(mask, exact=True).tolist() == [[1, 0], [1, 0], [1, 0], [1, 1]]
+half = torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True)
+distributed.gather_features(half, exact=True).sum().backward()
+assert half.grad.eq(2).all()
 
 # One linear layer under DDP, with a loss in which all pairs meet: the exact gradient is that of one process.
 inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
@@ -101,7 +101,6 @@ def test_one_process_needs_no_group(monkeypatch):
     assert distributed.start("cpu") == torch.device("cpu")
     assert not torch.distributed.is_initialized()
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
-    assert distributed.share_of_batch(7) == 7
     features = torch.ones(2, 3, requires_grad=True)
     assert distributed.gather_features(features, exact=True) is features
     assert torch.equal(distributed.gather_shards(features), features)

@@ -84,22 +84,6 @@ def barrier() -> None:
         dist.barrier()
 
 
-def share_of_batch(batch_size: int, flag: str = "--batch_size") -> int:
-    """This process's share of a batch that is counted over all processes.
-
-    Args:
-        batch_size: items over all processes.
-        flag: what the user set it with.
-
-    Raises:
-        InputError: the processes cannot share the batch evenly.
-    """
-    share, rest = divmod(batch_size, world_size())
-    if rest:
-        raise InputError(f"{flag} {batch_size}: {world_size()} processes cannot share it; give a multiple of them")
-    return share
-
-
 def gather_shards(shard: Tensor) -> Tensor:
     """The shards of all processes, one after another in the order of their ranks.
 
