@@ -227,12 +227,13 @@ class BanzhafInteraction(nn.Module):
 def _prepare(
     token_sim: Tensor, text_mask: Tensor, video_mask: Tensor, text_score: Tensor, video_score: Tensor, game: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Checked boolean masks, similarities with zeros at padding, and scores, all in one dtype of at least float32."""
+    """Checked boolean masks, and similarities and scores with zeros at padding in one dtype of at least float32."""
     check_players(token_sim, text_mask, video_mask, text_score, video_score, game)
     dtype = torch.promote_types(token_sim.dtype, torch.float32)
     text, video = text_mask.bool(), video_mask.bool()
     sim = token_sim.to(dtype).masked_fill(~(text.unsqueeze(2) & video.unsqueeze(1)), 0.0)
-    return text, video, sim, text_score.to(dtype), video_score.to(dtype)
+    word, frame = text_score.to(dtype).masked_fill(~text, 0.0), video_score.to(dtype).masked_fill(~video, 0.0)
+    return text, video, sim, word, frame
 
 
 def _samples(num: int, text: Tensor | None, video: Tensor | None, sizes: tuple[int, int, int]) -> int:

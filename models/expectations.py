@@ -92,15 +92,17 @@ def renormalised_gain(
     Returns:
         Expected differences (B, N, N), entry [b, i, k]; zero where i or k is padding.
     """
-    by_count = mask.sum(-1).argsort()
-    most = int(mask.sum(-1).amax())
+    counts = mask.sum(-1)
+    by_count = counts.argsort()
     enumerable = max(ENUMERABLE, coalitions.bit_length())
-    drawn = _draw_coalitions(most, coalitions, generator).to(weight) if most > enumerable else None
-    visited = max(2 ** min(most, enumerable), 0 if drawn is None else len(drawn))
-    pairs = max(1, memory // (3 * weight.element_size() * visited * most))
+    drawn = _draw_coalitions(mask.shape[-1], coalitions, generator).to(weight)
+    row_bytes = 3 * weight.element_size() * mask.shape[-1]
+    short = int((counts <= enumerable).sum())
+    enumerated = by_count[:short].split(max(1, memory // (row_bytes * 2 ** min(mask.shape[-1], enumerable))))
+    sampled = by_count[short:].split(max(1, memory // (row_bytes * len(drawn))))
     gains = []
-    for chosen in by_count.split(pairs):
-        largest = int(mask[chosen[-1]].sum())
+    for chosen in filter(len, (*enumerated, *sampled)):
+        largest = int(counts[chosen[-1]])
         first = mask[chosen].byte().argsort(dim=-1, descending=True, stable=True)[:, :largest]
         place = F.one_hot(first, mask.shape[-1]).to(weight)  # (b, n, N): valid tokens first
         members = _all_coalitions(largest).to(weight) if largest <= enumerable else drawn[:, :largest]

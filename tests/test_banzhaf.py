@@ -214,15 +214,27 @@ def test_order_of_tokens_does_not_matter(game):
     torch.testing.assert_close(moved, expected, atol=1e-12, rtol=0)
 
 
-def test_padding_and_its_values_change_nothing_in_the_standard_game():
+@pytest.mark.parametrize("game", ["standard", "released"])
+@pytest.mark.parametrize("interaction", [exact_interaction, sampled_interaction])
+def test_scores_and_similarities_of_padding_are_ignored(game, interaction):
+    sim, text_mask, video_mask, w, u = players(game, lengths=((3, 4), (5, 2)))
+    draws = {} if interaction is exact_interaction else {"generator": torch.Generator().manual_seed(0)}
+    expected = interaction(sim, text_mask, video_mask, w, u, game, **draws)
+    draws = {} if interaction is exact_interaction else {"generator": torch.Generator().manual_seed(0)}
+    sim = torch.where(text_mask[:, :, None] & video_mask[:, None], sim, 7.0)
+    w, u = w.masked_fill(~text_mask, -torch.inf), u.masked_fill(~video_mask, math.nan)
+    assert torch.equal(interaction(sim, text_mask, video_mask, w, u, game, **draws), expected)
+
+
+def test_padding_changes_nothing_in_the_standard_game():
     sim, text_mask, video_mask, w, u = players("standard", lengths=((5, 4), (5, 4)))
     pad = torch.nn.functional.pad
     padded = exact_interaction(
-        pad(sim, (0, 2, 0, 3), value=9.0),
+        pad(sim, (0, 2, 0, 3)),
         pad(text_mask, (0, 3)),
         pad(video_mask, (0, 2)),
-        pad(w, (0, 3), value=-torch.inf),
-        pad(u, (0, 2), value=50.0),
+        pad(w, (0, 3)),
+        pad(u, (0, 2)),
     )
     expected = pad(exact_interaction(sim, text_mask, video_mask, w, u), (0, 2, 0, 3))
     torch.testing.assert_close(padded, expected, atol=1e-12, rtol=0)
@@ -230,7 +242,7 @@ def test_padding_and_its_values_change_nothing_in_the_standard_game():
 
 @pytest.mark.parametrize("game", ["standard", "released"])
 def test_a_pair_does_not_depend_on_its_batch(game):
-    batch = players(game, spread=9.0)
+    batch = players(game, words=16, frames=6, lengths=((16, 6), (13, 2), (12, 5), (3, 6)), spread=9.0)
     whole = exact_interaction(*batch, game=game)
     for b in range(len(whole)):
         alone = exact_interaction(*(x[b : b + 1] for x in batch), game=game)
