@@ -83,7 +83,7 @@ class VisionTransformer(nn.Module):
         x = torch.cat([self.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
         x = self.ln_pre(x + self.positional_embedding)
         x = self.transformer(x)
-        return self.ln_post(x[:, 0]) @ self.proj
+        return self.ln_post(x.select(1, 0)) @ self.proj
 
 
 class CLIP(nn.Module):
@@ -145,8 +145,8 @@ class CLIP(nn.Module):
         """
         words = ids.shape[1]
         causal = torch.ones(words, words, dtype=torch.bool, device=ids.device).tril()
-        visible = causal & mask.bool()[:, None, None, :]  # (A, 1, N_t, N_t)
-        x = self.token_embedding(ids) + self.positional_embedding[:words]
+        visible = causal & mask.bool().unsqueeze(1).unsqueeze(1)  # (A, 1, N_t, N_t)
+        x = self.token_embedding(ids) + self.positional_embedding.narrow(0, 0, words)
         x = self.transformer(x, visible)
         return self.ln_final(x) @ self.text_projection
 

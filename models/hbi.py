@@ -10,6 +10,7 @@ from functools import wraps
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataloaders.transforms import ClipTransform
@@ -156,15 +157,15 @@ class HBI(nn.Module):
         """
         frames = self.clip.normalize(frames)
         if frames.dim() == 5:
-            frames = (frames * video_mask[:, :, None, None, None].to(frames.dtype)).flatten(0, 1)
+            frames = (frames * video_mask.view(*video_mask.shape, 1, 1, 1).to(frames.dtype)).flatten(0, 1)
             tokens = self.clip.encode_frames(frames).unflatten(0, video_mask.shape)
         else:
             padded = len(frames) < video_mask.numel()
             if padded:
-                frames = torch.cat([frames, torch.zeros_like(frames[:1])])
+                frames = torch.cat([frames, frames.new_zeros(1, *frames.shape[1:])])
             place = video_mask.flatten().cumsum(dim=0).sub(1).view_as(video_mask)
             place = place.where(video_mask.bool(), len(frames) - 1)
-            tokens = self.clip.encode_frames(frames)[place]
+            tokens = F.embedding(place, self.clip.encode_frames(frames))
         return self.temporal(tokens, video_mask).float()
 
     # Levels
@@ -328,7 +329,7 @@ class HBI(nn.Module):
             interaction = (
                 exact_interaction(LABEL_SCALE * token_sim, words.valid(), frames.valid(), *scores, game="standard")
                 if exact
-                else level.student(token_sim) * words.valid()[:, :, None] * frames.valid()[:, None, :]
+                else level.student(token_sim) * words.valid().unsqueeze(2) * frames.valid().unsqueeze(1)
             )
             found.append(
                 LevelInteraction(level.name, output.sim.diagonal(), token_sim, interaction, output.text, output.video)

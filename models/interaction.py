@@ -20,7 +20,7 @@ class TokenWeight(nn.Sequential):
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score (B, N, D) as (B, N); padding, where `mask` (B, N) is 0, gets a score whose weight is 0."""
-        score = super().forward(tokens)[..., 0]
+        score = super().forward(tokens).squeeze(-1)
         return score if mask is None else score.float().masked_fill(mask == 0, PADDED_SCORE)
 
 
@@ -48,7 +48,7 @@ def paired_token_similarity(
 def unit(tokens: Tensor, mask: Tensor | None) -> Tensor:
     """Scale tokens (B, N, D) to length 1, in float32, and padding to 0."""
     tokens = F.normalize(tokens.float(), dim=-1)
-    return tokens if mask is None else tokens * mask[..., None]
+    return tokens if mask is None else tokens * mask.unsqueeze(-1)
 
 
 def weighted_similarity(token_sim: Tensor, text_weight: Tensor, video_weight: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class TokenSet:
 
     def valid(self) -> Tensor:
         """The mask (B, N), ones where the level masks nothing."""
-        return torch.ones_like(self.tokens[..., 0]) if self.mask is None else self.mask
+        return self.tokens.new_ones(self.tokens.shape[:2]) if self.mask is None else self.mask
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ class Level(nn.Module):
     def weigh(self, tokens: TokenSet, head: TokenWeight | None) -> tuple[Tensor, Tensor]:
         """Scores and weights (B, N) of a token set; without a head 1 / (number of valid original tokens) each."""
         if head is None:
-            uniform = torch.ones_like(tokens.tokens[..., 0], dtype=torch.float32)
-            return torch.zeros_like(uniform), uniform / tokens.lengths[:, None]
+            uniform = tokens.tokens.new_ones(tokens.tokens.shape[:2], dtype=torch.float32)
+            return torch.zeros_like(uniform), uniform / tokens.lengths.unsqueeze(-1)
         score = head(tokens.tokens, tokens.mask)
         return score, score.softmax(dim=-1, dtype=torch.float32)
 

@@ -36,9 +36,9 @@ class SequenceTransformer(nn.Module):
         """
         if frames.shape[1] > self.positions.num_embeddings:
             raise ValueError(f"{frames.shape[1]} frames, but position embeddings for {self.positions.num_embeddings}")
-        x = frames + self.positions.weight[: frames.shape[1]]
+        x = frames + self.positions.weight.narrow(0, 0, frames.shape[1])
 
-        return self.transformer(x, mask.bool()[:, None, None, :]) + frames
+        return self.transformer(x, mask.bool().unsqueeze(1).unsqueeze(1)) + frames
 
 
 class SequenceLSTM(nn.Module):
@@ -59,8 +59,8 @@ class SequenceLSTM(nn.Module):
         lengths = mask.sum(dim=-1)  # (B,)
         states, _ = self.lstm(frames)
         step = torch.arange(frames.shape[1], device=frames.device)
-        inside = (step < lengths[:, None])[..., None]  # (B, N_v, 1)
-        past_all = (step >= lengths.max())[:, None]  # (N_v, 1)
+        inside = (step < lengths.unsqueeze(-1)).unsqueeze(-1)  # (B, N_v, 1)
+        past_all = (step >= lengths.max()).unsqueeze(-1)  # (N_v, 1)
         return frames + torch.where(inside, states, frames * past_all)
 
 

@@ -65,17 +65,18 @@ def dpc_knn(
     distance = torch.cdist(tokens, tokens) / tokens.shape[-1] ** 0.5  # (B, N, N)
     if mask is not None:
         largest = distance.amax() if fill_over_batch else distance.amax(dim=(1, 2), keepdim=True)
-        distance = torch.where(mask.bool()[:, None, :], distance, largest + 1)
+        distance = torch.where(mask.bool().unsqueeze(1), distance, largest + 1)
     nearest = distance.topk(min(NEIGHBOURS, tokens.shape[1]), dim=-1, largest=False).values
     density = (-nearest.square().mean(dim=-1)).exp()  # (B, N)
     if noise is not None:
         density = density + noise
     if mask is not None:
         density = density * mask
-    denser = density[:, None, :] > density[:, :, None]  # (B, N, N)
+    denser = density.unsqueeze(1) > density.unsqueeze(2)  # (B, N, N)
     separation = torch.where(denser, distance, distance.amax(dim=(1, 2), keepdim=True)).amin(dim=-1)
-    centres = (density * separation).sort(dim=-1, descending=True, stable=True).indices[:, :clusters]  # (B, C)
-    from_centre = distance.gather(1, centres[..., None].expand(-1, -1, tokens.shape[1]))  # (B, C, N)
+    order = (density * separation).sort(dim=-1, descending=True, stable=True).indices
+    centres = order.narrow(1, 0, clusters)  # (B, C)
+    from_centre = distance.gather(1, centres.unsqueeze(-1).expand(-1, -1, tokens.shape[1]))  # (B, C, N)
     assignment = from_centre.argmin(dim=1)
     rank = torch.arange(clusters, device=tokens.device).expand_as(centres)
     return assignment.scatter(1, centres, rank), centres
@@ -104,8 +105,9 @@ class TokenMerge(nn.Module):
             Merged tokens (B, C, D), the convolved tokens (B, N, D) and their scores (B, N), -inf for padding, and the
             new membership. A cluster of padding alone is the zero vector.
         """
-        tokens = self.norm(tokens + self.conv(tokens.transpose(1, 2)).transpose(1, 2))
-        score = self.score(tokens)[..., 0]  # (B, N)
+        channels_first = tokens.transpose(1, 2).clone(memory_format=torch.contiguous_format)  # (B, D, N)
+        tokens = self.norm(tokens + self.conv(channels_first).transpose(1, 2))
+        score = self.score(tokens).squeeze(-1)  # (B, N)
         if mask is not None:
             score = score.masked_fill(mask == 0, -math.inf)
         count = min(cluster_count(tokens.shape[1], self.rate), tokens.shape[1])
@@ -116,7 +118,7 @@ class TokenMerge(nn.Module):
         weight = score.exp().to(tokens.dtype)
         total = torch.einsum("bnc,bn->bc", member, weight) + WEIGHT_EPS
         share = weight / total.gather(1, assignment)  # (B, N)
-        merged = torch.einsum("bnc,bnd->bcd", member, tokens * share[..., None])
+        merged = torch.einsum("bnc,bnd->bcd", member, tokens * share.unsqueeze(-1))
         return merged, tokens, score, clusters.merge(assignment, share)
 
     def _density_noise(self, tokens: Tensor) -> Tensor | None:
@@ -144,7 +146,8 @@ class MergeAttention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.project = nn.Linear(width, width)
         for layer in (self.query, self.key_value, self.project):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
+            # The released code truncates at 2, a hundred standard deviations out: a plain normal distribution.
+            nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
     def forward(self, merged: Tensor, tokens: Tensor, score: Tensor) -> Tensor:
@@ -152,7 +155,7 @@ class MergeAttention(nn.Module):
         query = self.query(self.norm(merged)).unflatten(-1, (ATTENTION_HEADS, -1)).transpose(1, 2)  # (B, H, C, D/H)
         packed = self.key_value(self.norm(tokens)).unflatten(-1, (2, ATTENTION_HEADS, -1))  # (B, N, 2, H, D/H)
         key, value = packed.transpose(1, 3).unbind(2)  # (B, H, N, D/H)
-        bias = score[:, None, None, :].to(query.dtype).expand(-1, -1, query.shape[2], -1)  # (B, 1, C, N)
+        bias = score.unsqueeze(1).unsqueeze(1).to(query.dtype).expand(-1, -1, query.shape[2], -1)  # (B, 1, C, N)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return merged + self.project(out.transpose(1, 2).flatten(2))
 

@@ -1,0 +1,202 @@
+"""HBI as a whole: the Python face, recipes, processes, and the CUDA path on fake tensors."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from models import CLIP, HBI, CLIPConfig, load_model
+from models.recipe import CORRECTED, RELEASED
+from models.tokenizer import Tokenizer
+from tests.test_clip import SMALL
+from utils.checkpoint import released_state, save_weights
+
+FRAMES = 9
+WORDS = 12
+CAPTIONS = [
+    "a red circle moves left",
+    "a blue star spins",
+    "the green square grows and then it leaves",
+    "a heart",
+]
+
+
+def build(seed=0, **options) -> HBI:
+    torch.manual_seed(seed)
+    return HBI(CLIP(SMALL), temporal_layers=1, **options)
+
+
+def batch(seed=0) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    ids, text_mask = Tokenizer()(CAPTIONS, WORDS)
+    video_mask = (torch.arange(FRAMES) < torch.tensor([9, 4, 5, 3])[:, None]).long()
+    frames = torch.randint(0, 256, (int(video_mask.sum()), 3, 32, 32), dtype=torch.uint8)
+    video_ids = torch.tensor([0, 1, 2, 1])
+    return {"ids": ids, "text_mask": text_mask, "frames": frames, "video_mask": video_mask, "video_ids": video_ids}
+
+
+def test_the_python_face(video_file, tmp_path):
+    save_weights(released_state(build()), tmp_path / "pytorch_model.bin.0")
+    model = load_model(tmp_path / "pytorch_model.bin.0")
+    text = model.encode_text(CAPTIONS[:2], max_words=WORDS)
+    video = model.encode_video([video_file, video_file], max_frames=FRAMES)
+    assert text[0].shape == (2, WORDS, 64) and video[0].shape == (2, FRAMES, 64)
+    sim = model.similarity(text, video)
+    assert sim.shape == (2, 2) and torch.equal(sim[:, 0], sim[:, 1])
+    for exact in (False, True):
+        levels = model.interactions(text, video, exact=exact)
+        assert [level.name for level in levels] == ["entity", "action", "event"]
+        assert [tuple(level.interaction.shape) for level in levels] == [(2, 12, 9), (2, 3, 3), (2, 2, 2)]
+        assert torch.allclose(levels[0].sim, sim.diagonal(), atol=1e-6)
+        for level in levels:
+            assert level.text.index.shape == (2, WORDS) and level.video.index.shape == (2, FRAMES)
+            assert level.interaction.isfinite().all()
+
+
+def test_levels_of_rate_zero_are_not_computed(monkeypatch):
+    model = build(rates=(1.0, 0.0, 0.0)).eval()
+    monkeypatch.setattr(model.levels[1], "merge", None)
+    tokens = torch.randn(2, WORDS, 64), torch.ones(2, WORDS)
+    assert model.similarity(tokens, tokens).shape == (2, 2)
+
+
+def test_similarity_mixes_the_levels_by_their_rates():
+    model = build(rates=(0.5, 0.2, 0.3)).eval()
+    text, video = torch.randn(3, WORDS, 64), torch.randn(4, FRAMES, 64)
+    text_mask = (torch.arange(WORDS) < torch.tensor([12, 5, 7])[:, None]).long()
+    video_mask = (torch.arange(FRAMES) < torch.tensor([9, 5, 4, 6])[:, None]).long()
+    with torch.no_grad():
+        outputs = model.level_outputs(text, text_mask, video, video_mask)
+    expected = sum(rate * output.sim for rate, output in zip(model.rates, outputs, strict=True))
+    assert torch.allclose(model.similarity((text, text_mask), (video, video_mask)), expected, atol=1e-6)
+
+
+def test_packed_and_padded_frames_give_the_same_tokens():
+    model, data = build().eval(), batch()
+    padded = torch.zeros(*data["video_mask"].shape, 3, 32, 32, dtype=torch.uint8)
+    padded[data["video_mask"].bool()] = data["frames"]
+    with torch.no_grad():
+        packed = model.frame_tokens(data["frames"], data["video_mask"])
+        assert torch.allclose(packed, model.frame_tokens(padded, data["video_mask"]), atol=1e-5)
+
+
+def test_corrected_results_do_not_depend_on_batch_mates():
+    model = build(recipe="corrected", rates=(0.2, 0.4, 0.4)).eval()
+    text, video = torch.randn(4, WORDS, 64), torch.randn(4, FRAMES, 64)
+    text_mask = (torch.arange(WORDS) < torch.tensor([12, 2, 3, 9])[:, None]).long()
+    video_mask = (torch.arange(FRAMES) < torch.tensor([9, 1, 2, 4])[:, None]).long()
+    whole = model.similarity((text, text_mask), (video, video_mask))
+    single = model.similarity((text[1:2], text_mask[1:2]), (video[1:2], video_mask[1:2]))
+    assert torch.allclose(whole[1, 1], single[0, 0], atol=1e-6)
+
+
+def test_captions_of_one_video_are_positives_only_in_the_corrected_recipe():
+    text, video = torch.randn(4, WORDS, 64), torch.randn(4, FRAMES, 64)
+    masks = torch.ones(4, WORDS).long(), torch.ones(4, FRAMES).long()
+    terms = []
+    for positives in (True, False):
+        recipe = replace(CORRECTED, same_video_negatives=positives)
+        model = build(recipe=recipe)
+        outputs = model.level_outputs(text, masks[0], video, masks[1])
+        terms.append(model.loss(outputs, *masks, torch.tensor([0, 1, 2, 1]))["entity.ce_t2v"])
+        probability = (outputs[0].sim * model.clip.logit_scale.exp()).log_softmax(dim=1)
+    # The target of both captions of video 1 is spread over its two places in the batch.
+    expected = -(probability[0, 0] + probability[2, 2] + probability[[1, 1, 3, 3], [1, 3, 1, 3]].sum() / 2) / 4
+    assert torch.allclose(terms[1], expected) and not torch.allclose(terms[0], terms[1])
+
+
+def test_padding_of_the_corrected_banzhaf_kl_has_no_weight():
+    from models.losses import banzhaf_alignment
+
+    student, teacher = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
+    text_mask, video_mask = torch.tensor([[1, 1, 1, 0, 0], [1] * 5]), torch.tensor([[1, 1, 0, 0], [1] * 4])
+    options = {"masked_logits": False, "reversed_over_batch": False}
+    terms = banzhaf_alignment(student, teacher, text_mask, video_mask, **options)
+    student[0, 3:], teacher[0, :, 2:] = 1e3, -1e3
+    changed = banzhaf_alignment(student, teacher, text_mask, video_mask, **options)
+    for name, value in terms.items():
+        assert torch.allclose(value, changed[name])
+    p, q = student[1].log_softmax(-1), teacher[1].log_softmax(-1)
+    first_p, first_q = student[0, :3, :2].log_softmax(-1), teacher[0, :3, :2].log_softmax(-1)
+    cells = (q.exp() * (q - p)).sum() + (first_q.exp() * (first_q - first_p)).sum()
+    assert torch.allclose(terms["kl_banzhaf"], cells / (20 + 6))
+
+
+@pytest.mark.parametrize("options", [{"trained_levels": 1, "skl": 0.0}, {"teacher": "exact"}, {"temporal": "seqLSTM"}])
+def test_every_trainable_parameter_gets_a_gradient(options):
+    """What the loss does not reach is frozen, so that processes agree on what they average."""
+    model = build(**options)
+    terms = model(**batch())
+    terms["loss"].backward()
+    assert terms["loss"].isfinite()
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained == reached
+    assert not any(name.startswith("teacher") for name in trained)
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def process(rank: int, processes: int, folder: str, recipe) -> None:
+    """One of several processes: its share of the batch, and DDP."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes)
+    model = build(recipe=recipe)
+    parallel = torch.nn.parallel.DistributedDataParallel(model)
+    data = batch()
+    share = slice(rank * 2, rank * 2 + 2)
+    bounds = data["video_mask"].sum(dim=1).cumsum(dim=0).tolist()
+    frames = data["frames"][: bounds[1]] if rank == 0 else data["frames"][bounds[1] :]
+    parallel(**{name: frames if name == "frames" else x[share] for name, x in data.items()})["loss"].backward()
+    if rank == 0:
+        torch.save(gradients(model), f"{folder}/gradients.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("recipe", ["corrected", "released"])
+def test_two_processes_give_the_gradients_of_one(tmp_path, recipe):
+    """Exactly so with the corrected recipe; the released one keeps its own slice and gives half of the encoders'."""
+    chosen = replace(RELEASED, cluster_noise=0.0) if recipe == "released" else CORRECTED
+    mp.spawn(process, (2, str(tmp_path), chosen), nprocs=2)
+    ours = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    model = build(recipe=chosen)
+    model(**batch())["loss"].backward()
+    whole = gradients(model)
+    assert ours.keys() == whole.keys()
+    scale = max(gradient.abs().max() for gradient in whole.values())
+    for name, gradient in whole.items():
+        encoder = name.startswith(("clip.", "temporal.")) and name != "clip.logit_scale"
+        expected = gradient / 2 if recipe == "released" and encoder else gradient
+        assert (ours[name] - expected).abs().max() <= 1e-5 * scale, name
+
+
+@pytest.mark.parametrize("recipe", ["released", "corrected"])
+@pytest.mark.parametrize("teacher", ["estimator", "exact"])
+def test_forward_and_loss_on_fake_cuda_with_bf16_autocast(recipe):
+    enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    with FakeTensorMode():
+        model = HBI(CLIP(CLIPConfig(224, 32, 768, 2, 512, 2, 512)), temporal_layers=1, recipe=recipe)
+        for module in model.modules():  # .to("cuda") and autograd ask for a real device
+            for name, x in module._parameters.items():
+                if x is not None:
+                    module._parameters[name] = torch.nn.Parameter(torch.empty(x.shape, device="cuda"), requires_grad=False)
+            for name, x in module._buffers.items():
+                module._buffers[name] = torch.empty(x.shape, dtype=x.dtype, device="cuda")
+        whole = {"dtype": torch.long, "device": "cuda"}
+        ids, text_mask, video_mask = torch.zeros(4, 24, **whole), torch.ones(4, 24, **whole), torch.ones(4, 12, **whole)
+        frames = torch.zeros(30, 3, 224, 224, dtype=torch.uint8, device="cuda")
+        torch.set_autocast_enabled("cuda", True)
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
+        try:
+            assert model.clip.encode_frames(frames).dtype == torch.bfloat16
+            terms = model(ids, text_mask, frames, video_mask, torch.arange(4, device="cuda"))
+        finally:
+            torch.set_autocast_enabled("cuda", enabled)
+            torch.set_autocast_dtype("cuda", dtype)
+    assert all(value.device.type == "cuda" and value.dtype == torch.float32 for value in terms.values())
