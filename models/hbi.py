@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dataloaders.transforms import ClipTransform
 from dataloaders.video import read_clip
 from models import losses
-from models.banzhaf import BanzhafModule, exact_interaction
+from models.banzhaf import LABEL_SCALE, BanzhafModule, exact_interaction
 from models.clip import CLIP, MAX_LOGIT_SCALE
 from models.level import Level, LevelOutput, TokenSet
 from models.recipe import Recipe, as_recipe
@@ -26,7 +26,6 @@ from models.tokenizer import Tokenizer
 from utils.distributed import gather_features
 
 LEVELS = ("entity", "action", "event")
-LABEL_SCALE = 1000.0
 SIMILARITY_MEMORY = 256 * 2**20
 
 
@@ -89,7 +88,8 @@ class HBI(nn.Module):
             temporal: temporal encoder, "seqTransf", "seqLSTM" or None.
             temporal_layers: blocks of seqTransf.
             interaction: "wti" for learned token weights, anything else for the unweighted mean.
-            text_rates, video_rates: clusters per token of the merges into the action and the event level.
+            text_rates: clusters per word of the merges into the action and the event level.
+            video_rates: clusters per frame, likewise.
             rates: weight of each level's similarity in evaluation.
             trained_levels: how many levels, from entity upwards, take part in the loss.
             kl: weight of the distillation between levels.
@@ -184,12 +184,17 @@ class HBI(nn.Module):
         """Compare all texts with all videos at every level.
 
         Args:
-            text: (A, N_t, D); text_mask: (A, N_t); video: (B, N_v, D); video_mask: (B, N_v).
+            text: (A, N_t, D).
+            text_mask: (A, N_t).
+            video: (B, N_v, D).
+            video_mask: (B, N_v).
             levels: how many, from entity upwards.
         """
         return [level(*sets) for level, *sets in self.ascend(text, text_mask, video, video_mask, levels)]
 
-    def teach(self, token_sim: Tensor, output: LevelOutput, text_mask: Tensor | None, video_mask: Tensor | None) -> Tensor:
+    def teach(
+        self, token_sim: Tensor, output: LevelOutput, text_mask: Tensor | None, video_mask: Tensor | None
+    ) -> Tensor:
         """The teacher's interaction of true pairs, without gradient: (B, N_t, N_v) -> (B, N_t, N_v).
 
         The exact one is that of the standard game on similarities scaled as the estimator's labels are.
@@ -200,7 +205,7 @@ class HBI(nn.Module):
         text_score, video_score = output.text_score.detach(), output.video_score.detach()
         text_mask = torch.ones_like(text_score) if text_mask is None else text_mask
         video_mask = torch.ones_like(video_score) if video_mask is None else video_mask
-        return exact_interaction(LABEL_SCALE * token_sim, text_mask, video_mask, text_score, video_score, game="standard")
+        return exact_interaction(LABEL_SCALE * token_sim, text_mask, video_mask, text_score, video_score)
 
     def forward(
         self, ids: Tensor, text_mask: Tensor, frames: Tensor, video_mask: Tensor, video_ids: Tensor
@@ -208,8 +213,10 @@ class HBI(nn.Module):
         """Loss terms of a batch of true pairs, gathered over all processes.
 
         Args:
-            ids, text_mask: (B, N_t).
-            frames, video_mask: see `frame_tokens`.
+            ids: int64 (B, N_t).
+            text_mask: (B, N_t).
+            frames: see `frame_tokens`.
+            video_mask: (B, N_v).
             video_ids: int64 (B,), equal for captions of one video.
 
         Returns:
@@ -315,7 +322,8 @@ class HBI(nn.Module):
         """Look into true pairs, text a with video a, level by level.
 
         Args:
-            text, video: as for `similarity`, as many texts as videos.
+            text: as for `similarity`.
+            video: as for `similarity`, as many videos as texts.
             exact: the exact interaction of the standard game instead of each level's student.
 
         Returns:
@@ -327,7 +335,7 @@ class HBI(nn.Module):
             token_sim = output.token_sim.diagonal(dim1=0, dim2=1).permute(2, 0, 1)
             scores = output.text_score, output.video_score
             interaction = (
-                exact_interaction(LABEL_SCALE * token_sim, words.valid(), frames.valid(), *scores, game="standard")
+                exact_interaction(LABEL_SCALE * token_sim, words.valid(), frames.valid(), *scores)
                 if exact
                 else level.student(token_sim) * words.valid().unsqueeze(2) * frames.valid().unsqueeze(1)
             )

@@ -28,21 +28,16 @@ def token_similarity(text: Tensor, video: Tensor, text_mask: Tensor | None, vide
     """Cosine of every word with every frame of every pair.
 
     Args:
-        text: (A, N_t, D); video: (B, N_v, D).
-        text_mask: (A, N_t); video_mask: (B, N_v); with them the cosines of padding are 0. None: no padding.
+        text: (A, N_t, D).
+        video: (B, N_v, D).
+        text_mask: (A, N_t), 1 for valid words: the cosines of padding are 0. None: no padding.
+        video_mask: (B, N_v), likewise.
 
     Returns:
         (A, B, N_t, N_v), in [-1, 1].
     """
     text, video = unit(text, text_mask), unit(video, video_mask)
     return torch.einsum("atd,bvd->abtv", text, video)
-
-
-def paired_token_similarity(
-    text: Tensor, video: Tensor, text_mask: Tensor | None, video_mask: Tensor | None
-) -> Tensor:
-    """The same of the true pairs alone, text a with video a: (B, N_t, D), (B, N_v, D) -> (B, N_t, N_v)."""
-    return unit(text, text_mask) @ unit(video, video_mask).transpose(1, 2)
 
 
 def unit(tokens: Tensor, mask: Tensor | None) -> Tensor:
@@ -56,7 +51,8 @@ def weighted_similarity(token_sim: Tensor, text_weight: Tensor, video_weight: Te
 
     Args:
         token_sim: (A, B, N_t, N_v).
-        text_weight: (A, N_t) weight of each word's best frame; video_weight: (B, N_v) of each frame's best word.
+        text_weight: (A, N_t), weight of each word's best frame.
+        video_weight: (B, N_v), weight of each frame's best word.
 
     Returns:
         (A, B).

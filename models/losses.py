@@ -33,7 +33,8 @@ def kl_divergence(student: Tensor, teacher: Tensor, dim: int, valid: Tensor | No
     Averaging over elements rather than distributions is the released code's: the term shrinks with the length of `dim`.
 
     Args:
-        student, teacher: logits of one shape.
+        student: logits.
+        teacher: logits of the same shape.
         dim: axis of the softmax.
         valid: boolean, broadcastable to the logits; what is not valid is left out of the softmax and of the mean.
     """
@@ -57,8 +58,10 @@ def banzhaf_alignment(
     """Draw the student's interaction to the teacher's, by words and by frames.
 
     Args:
-        student, teacher: (B, N_t, N_v) interactions of the true pairs.
-        text_mask: (B, N_t); video_mask: (B, N_v); None: no padding.
+        student: (B, N_t, N_v), interactions of the true pairs.
+        teacher: (B, N_t, N_v), what they should be.
+        text_mask: (B, N_t), 1 for valid words; None: no padding.
+        video_mask: (B, N_v), likewise.
         masked_logits: multiply both by the masks, otherwise leave padding out of the softmax.
         reversed_over_batch: the second term's softmax runs over the batch, as it does where all three axes are reversed
             to turn words into columns; otherwise over words, per frame.

@@ -1,6 +1,11 @@
 """Where CLIP's weights come from."""
 
+import utils.torchvision_import  # noqa: F401  before open_clip
+
+# isort: split
 from pathlib import Path
+
+import open_clip
 
 from models.clip import CLIP
 from utils.checkpoint import OPENAI_DIGESTS, read_weights
@@ -26,7 +31,7 @@ def load_clip(source: str | Path, *, trust: bool = False) -> CLIP:
         return _clip_from_file(path, trust)
     if source in OPENAI_DIGESTS:
         address = OPENAI_ADDRESS.format(digest=OPENAI_DIGESTS[source], file=path.name)
-        raise InputError(f"{path}: CLIP's weights are missing; fetch them from {address}, or give another --base_encoder")
+        raise InputError(f"{path}: CLIP's weights are missing; fetch {address}, or give another --base_encoder")
     return _clip_from_open_clip(str(source))
 
 
@@ -50,12 +55,9 @@ def _clip_from_file(path: Path, trust: bool) -> CLIP:
 
 
 def _clip_from_open_clip(source: str) -> CLIP:
-    import utils.torchvision_import  # noqa: F401  (open_clip imports torchvision)
-    import open_clip
-
     name, _, tag = source.partition(":")
     if name not in open_clip.list_models():
-        raise InputError(f"--base_encoder {source}: neither a file nor a model; give a path, ViT-B/32, or an open_clip name")
+        raise InputError(f"--base_encoder {source}: no file and no model; give a path, ViT-B/32 or an open_clip name")
     tags = open_clip.list_pretrained_tags_by_model(name)
     tag = tag or (tags[0] if tags else "")
     if tag not in tags:
@@ -69,4 +71,4 @@ def _clip_from_open_clip(source: str) -> CLIP:
     try:
         return CLIP.from_state_dict(model.state_dict(), quick_gelu=quick_gelu)
     except (KeyError, RuntimeError) as error:
-        raise InputError(f"--base_encoder {source}: not a CLIP ViT of the released form; choose another model") from error
+        raise InputError(f"--base_encoder {source}: not a CLIP ViT as released; choose another model") from error

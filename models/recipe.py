@@ -8,8 +8,8 @@ class Recipe:
     """Switches between what the published numbers come from and what the paper says.
 
     Attributes:
-        reversed_kl_over_batch: second term of the Banzhaf KL with all three axes reversed, so that its softmax runs over
-            the batch; otherwise over words, per frame.
+        reversed_kl_over_batch: second term of the Banzhaf KL with all three axes reversed, so that its softmax runs
+            over the batch; otherwise over words, per frame.
         masked_logits_in_kl: padding in the Banzhaf KL multiplied by the masks (zeros inside the softmax); otherwise
             masked out before the softmax.
         cluster_noise: upper end of the uniform noise added to cluster densities; 0 breaks ties by index.

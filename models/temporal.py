@@ -20,7 +20,7 @@ class NoTemporal(nn.Module):
 
 
 class SequenceTransformer(nn.Module):
-    """CLIP's text transformer over frames with position embeddings, added to its input (CLIP4Clip, arXiv 2104.08860)."""
+    """CLIP's text transformer over frames with positions, added to its input (CLIP4Clip, arXiv 2104.08860)."""
 
     def __init__(self, width: int, layers: int, positions: int = POSITIONS):
         """Args: width: D; layers: blocks; positions: longest clip in frames."""

@@ -48,7 +48,12 @@ def cluster_count(tokens: int, rate: float) -> int:
 
 @torch.no_grad()
 def dpc_knn(
-    tokens: Tensor, clusters: int, mask: Tensor | None = None, *, noise: Tensor | None = None, fill_over_batch: bool = True
+    tokens: Tensor,
+    clusters: int,
+    mask: Tensor | None = None,
+    *,
+    noise: Tensor | None = None,
+    fill_over_batch: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Cluster tokens by density peaks with k = 3 nearest neighbours.
 

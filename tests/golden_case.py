@@ -1,4 +1,4 @@
-"""Weights and inputs of the golden cases, regenerated from their names (the rule stands in tests/golden/README.md)."""
+"""Weights and inputs of the golden cases, regenerated from their names."""
 
 import json
 import zlib

@@ -119,7 +119,7 @@ def test_base_encoder_that_is_no_clip(tmp_path):
     torch.save({"x": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(InputError, match="not the weights of a CLIP ViT"):
         load_clip(tmp_path / "other.pt")
-    with pytest.raises(InputError, match="neither a file nor a model"):
+    with pytest.raises(InputError, match="no file and no model"):
         load_clip("no-such-model")
     with pytest.raises(InputError, match=r"40d365715913c9da.*ViT-B-32\.pt"):
         load_clip("ViT-B/32")

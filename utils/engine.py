@@ -178,8 +178,10 @@ def encode(
     Args:
         loader: batches of named tensors, at least one.
         encode_batch: called with a batch on `device`, returns tensors (B, ...).
-        device, precision: where and how it runs.
-        description, logger: for the progress shown.
+        device: where it runs.
+        precision: fp32, bf16 or fp16.
+        description: what is encoded, for the progress shown.
+        logger: where the progress goes.
 
     Returns:
         What `encode_batch` returns, concatenated over batches.

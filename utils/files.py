@@ -34,7 +34,8 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder") from error
+        reason = error.strerror or error
+        raise InputError(f"{path}: cannot be written ({reason}); free space or choose another folder") from error
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
