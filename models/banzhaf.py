@@ -33,12 +33,16 @@ def exact_interaction(
     *,
     memory: int = MEMORY,
     generator: torch.Generator | None = None,
+    span: float | None = None,
+    check: bool = True,
 ) -> Tensor:
     """Banzhaf interaction by the closed form of each game.
 
     Computed in float32, or float64 where `token_sim` is, under autocast too. The standard game is exact for any scores
     and differentiable with respect to `token_sim` and both scores. The released game carries no gradient; it is exact
     where a side has at most 12 valid tokens, and otherwise samples the one factor that has no closed form.
+
+    With `span` and without `check` the standard game never waits for the device, as suits every step of training.
 
     Args:
         token_sim: similarities (B, N_t, N_v), times `LABEL_SCALE` for labels; values at padding are ignored.
@@ -50,6 +54,9 @@ def exact_interaction(
         coalitions: coalitions drawn for each token of a side that has more, and more than 12 valid tokens; None: 64.
         memory: bytes for intermediate tensors of the released game; the work is cut into chunks, down to one pair.
         generator: source of the draws; None for a fixed one, so that results repeat.
+        span: how far apart the scores of a pair are taken to be; see `models.expectations.expected_weights`.
+        check: refuse bad players; False where they are known to be good. The standard game unchecked also takes a side
+            of one token: its interaction with a token is what that token adds beside it.
 
     Returns:
         Interactions (B, N_t, N_v), 0 at padding.
@@ -59,19 +66,22 @@ def exact_interaction(
     """
     if coalitions is not None and coalitions < 1:
         raise ValueError(f"coalitions must be at least 1, not {coalitions}")
+    if check:
+        check_players(token_sim, text_mask, video_mask, text_score, video_score, game)
     with torch.autocast(token_sim.device.type, enabled=False):
-        text, video, sim, word, frame = _prepare(token_sim, text_mask, video_mask, text_score, video_score, game)
+        text, video, sim, word, frame = _prepare(token_sim, text_mask, video_mask, text_score, video_score)
         if game == "standard":
-            return _standard_half(sim, text, video, word) + _standard_half(sim.mT, video, text, frame).mT
+            return _standard_half(sim, text, video, word, span) + _standard_half(sim.mT, video, text, frame, span).mT
         with torch.no_grad():
-            draws = (coalitions or 64, memory, generator)
-            halves = _released_half(sim, text, video, word, *draws), _released_half(sim.mT, video, text, frame, *draws)
-            return (halves[0] + halves[1].mT) * (text.unsqueeze(2) & video.unsqueeze(1))
+            options = (span, coalitions or 64, memory, generator)
+            text_half = _released_half(sim, text, video, word, *options)
+            video_half = _released_half(sim.mT, video, text, frame, *options)
+            return (text_half + video_half.mT) * (text.unsqueeze(2) & video.unsqueeze(1))
 
 
-def _standard_half(sim: Tensor, row_mask: Tensor, column_mask: Tensor, score: Tensor) -> Tensor:
+def _standard_half(sim: Tensor, row_mask: Tensor, column_mask: Tensor, score: Tensor, span: float | None) -> Tensor:
     """One half (B, N, M) of the standard interaction; sim (B, N, M), row_mask and score (B, N), column_mask (B, M)."""
-    absent, present = expected_weights(score, row_mask)
+    absent, present = expected_weights(score, row_mask, span)
     low, high = expected_maxima(sim, column_mask)
     return (present - absent) @ (high - low) / 2
 
@@ -81,12 +91,13 @@ def _released_half(
     row_mask: Tensor,
     column_mask: Tensor,
     weight: Tensor,
+    span: float | None,
     coalitions: int,
     memory: int,
     generator: torch.Generator | None,
 ) -> Tensor:
     """One half of the released interaction, shapes as in `_standard_half`; not masked."""
-    absent, present = expected_weights(weight, row_mask)
+    absent, present = expected_weights(weight, row_mask, span)
     low, high = expected_maxima(sim.relu(), column_mask)
     # A maximum may be negative only where no column is a zero: when all of them are valid and present.
     everyone = sim.amax(-1).clamp(max=0) * column_mask.all(-1, keepdim=True) / 2 ** (sim.shape[-1] - 1)
@@ -133,8 +144,9 @@ def sampled_interaction(
         ValueError: see `models.coalitions.check_players`; coalitions of another shape, or only one side's; `num`
             below 1.
     """
+    check_players(token_sim, text_mask, video_mask, text_score, video_score, game)
     with torch.no_grad(), torch.autocast(token_sim.device.type, enabled=False):
-        text, video, sim, word, frame = _prepare(token_sim, text_mask, video_mask, text_score, video_score, game)
+        text, video, sim, word, frame = _prepare(token_sim, text_mask, video_mask, text_score, video_score)
         pairs, words, frames = sim.shape
         num = _samples(num, text_coalitions, video_coalitions, (pairs, words, frames))
         chunk = max(1, memory // (2 * sim.element_size() * sim.numel()))
@@ -225,14 +237,14 @@ class BanzhafInteraction(nn.Module):
 
 
 def _prepare(
-    token_sim: Tensor, text_mask: Tensor, video_mask: Tensor, text_score: Tensor, video_score: Tensor, game: str
+    token_sim: Tensor, text_mask: Tensor, video_mask: Tensor, text_score: Tensor, video_score: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Checked boolean masks, and similarities and scores with zeros at padding in one dtype of at least float32."""
-    check_players(token_sim, text_mask, video_mask, text_score, video_score, game)
+    """Boolean masks, and similarities and scores with zeros at padding in one dtype of at least float32."""
     dtype = torch.promote_types(token_sim.dtype, torch.float32)
     text, video = text_mask.bool(), video_mask.bool()
-    sim = token_sim.to(dtype).masked_fill(~(text.unsqueeze(2) & video.unsqueeze(1)), 0.0)
-    word, frame = text_score.to(dtype).masked_fill(~text, 0.0), video_score.to(dtype).masked_fill(~video, 0.0)
+    sim = token_sim.to(dtype).masked_fill((text.unsqueeze(2) & video.unsqueeze(1)).logical_not(), 0.0)
+    word = text_score.to(dtype).masked_fill(text.logical_not(), 0.0)
+    frame = video_score.to(dtype).masked_fill(video.logical_not(), 0.0)
     return text, video, sim, word, frame
 
 

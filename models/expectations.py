@@ -28,7 +28,7 @@ def expected_maxima(sim: Tensor, column_mask: Tensor) -> tuple[Tensor, Tensor]:
         Two tensors (B, N, M): with column j left out, and with column j forced into the coalition. The empty coalition
         counts 0; the two agree at padding.
     """
-    ordered, order = sim.masked_fill(~column_mask.unsqueeze(1), -torch.inf).sort(dim=-1, descending=True)
+    ordered, order = sim.masked_fill(column_mask.logical_not().unsqueeze(1), -torch.inf).sort(dim=-1, descending=True)
     ordered = ordered.masked_fill(ordered == -torch.inf, 0.0)
     chance = torch.exp2(-torch.arange(sim.shape[-1], dtype=sim.dtype, device=sim.device))
     larger = (ordered * chance / 2).cumsum(-1) - ordered * chance / 2
@@ -38,7 +38,7 @@ def expected_maxima(sim: Tensor, column_mask: Tensor) -> tuple[Tensor, Tensor]:
     return without, within
 
 
-def expected_weights(score: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def expected_weights(score: Tensor, mask: Tensor, span: float | None = None) -> tuple[Tensor, Tensor]:
     """Expected softmax weight of every token k over random coalitions, by one-dimensional quadrature.
 
     1 / X = integral of exp(-s X) over s > 0 turns the softmax into a product over tokens. With s = exp(y) the
@@ -48,6 +48,9 @@ def expected_weights(score: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         score: scores (B, N).
         mask: True for valid tokens (B, N).
+        span: largest distance between scores of one row that is told apart: a score further below the row's largest
+            counts as that far below, which matters only to coalitions without a larger score. Fixes the number of
+            nodes. None: the largest distance there is, which has to be read from the device.
 
     Returns:
         Two tensors (B, N, N), entry [b, i, k]: with token i left out, and with token i forced into the coalition. Zero
@@ -55,10 +58,13 @@ def expected_weights(score: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """
     digits = -math.log(torch.finfo(score.dtype).eps)
     step = math.pi**2 / digits
-    score = score.masked_fill(~mask, -torch.inf)
+    padding = mask.logical_not()
+    score = score.masked_fill(padding, -torch.inf)
     score = score - score.detach().amax(-1, keepdim=True)
-    lowest = score.detach().masked_fill(~mask, 0.0).amin().item()
-    nodes = torch.arange(-digits, math.log(digits) - lowest + step, step, dtype=score.dtype, device=score.device)
+    if span is None:
+        span = -score.detach().masked_fill(padding, 0.0).amin().item()
+    score = score.clamp(min=-span).masked_fill(padding, -torch.inf)
+    nodes = torch.arange(-digits, math.log(digits) + span + step, step, dtype=score.dtype, device=score.device)
 
     scaled = (score.unsqueeze(-1) + nodes).exp()  # s e^w (B, N, S)
     fading = (-scaled).exp()
