@@ -234,6 +234,14 @@ class HBI(nn.Module):
         self, outputs: list[LevelOutput], text_mask: Tensor, video_mask: Tensor, video_ids: Tensor
     ) -> dict[str, Tensor]:
         """Weigh and sum the terms of all levels; arguments and result as in `forward`."""
+        terms, total = self.level_terms(outputs, text_mask, video_mask, video_ids)
+        between = losses.distillation({output.name: output.sim for output in outputs})
+        return terms | between | {"loss": total + self.kl * sum(between.values())}
+
+    def level_terms(
+        self, outputs: list[LevelOutput], text_mask: Tensor | None, video_mask: Tensor | None, video_ids: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The terms of each level for itself, and their weighted sum; a mask of None masks no padding."""
         terms, total = {}, 0.0
         positives = None if self.recipe.same_video_negatives else losses.same_video(video_ids)
         for level, output in zip(self.levels, outputs, strict=False):
@@ -242,8 +250,7 @@ class HBI(nn.Module):
             alignment = self.alignment(level, output, *masks) if self.skl else {}
             total = total + (ce["ce_t2v"] + ce["ce_v2t"]) / 2 + self.skl * sum(alignment.values())
             terms |= {f"{output.name}.{name}": value for name, value in (ce | alignment).items()}
-        between = losses.distillation({output.name: output.sim for output in outputs})
-        return terms | between | {"loss": total + self.kl * sum(between.values())}
+        return terms, total
 
     def alignment(
         self, level: Level, output: LevelOutput, text_mask: Tensor | None, video_mask: Tensor | None

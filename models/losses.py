@@ -98,6 +98,19 @@ def distillation(sims: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def answer_distillation(logits: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Draw the coarser levels' answers to the finest one's.
+
+    Args:
+        logits: (B, answers) by level name, the finest first.
+
+    Returns:
+        "kl_answer_<level>_<finest>" for each coarser level; the gradient reaches both sides.
+    """
+    (finest, target), *coarser = logits.items()
+    return {f"kl_answer_{name}_{finest}": kl_divergence(logit, target, 1) for name, logit in coarser}
+
+
 def same_video(video_ids: Tensor) -> Tensor:
     """Which pairs of a batch share their video: (B,) -> boolean (B, B)."""
     return video_ids.unsqueeze(1) == video_ids

@@ -44,6 +44,11 @@ RELEASED_NAMES = (
     (r"levels\.(\d)\.video_merge\.attention\.key_value\.", "v_block{}.attn.kv."),
     (r"levels\.(\d)\.text_merge\.attention\.project\.", "t_block{}.attn.proj."),
     (r"levels\.(\d)\.video_merge\.attention\.project\.", "v_block{}.attn.proj."),
+    (r"answer_heads\.(\d)\.text_weight\.", "t_weight{}."),
+    (r"answer_heads\.(\d)\.video_weight\.", "v_weight{}."),
+    (r"answer_heads\.(\d)\.text_project\.", "t_proj{}."),
+    (r"answer_heads\.(\d)\.video_project\.", "v_proj{}."),
+    (r"answer_heads\.(\d)\.classifier\.", "classifier{}."),
 )
 
 

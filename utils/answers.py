@@ -1,0 +1,99 @@
+"""The answer vocabulary of question answering, and how good answers are.
+
+Dimension letters: A questions.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from utils.errors import InputError
+from utils.files import atomic_write
+
+_DEPTHS = (1, 5)
+
+
+def read_answers(path: str | Path) -> list[str]:
+    """Read an answer vocabulary in the form of MSRVTT-QA's train_ans2label.json: answer -> label.
+
+    Args:
+        path: JSON file whose labels are 0, 1, ... in any order.
+
+    Returns:
+        The answers in the order of their labels.
+
+    Raises:
+        InputError: the file is missing, no JSON, or its labels are not those.
+    """
+    try:
+        labels = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give the answer vocabulary") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is no JSON ({error}); get the file again") from error
+    if not isinstance(labels, dict) or not labels:
+        raise InputError(f"{path}: holds no map of answers to labels; give a file such as train_ans2label.json")
+    if any(type(label) is not int for label in labels.values()) or sorted(labels.values()) != list(range(len(labels))):
+        raise InputError(f"{path}: its labels are not the numbers 0 to {len(labels) - 1}, each once; mend the file")
+    return sorted(labels, key=labels.__getitem__)
+
+
+def write_answers(path: str | Path, answers: Sequence[str]) -> None:
+    """Write an answer vocabulary as `read_answers` reads it.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with atomic_write(path) as file:
+        json.dump({answer: label for label, answer in enumerate(answers)}, file)
+
+
+def frequent_answers(answers: Sequence[str], least: int) -> list[str]:
+    """The answers that occur `least` times or more, the most frequent first, equally frequent ones by the alphabet."""
+    counts = Counter(answers)
+    chosen = (answer for answer, count in counts.items() if count >= least)
+    return sorted(chosen, key=lambda answer: (-counts[answer], answer))
+
+
+def answer_metrics(ranks: Tensor, truths: Sequence[str], kinds: Sequence[str], known: Sequence[str]) -> dict[str, dict]:
+    """Accuracy over all questions and over each kind of them.
+
+    Args:
+        ranks: (A,) int64, how many wrong answers were rated at least as high as the true one; of no meaning where the
+            true one is not known.
+        truths: A true answers.
+        kinds: A kinds of question.
+        known: the answer vocabulary.
+
+    Returns:
+        "total" and each kind, the most frequent kind first -> "all" and "answerable" (questions whose answer is known;
+        left out where there is none) -> "questions", how many, and in percent of them "top1", "top5" and "majority",
+        what always giving the most frequent of their answers would score.
+    """
+    vocabulary = set(known)
+    rows = [(rank, truth, truth in vocabulary) for rank, truth in zip(ranks.tolist(), truths, strict=True)]
+    groups: dict[str, list] = {"total": rows}
+    for kind, _ in Counter(kinds).most_common():
+        groups[kind] = [row for row, own in zip(rows, kinds, strict=True) if own == kind]
+    return {
+        name: {
+            scope: _accuracy(chosen)
+            for scope, chosen in (("all", group), ("answerable", [row for row in group if row[2]]))
+            if chosen
+        }
+        for name, group in groups.items()
+    }
+
+
+def _accuracy(rows: Sequence[tuple[int, str, bool]]) -> dict[str, float]:
+    """Figures of one group of (rank, truth, whether it is known)."""
+    share = 100 / len(rows)
+    majority = max(Counter(truth for _, truth, _ in rows).values())
+    return {
+        "questions": len(rows),
+        **{f"top{depth}": share * sum(known and rank < depth for rank, _, known in rows) for depth in _DEPTHS},
+        "majority": share * majority,
+    }
