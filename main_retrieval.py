@@ -68,6 +68,8 @@ def train(
     args: argparse.Namespace, model: HBI, device: torch.device, loaders: EvaluationLoaders, logger: logging.Logger
 ) -> Path:
     """Train, evaluating every 3 * n_display steps and after each epoch, and return the best checkpoint's path."""
+    if args.skl and args.teacher == "estimator" and not (args.estimator or args.init_model):
+        logger.warning("no --estimator: the teacher of the Banzhaf loss is random, as in the released code")
     loader = build_training_loader(args, Tokenizer(), model.clip.config.resolution, device)
     optimizer = build_optimizer(
         model,

@@ -54,8 +54,8 @@ def build_evaluation_loaders(
     split, videos = find_split(args, "test")
     load = partial(_load, args, batch_size=args.batch_size_val, training=False, device=device)
     return EvaluationLoaders(
-        load(TextDataset(split, tokenizer, args.max_words)),
-        load(ClipDataset(split, videos, clip_reader(args, resolution))),
+        load(TextDataset(split, tokenizer, args.max_words), workers=0),  # a process starts slower than words are read
+        load(ClipDataset(split, videos, clip_reader(args, resolution)), workers=args.workers),
         torch.tensor(split.clip_of_caption),
         split.subsets,
     )
@@ -70,7 +70,7 @@ def build_training_loader(
     augment = None if config == "none" else RandAugment(config)
     clips = ClipDataset(split, videos, clip_reader(args, resolution, augment))
     pairs = PairDataset(split, TextDataset(split, tokenizer, args.max_words), clips)
-    return _load(args, pairs, batch_size=args.batch_size, training=True, device=device)
+    return _load(args, pairs, batch_size=args.batch_size, workers=args.workers, training=True, device=device)
 
 
 def find_split(args: argparse.Namespace, name: str) -> tuple[Split, dict[str, Path]]:
@@ -99,16 +99,7 @@ def clip_reader(
     )
 
 
-def _load(args: argparse.Namespace, dataset: Dataset, *, batch_size: int, training: bool, device: torch.device):
-    """`build_dataloader` for this process."""
-    return build_dataloader(
-        dataset,
-        batch_size=batch_size,
-        max_frames=args.max_frames,
-        training=training,
-        workers=args.workers,
-        seed=args.seed,
-        rank=rank(),
-        world_size=world_size(),
-        device=device,
-    )
+def _load(args: argparse.Namespace, dataset: Dataset, **options) -> DataLoader:
+    """`build_dataloader` for this process, with `options` of it."""
+    process = {"seed": args.seed, "rank": rank(), "world_size": world_size()}
+    return build_dataloader(dataset, max_frames=args.max_frames, **process, **options)

@@ -9,7 +9,7 @@ from logging import Logger
 from pathlib import Path
 from typing import Any, NoReturn
 
-from utils.distributed import stop
+from utils.distributed import announce_failure, another_failed, stop
 from utils.errors import InputError
 
 
@@ -22,7 +22,7 @@ class _ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 and one line."""
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+        _exit(f"{self.prog}: error: {message} (--help lists the flags)")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -237,9 +237,19 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     except InputError as error:
         if "--debug" in sys.argv:
             raise
-        print(f"{Path(sys.argv[0]).name}: error: {_reason(error)}", file=sys.stderr)
-        sys.exit(2)
+        _exit(f"{Path(sys.argv[0]).name}: error: {_reason(error)}")
+    except RuntimeError:
+        if another_failed():  # it has told why; that a collective with it fails here is no news
+            sys.exit(2)
+        raise
     stop()
+
+
+def _exit(line: str) -> NoReturn:
+    """Exit with code 2 and one line, which of several processes with the same one only the first prints."""
+    if announce_failure(line):
+        print(line, file=sys.stderr)
+    sys.exit(2)
 
 
 def _reason(error: InputError) -> str:

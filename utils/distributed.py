@@ -34,10 +34,15 @@ def start(device: str | None = None, local_rank: int = 0, timeout: timedelta = t
     chosen = _choose_device(device, local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if "RANK" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+    if _is_one_of_several():
         backend, device_id = ("nccl", chosen) if chosen.type == "cuda" else ("gloo", None)
         dist.init_process_group(backend, timeout=timeout, device_id=device_id)
     return chosen
+
+
+def _is_one_of_several() -> bool:
+    """Whether a launcher started this process as one of several."""
+    return "RANK" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def _choose_device(device: str | None, local_rank: int) -> torch.device:
@@ -82,6 +87,38 @@ def barrier() -> None:
     """Wait until every process is here."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def announce_failure(line: str) -> bool:
+    """Tell the other processes that this one ends.
+
+    Args:
+        line: why.
+
+    Returns:
+        Whether no other process has ended with the same line, so that what all have to say is said once.
+    """
+    _count("failures", 1)
+    return _count(line, 1) <= 1
+
+
+def another_failed() -> bool:
+    """Whether a process has announced its failure: collectives with it then fail here as well."""
+    return _count("failures", 0) > 0
+
+
+def _count(key: str, step: int) -> int:
+    """Add to a number that all processes share, 0 at first, and return it; 0 where they share nothing.
+
+    It lies in the launcher's key-value store, which is there before the process group is.
+    """
+    if not _is_one_of_several():
+        return 0
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        return dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5)).add(key, step)
+    except dist.DistError:
+        return 0
 
 
 def gather_shards(shard: Tensor) -> Tensor:

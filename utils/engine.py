@@ -4,7 +4,7 @@ Dimension letters: B items of a batch.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from utils.checkpoint import released_name, save_weights
-from utils.distributed import is_main, world_size
+from utils.distributed import barrier, is_main, world_size
 from utils.logger import Scalars, progress
 from utils.optim import BertAdam, parameter_groups
 
@@ -129,6 +129,7 @@ class Run:
                 if is_main():
                     save_weights(self.state(), self.output_dir / f"{self.prefix}{epoch}")
                 scalars.add({"score": self._rate(epoch)}, (epoch + 1) * len(loader))
+        barrier()  # the file is there for the processes that did not write it, too
         return self.best_file
 
     def _train(self, loader: DataLoader, epoch: int, epochs: int, scalars: Scalars) -> None:
@@ -165,7 +166,7 @@ class Run:
 
 @torch.inference_mode()
 def encode(
-    loader: Iterable[dict[str, Tensor]],
+    loader: DataLoader,
     encode_batch: Callable[[dict[str, Tensor]], tuple[Tensor, ...]],
     *,
     device: torch.device,
@@ -176,7 +177,7 @@ def encode(
     """Encode a whole loader.
 
     Args:
-        loader: batches of named tensors, at least one.
+        loader: batches of named tensors, over a `Subset`: this process's share, which may be empty.
         encode_batch: called with a batch on `device`, returns tensors (B, ...).
         device: where it runs.
         precision: fp32, bf16 or fp16.
@@ -186,8 +187,13 @@ def encode(
     Returns:
         What `encode_batch` returns, concatenated over batches.
     """
-    parts = []
-    for batch in progress(loader, description, logger):
+
+    def run(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
         with autocast(device, precision):
-            parts.append(encode_batch(to_device(batch, device)))
+            return encode_batch(to_device(batch, device))
+
+    parts = [run(batch) for batch in progress(loader, description, logger)]
+    if not parts:  # an item of another process's share tells the shapes
+        example = run(loader.collate_fn([loader.dataset.dataset[0]]))
+        parts = [tuple(tensor[:0] for tensor in example)]
     return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
