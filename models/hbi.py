@@ -316,6 +316,8 @@ class HBI(nn.Module):
         """
         used = max((number for number, rate in enumerate(self.rates, start=1) if rate), default=0)
         sim = torch.zeros(len(text[0]), len(video[0]), device=text[0].device)
+        if not sim.numel():
+            return sim
         for rate, (level, *sets) in zip(self.rates, self.ascend(*text, *video, levels=used), strict=False):
             if rate:
                 sim += rate * level.similarity(*sets, memory)
