@@ -4,7 +4,7 @@ Dimension letters: A captions.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,7 +52,7 @@ def build_evaluation_loaders(
         InputError: annotations or videos are missing or malformed.
     """
     split, videos = find_split(args, "test")
-    load = partial(_load, args, batch_size=args.batch_size_val, training=False, device=device)
+    load = partial(load, args, batch_size=args.batch_size_val, training=False, device=device)
     return EvaluationLoaders(
         load(TextDataset(split, tokenizer, args.max_words), workers=0),  # a process starts slower than words are read
         load(ClipDataset(split, videos, clip_reader(args, resolution)), workers=args.workers),
@@ -66,23 +66,32 @@ def build_training_loader(
 ) -> DataLoader:
     """Loader of the training split's pairs; arguments and errors as for `build_evaluation_loaders`."""
     split, videos = find_split(args, "train")
-    config = args.augment or ("rand-m7-n4-mstd0.5-inc1" if find_dataset(args.datatype).augments else "none")
-    augment = None if config == "none" else RandAugment(config)
-    clips = ClipDataset(split, videos, clip_reader(args, resolution, augment))
+    clips = ClipDataset(split, videos, clip_reader(args, resolution, build_augmentation(args)))
     pairs = PairDataset(split, TextDataset(split, tokenizer, args.max_words), clips)
-    return _load(args, pairs, batch_size=args.batch_size, workers=args.workers, training=True, device=device)
+    return load(args, pairs, batch_size=args.batch_size, workers=args.workers, training=True, device=device)
 
 
 def find_split(args: argparse.Namespace, name: str) -> tuple[Split, dict[str, Path]]:
     """Read a split's annotations and find its videos; with --skip_missing_videos the split loses those not found."""
     split = build_split(args.datatype, args.anno_path, name)
-    videos = find_videos(
+    videos = find_files(args, name, [clip.video_id for clip in split.clips])
+    return split.keep_videos(videos), videos
+
+
+def find_files(args: argparse.Namespace, name: str, video_ids: Iterable[str]) -> dict[str, Path]:
+    """The files of a split's videos; those not found are listed in --output_dir, an error unless they may be missing."""
+    return find_videos(
         args.video_path,
-        [clip.video_id for clip in split.clips],
+        video_ids,
         skip_missing=args.skip_missing_videos,
         missing_list=Path(args.output_dir) / f"missing_videos_{name}.txt",
     )
-    return split.keep_videos(videos), videos
+
+
+def build_augmentation(args: argparse.Namespace) -> RandAugment | None:
+    """What training frames go through: as --augment says, or as published for the data set."""
+    config = args.augment or ("rand-m7-n4-mstd0.5-inc1" if find_dataset(args.datatype).augments else "none")
+    return None if config == "none" else RandAugment(config)
 
 
 def clip_reader(
@@ -99,7 +108,7 @@ def clip_reader(
     )
 
 
-def _load(args: argparse.Namespace, dataset: Dataset, **options) -> DataLoader:
+def load(args: argparse.Namespace, dataset: Dataset, **options) -> DataLoader:
     """`build_dataloader` for this process, with `options` of it."""
     process = {"seed": args.seed, "rank": rank(), "world_size": world_size()}
     return build_dataloader(dataset, max_frames=args.max_frames, **process, **options)
