@@ -6,11 +6,17 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 
 from dataloaders.activity import read_activity
 from dataloaders.base import Clip, ClipDataset, PairDataset, Split, TextDataset, collate
+from dataloaders.csv_pairs import read_csv_pairs
+from dataloaders.didemo import read_didemo
+from dataloaders.lsmdc import read_lsmdc
 from dataloaders.msrvtt import read_msrvtt
+from dataloaders.msvd import read_msvd
+from dataloaders.vatex import read_vatex
 from utils.errors import InputError
 
 __all__ = [
@@ -33,19 +39,24 @@ class DatasetSpec:
     """A data set as it was published with the method.
 
     Attributes:
-        read: folder of annotations and name of the split ("train", "val", "test") -> split.
+        read: folder of annotations and name of the split ("train", "val", "test") -> split; some take options by name.
         frame_rule: how frames are chosen, one of `dataloaders.video.FRAME_RULES`.
         augments: whether training frames go through RandAugment.
     """
 
-    read: Callable[[Path, str], Split]
+    read: Callable[..., Split]
     frame_rule: str
     augments: bool
 
 
 DATASETS = {
     "msrvtt": DatasetSpec(read_msrvtt, frame_rule="decord", augments=True),
+    "msvd": DatasetSpec(read_msvd, frame_rule="decord", augments=False),
     "activity": DatasetSpec(read_activity, frame_rule="cv2", augments=False),
+    "didemo": DatasetSpec(read_didemo, frame_rule="cv2", augments=False),
+    "lsmdc": DatasetSpec(read_lsmdc, frame_rule="decord", augments=False),
+    "vatex": DatasetSpec(read_vatex, frame_rule="decord", augments=False),
+    "csv": DatasetSpec(read_csv_pairs, frame_rule="decord", augments=False),
 }
 
 
@@ -66,13 +77,14 @@ def find_dataset(datatype: str) -> DatasetSpec:
     return DATASETS[datatype]
 
 
-def build_split(datatype: str, anno_path: str | Path, split: str) -> Split:
+def build_split(datatype: str, anno_path: str | Path, split: str, **options: str) -> Split:
     """Read the annotations of one split.
 
     Args:
         datatype: a key of `DATASETS`.
         anno_path: folder of annotations.
-        split: "train", "val" or "test".
+        split: "train", "val" or "test"; "val" is the test split where the data set has no validation videos.
+        **options: of the data set's reader, such as `msrvtt_split`.
 
     Returns:
         The split.
@@ -86,7 +98,7 @@ def build_split(datatype: str, anno_path: str | Path, split: str) -> Split:
         raise ValueError(f"split must be train, val or test, got {split!r}")
     if not Path(anno_path).is_dir():
         raise InputError(f"{anno_path}: no such folder of annotations; check --anno_path")
-    return spec.read(Path(anno_path), split)
+    return spec.read(Path(anno_path), split, **options)
 
 
 def build_dataloader(
@@ -100,8 +112,9 @@ def build_dataloader(
     rank: int = 0,
     world_size: int = 1,
     device: str | torch.device = "cpu",
+    collate: Callable[..., dict[str, Tensor]] = collate,
 ) -> DataLoader:
-    """Load batches, of `collate`'s form, in worker processes.
+    """Load batches in worker processes.
 
     In training every process draws its part of a new permutation each epoch (call `loader.sampler.set_epoch(epoch)`),
     and what does not fill a global batch is left out. In evaluation process r of w gets items len * r // w up to
@@ -115,11 +128,12 @@ def build_dataloader(
         batch_size: items in a batch over all processes.
         max_frames: N_v, columns of the video mask.
         training: shuffled, or in order.
-        workers: processes, each with one thread; 0 for none.
+        workers: processes, each with one thread, but no more than there are batches; 0 for none.
         seed: of the order and of the workers' generators.
         rank: this process.
         world_size: number of processes.
         device: where the batches go; their memory is pinned for CUDA.
+        collate: items of a batch and `max_frames` to the batch.
 
     Returns:
         The loader.
@@ -138,9 +152,11 @@ def build_dataloader(
     else:
         bounds = [len(dataset) * part // world_size for part in (rank, rank + 1)]
         dataset = Subset(dataset, range(*bounds))
+    batch_size //= world_size
+    workers = min(workers, -(-len(sampler or dataset) // batch_size))
     return DataLoader(
         dataset,
-        batch_size=batch_size // world_size,
+        batch_size=batch_size,
         sampler=sampler,
         drop_last=training,
         num_workers=workers,

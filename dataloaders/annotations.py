@@ -14,9 +14,24 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check --anno_path") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text (byte {error.start}); get the file again") from error
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """Read a text file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Line number and line for every line that is not blank.
+
+    Raises:
+        InputError: the file is missing or not UTF-8.
+    """
+    return [(number, line) for number, line in enumerate(_read_text(path).split("\n"), start=1) if line.strip()]
 
 
 def load_json(path: Path, kind: type) -> Any:
@@ -32,11 +47,38 @@ def load_json(path: Path, kind: type) -> Any:
     Raises:
         InputError: the file is missing, no JSON, or of another kind.
     """
+    return expect(_parse_json(_read_text(path), path, 1), kind, f"{path}")
+
+
+def read_json_lines(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, Any]]]:
+    """Read a file of one JSON object a line.
+
+    Args:
+        path: the file.
+        columns: keys that every object must have, with a string each; it may have more.
+
+    Returns:
+        Line number and object for every line that is not blank.
+
+    Raises:
+        InputError: the file is missing or empty, a line is no JSON, or an object lacks a key.
+    """
+    rows = [(number, _parse_json(line, path, number)) for number, line in read_lines(path)]
+    for number, row in rows:
+        for column in columns:
+            field_of(row, column, str, f"{path}, line {number}")
+    if not rows:
+        raise InputError(f"{path}: is empty; get the file again")
+    return rows
+
+
+def _parse_json(text: str, path: Path, first_line: int) -> Any:
+    """The value that `text` stands for, the part of a file from line `first_line` on."""
     try:
-        value = json.loads(_read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: is no JSON ({error.msg}); get the file again") from error
-    return expect(value, kind, f"{path}")
+        line = first_line + error.lineno - 1
+        raise InputError(f"{path}, line {line}: is no JSON ({error.msg}); get the file again") from error
 
 
 def expect(value: Any, kind: type | tuple[type, ...], place: str) -> Any:

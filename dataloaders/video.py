@@ -248,9 +248,14 @@ def _scan(folder: Path) -> dict[str, Path]:
     return files
 
 
+def without_suffix(name: str) -> str:
+    """A video's name without its ending, if that is one of `VIDEO_SUFFIXES`."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in VIDEO_SUFFIXES else name
+
+
 def _spellings(video_id: str) -> Iterable[str]:
     """The names under which a video may lie: as given, without its ending, each with and without "v_"."""
-    stem, suffix = os.path.splitext(video_id)
-    for name in (video_id, stem) if suffix.lower() in VIDEO_SUFFIXES else (video_id,):
+    for name in dict.fromkeys((video_id, without_suffix(video_id))):
         yield name
         yield name.removeprefix("v_") if name.startswith("v_") else f"v_{name}"
