@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from dataloaders.build import EvaluationLoaders, build_evaluation_loaders, build_training_loader
 from models import HBI, load_model
@@ -16,7 +15,7 @@ from models.tokenizer import Tokenizer
 from utils.args import log_ineffective_flags, parse, retrieval_parser, run
 from utils.checkpoint import load_weights, read_weights, released_state
 from utils.distributed import gather_shards, is_main, start
-from utils.engine import Run, Trainer, build_optimizer, encode
+from utils.engine import Run, Trainer, build_optimizer, encode, schedule_steps
 from utils.files import atomic_write
 from utils.logger import make_logger, table, write_metrics
 from utils.metrics import rank_statistics, retrieval_metrics, text_to_video_ranks
@@ -71,36 +70,16 @@ def train(
     if args.skl and args.teacher == "estimator" and not (args.estimator or args.init_model):
         logger.warning("no --estimator: the teacher of the Banzhaf loss is random, as in the released code")
     loader = build_training_loader(args, Tokenizer(), model.clip.config.resolution, device)
-    optimizer = build_optimizer(
+    return build_run(
+        args,
         model,
-        lr=args.lr,
-        coef_lr=args.coef_lr,
-        weight_decay=args.weight_decay,
-        warmup=args.warmup_proportion,
-        total_steps=schedule_steps(args, model, loader),
-    )
-    trainer = Trainer(
-        model,
-        optimizer,
-        device=device,
-        precision=args.precision,
-        accumulation=args.gradient_accumulation_steps,
-    )
-    return Run(
-        trainer,
-        args.output_dir,
+        loader,
+        device,
         logger,
+        schedule_epochs=model.recipe.schedule_epochs or args.epochs,
         evaluate=lambda: evaluate(args, model, device, loaders, logger)[0]["t2v"]["R1"],
-        state=lambda: released_state(model),
-        display=args.n_display,
         evaluate_every=3 * args.n_display,
     ).fit(loader, args.epochs)
-
-
-def schedule_steps(args: argparse.Namespace, model: HBI, loader: DataLoader) -> int:
-    """Optimiser steps of the learning-rate schedule: those of the recipe's epochs, or of the epochs asked for."""
-    steps = -(-len(loader) // args.gradient_accumulation_steps)
-    return steps * (model.recipe.schedule_epochs or args.epochs)
 
 
 def evaluate(
@@ -120,13 +99,7 @@ def evaluate(
         description="captions",
         **where,
     )
-    video = encode(
-        loaders.clips,
-        lambda batch: (model.frame_tokens(batch["frames"], batch["video_mask"]), batch["video_mask"]),
-        description="clips",
-        **where,
-    )
-    video = tuple(gather_shards(tensor) for tensor in video)
+    video = encode_clips(model, loaders.clips, **where)
     sim = gather_shards(model.similarity(text, video, memory=args.similarity_memory * 2**20)).cpu()
     metrics = retrieval_metrics(sim, loaders.clip_of_caption)
     ranks = text_to_video_ranks(sim, loaders.clip_of_caption)

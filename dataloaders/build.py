@@ -52,7 +52,7 @@ def build_evaluation_loaders(
         InputError: annotations or videos are missing or malformed.
     """
     split, videos = find_split(args, "test")
-    load = partial(load, args, batch_size=args.batch_size_val, training=False, device=device)
+    load = partial(build_loader, args, batch_size=args.batch_size_val, training=False, device=device)
     return EvaluationLoaders(
         load(TextDataset(split, tokenizer, args.max_words), workers=0),  # a process starts slower than words are read
         load(ClipDataset(split, videos, clip_reader(args, resolution)), workers=args.workers),
@@ -68,7 +68,7 @@ def build_training_loader(
     split, videos = find_split(args, "train")
     clips = ClipDataset(split, videos, clip_reader(args, resolution, build_augmentation(args)))
     pairs = PairDataset(split, TextDataset(split, tokenizer, args.max_words), clips)
-    return load(args, pairs, batch_size=args.batch_size, workers=args.workers, training=True, device=device)
+    return build_loader(args, pairs, batch_size=args.batch_size, workers=args.workers, training=True, device=device)
 
 
 def find_split(args: argparse.Namespace, name: str) -> tuple[Split, dict[str, Path]]:
@@ -79,7 +79,7 @@ def find_split(args: argparse.Namespace, name: str) -> tuple[Split, dict[str, Pa
 
 
 def find_files(args: argparse.Namespace, name: str, video_ids: Iterable[str]) -> dict[str, Path]:
-    """The files of a split's videos; those not found are listed in --output_dir, an error unless they may be missing."""
+    """The files of a split's videos; --output_dir gets a list of those not found, an error unless they may miss."""
     return find_videos(
         args.video_path,
         video_ids,
@@ -108,7 +108,7 @@ def clip_reader(
     )
 
 
-def load(args: argparse.Namespace, dataset: Dataset, **options) -> DataLoader:
+def build_loader(args: argparse.Namespace, dataset: Dataset, **options) -> DataLoader:
     """`build_dataloader` for this process, with `options` of it."""
     process = {"seed": args.seed, "rank": rank(), "world_size": world_size()}
     return build_dataloader(dataset, max_frames=args.max_frames, **process, **options)

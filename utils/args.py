@@ -158,9 +158,26 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weight_decay", type=_AMOUNT, default=0.2, help="decay of all parameters but biases")
     group.add_argument("--gradient_accumulation_steps", type=_COUNT, default=1, help="batches summed up to a step")
     group.add_argument("--grad_checkpointing", action="store_true", help="less memory for more time in training")
+
+
+def add_similarity_arguments(parser: argparse.ArgumentParser) -> None:
+    """The similarity matrix of retrieval."""
+    group = parser.add_argument_group("similarity")
     group.add_argument("--save_similarity", action="store_true", help="write the similarity matrix, similarity.npy")
     group.add_argument("--similarity_memory", type=_COUNT, default=512, metavar="MIB",
                        help="memory that a chunk of the similarity matrix may take")
+
+
+def add_label_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the estimator learns from."""
+    group = parser.add_argument_group("labels")
+    group.add_argument("--labels", choices=("exact", "sampled"), default="exact",
+                       help="interactions by the closed form, or averages over sampled coalitions as published")
+    group.add_argument("--num_samples", type=_COUNT, default=100, help="coalitions for each cell of sampled labels")
+    group.add_argument("--game", choices=("released", "standard"),
+                       help="coalition game of the labels; left out: the one of the recipe")
+    group.add_argument("--no_feature_cache", action="store_true",
+                       help="encode the training pairs anew in each epoch, with new augmentation")
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -188,12 +205,13 @@ def log_ineffective_flags(args: argparse.Namespace, logger: Logger) -> None:
 
 def retrieval_parser() -> argparse.ArgumentParser:
     """The command line of main_retrieval.py."""
-    return _parser("Trains and evaluates text-video retrieval.", add_level_arguments, add_merge_arguments)
+    groups = (add_level_arguments, add_merge_arguments, add_similarity_arguments)
+    return _parser("Trains and evaluates text-video retrieval.", *groups)
 
 
 def estimator_parser() -> argparse.ArgumentParser:
     """The command line of banzhaf_estimator.py: retrieval's, without what concerns the levels."""
-    return _parser("Trains the estimator of the Banzhaf interaction between words and frames.")
+    return _parser("Trains the estimator of the Banzhaf interaction between words and frames.", add_label_arguments)
 
 
 def _parser(description: str, *add_groups: Callable[[argparse.ArgumentParser], None]) -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 Dimension letters: B items of a batch.
 """
 
+import argparse
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from utils.checkpoint import released_name, save_weights
-from utils.distributed import barrier, is_main, world_size
+from utils.checkpoint import released_name, released_state, save_weights
+from utils.distributed import barrier, gather_shards, is_main, world_size
 from utils.logger import Scalars, progress
 from utils.optim import BertAdam, parameter_groups
 
@@ -39,6 +40,11 @@ def build_optimizer(
     named = ((released_name(name), parameter) for name, parameter in model.named_parameters())
     groups = parameter_groups(named, lr, coef_lr, weight_decay)
     return BertAdam(groups, lr=lr, total_steps=max(total_steps, 1), warmup=warmup)
+
+
+def schedule_steps(loader: DataLoader, accumulation: int, epochs: int) -> int:
+    """Optimiser steps of `epochs` passes over a loader of which `accumulation` batches make a step."""
+    return -(-len(loader) // accumulation) * epochs
 
 
 class Trainer:
@@ -164,6 +170,56 @@ class Run:
         return score
 
 
+def build_run(
+    args: argparse.Namespace,
+    model: nn.Module,
+    loader: DataLoader,
+    device: torch.device,
+    logger: logging.Logger,
+    *,
+    schedule_epochs: int,
+    evaluate: Callable[[], float],
+    evaluate_every: int | None = None,
+) -> Run:
+    """The training run of a whole model that the arguments describe.
+
+    Args:
+        args: of an entry script.
+        model: see `Trainer`.
+        loader: whose length gives the steps of an epoch.
+        device: of this process.
+        logger: where the lines go.
+        schedule_epochs: horizon of the learning-rate schedule.
+        evaluate: see `Run`.
+        evaluate_every: see `Run`.
+    """
+    steps = -(-len(loader) // args.gradient_accumulation_steps)
+    optimizer = build_optimizer(
+        model,
+        lr=args.lr,
+        coef_lr=args.coef_lr,
+        weight_decay=args.weight_decay,
+        warmup=args.warmup_proportion,
+        total_steps=steps * schedule_epochs,
+    )
+    trainer = Trainer(
+        model,
+        optimizer,
+        device=device,
+        precision=args.precision,
+        accumulation=args.gradient_accumulation_steps,
+    )
+    return Run(
+        trainer,
+        args.output_dir,
+        logger,
+        evaluate=evaluate,
+        state=lambda: released_state(model),
+        display=args.n_display,
+        evaluate_every=evaluate_every,
+    )
+
+
 @torch.inference_mode()
 def encode(
     loader: DataLoader,
@@ -197,3 +253,18 @@ def encode(
         example = run(loader.collate_fn([loader.dataset.dataset[0]]))
         parts = [tuple(tensor[:0] for tensor in example)]
     return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+
+
+def encode_clips(
+    model: nn.Module, loader: DataLoader, *, device: torch.device, precision: str, logger: logging.Logger
+) -> tuple[Tensor, Tensor]:
+    """Frame tokens (B, N_v, D) and mask (B, N_v) of all clips of all processes; arguments as for `encode`."""
+    shard = encode(
+        loader,
+        lambda batch: (model.frame_tokens(batch["frames"], batch["video_mask"]), batch["video_mask"]),
+        device=device,
+        precision=precision,
+        description="clips",
+        logger=logger,
+    )
+    return tuple(gather_shards(tensor) for tensor in shard)
