@@ -13,9 +13,9 @@ from dataloaders.build import EvaluationLoaders, build_evaluation_loaders, build
 from models import HBI, load_model
 from models.tokenizer import Tokenizer
 from utils.args import log_ineffective_flags, parse, retrieval_parser, run
-from utils.checkpoint import load_weights, read_weights, released_state
+from utils.checkpoint import load_weights, read_weights
 from utils.distributed import gather_shards, is_main, start
-from utils.engine import Run, Trainer, build_optimizer, encode, schedule_steps
+from utils.engine import build_run, encode, encode_clips
 from utils.files import atomic_write
 from utils.logger import make_logger, table, write_metrics
 from utils.metrics import rank_statistics, retrieval_metrics, text_to_video_ranks

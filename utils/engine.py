@@ -193,14 +193,13 @@ def build_run(
         evaluate: see `Run`.
         evaluate_every: see `Run`.
     """
-    steps = -(-len(loader) // args.gradient_accumulation_steps)
     optimizer = build_optimizer(
         model,
         lr=args.lr,
         coef_lr=args.coef_lr,
         weight_decay=args.weight_decay,
         warmup=args.warmup_proportion,
-        total_steps=steps * schedule_epochs,
+        total_steps=schedule_steps(loader, args.gradient_accumulation_steps, schedule_epochs),
     )
     trainer = Trainer(
         model,

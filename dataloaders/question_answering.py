@@ -1,0 +1,220 @@
+"""From the arguments of main_vqa.py to loaders of questions and of the videos they ask about.
+
+Dimension letters: A questions, B videos, N_t words, N_v frames, n frames of one clip, R resolution.
+"""
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dataloaders.activity_qa import read_activity_qa
+from dataloaders.base import ClipDataset, TextDataset, Tokenize, collate
+from dataloaders.build import build_augmentation, build_loader, clip_reader, find_files
+from dataloaders.msrvtt_qa import read_msrvtt_qa
+from dataloaders.msvd_qa import read_msvd_qa
+from dataloaders.questions import Question, as_split
+from dataloaders.transforms import RandAugment
+from utils.answers import frequent_answers
+from utils.errors import InputError
+
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class QuestionDatasetSpec:
+    """A data set of question answering as it was published.
+
+    Attributes:
+        read: file of one split -> its questions.
+        least: how often a training answer must occur to be in the vocabulary, where none is given.
+    """
+
+    read: Callable[[Path], list[Question]]
+    least: int
+
+
+DATASETS = {
+    "msrvtt": QuestionDatasetSpec(read_msrvtt_qa, least=1),
+    "msvd": QuestionDatasetSpec(read_msvd_qa, least=1),
+    "activity": QuestionDatasetSpec(read_activity_qa, least=2),
+}
+
+
+class QuestionDataset(TextDataset):
+    """Every question once: {"ids", "text_mask": (N_t), "labels": its answer's, "video_of_question": index of its clip}.
+
+    Args:
+        questions: what is asked.
+        answers: the vocabulary, in the order of the labels; an answer outside has the label `UNKNOWN`.
+        tokenizer: questions and N_t to ids and mask.
+        max_words: N_t.
+    """
+
+    def __init__(self, questions: Sequence[Question], answers: Sequence[str], tokenizer: Tokenize, max_words: int):
+        self.split = as_split(questions)
+        super().__init__(self.split, tokenizer, max_words)
+        label_of = {answer: label for label, answer in enumerate(answers)}
+        self.labels = [label_of.get(asked.answer, UNKNOWN) for asked in questions]
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        place = {"labels": self.labels[index], "video_of_question": self.split.clip_of_caption[index]}
+        return {**super().__getitem__(index), **place}
+
+
+class QuestionVideoDataset(Dataset):
+    """Every question with its clip, for training; a batch decodes each clip once, however many questions it asks of it.
+
+    Args:
+        questions: the questions.
+        clips: the clips they ask about.
+    """
+
+    def __init__(self, questions: QuestionDataset, clips: ClipDataset):
+        self.questions = questions
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor | int]]:
+        """Items of a batch: a question's, and "frames" and "video_id" of its clip."""
+        items = [self.questions[index] for index in indices]
+        clips = {clip: self.clips[clip] for clip in {item["video_of_question"] for item in items}}
+        return [{**item, **clips[item["video_of_question"]]} for item in items]
+
+    @staticmethod
+    def collate(items: Sequence[dict[str, Tensor | int]], max_frames: int) -> dict[str, Tensor]:
+        """Stack questions and lay down the frames of each clip once.
+
+        Args:
+            items: A items of `__getitems__`.
+            max_frames: N_v.
+
+        Returns:
+            "ids", "text_mask" (A, N_t), "labels" (A,), "frames", "video_mask" (B, N_v) and "video_ids" (B,) as
+            `dataloaders.base.collate` makes them of the B different clips, and "video_of_question" (A,): which of them.
+        """
+        clips = {item["video_id"]: {name: item[name] for name in ("frames", "video_id")} for item in items}
+        place = {video_id: number for number, video_id in enumerate(clips)}
+        questions = [{name: item[name] for name in ("ids", "text_mask", "labels")} for item in items]
+        return {
+            **collate(questions, max_frames),
+            **collate(list(clips.values()), max_frames),
+            "video_of_question": torch.tensor([place[item["video_id"]] for item in items]),
+        }
+
+
+@dataclass(frozen=True)
+class QuestionLoaders:
+    """This process's share of a split, questions and clips apart.
+
+    Attributes:
+        asked: every question of the split.
+        questions: batches of `QuestionDataset`'s items.
+        clips: batches of clips, each decoded once.
+    """
+
+    asked: list[Question]
+    questions: DataLoader
+    clips: DataLoader
+
+
+def read_questions(datatype: str, path: str | None, flag: str) -> list[Question]:
+    """Read the questions of one split.
+
+    Args:
+        datatype: a key of `DATASETS`.
+        path: the file.
+        flag: which names it on the command line.
+
+    Raises:
+        InputError: unknown data set, no file given, or a malformed one.
+    """
+    if datatype not in DATASETS:
+        raise InputError(f"--datatype {datatype}: unknown; choose one of {', '.join(DATASETS)}")
+    if path is None:
+        raise InputError(f"{flag} is missing: give a file of questions")
+    return DATASETS[datatype].read(Path(path))
+
+
+def build_vocabulary(args: argparse.Namespace) -> list[str]:
+    """The answers of the training questions, the most frequent first: the vocabulary where none is given."""
+    answers = [asked.answer for asked in read_questions(args.datatype, args.train_csv, "--train_csv")]
+    return frequent_answers(answers, DATASETS[args.datatype].least)
+
+
+def build_evaluation_loaders(
+    args: argparse.Namespace, answers: Sequence[str], tokenizer: Tokenize, resolution: int, device: torch.device
+) -> QuestionLoaders:
+    """Loaders of the evaluation questions.
+
+    Args:
+        args: of main_vqa.py.
+        answers: the vocabulary, in the order of the labels.
+        tokenizer: questions and number of words to ids and mask.
+        resolution: CLIP's, pixels.
+        device: where the batches go.
+
+    Raises:
+        InputError: questions or videos are missing or malformed.
+    """
+    asked, files = find_questions(args, "test", args.val_csv, "--val_csv")
+    questions = QuestionDataset(asked, answers, tokenizer, args.max_words)
+    clips = ClipDataset(questions.split, files, question_clip_reader(args, resolution))
+    options = {"batch_size": args.batch_size_val, "training": False, "device": device}
+    return QuestionLoaders(
+        asked,
+        build_loader(args, questions, workers=0, **options),
+        build_loader(args, clips, workers=args.workers, **options),
+    )
+
+
+def build_training_loader(
+    args: argparse.Namespace,
+    answers: Sequence[str],
+    tokenizer: Tokenize,
+    resolution: int,
+    device: torch.device,
+    logger: logging.Logger,
+) -> DataLoader:
+    """Loader of the training questions whose answer is in the vocabulary; the log tells how many are not.
+
+    Arguments and errors are those of `build_evaluation_loaders`, and it is an error if there is no such question.
+    """
+    asked, files = find_questions(args, "train", args.train_csv, "--train_csv")
+    vocabulary = set(answers)
+    known = [question for question in asked if question.answer in vocabulary]
+    if not known:
+        raise InputError(f"{args.train_csv}: no answer is in {args.data_path}; give the vocabulary that belongs to it")
+    if len(known) < len(asked):
+        lost = len(asked) - len(known)
+        reason = "their answer is not in the vocabulary"
+        logger.warning("%s: %d of %d questions are left out, %s", args.train_csv, lost, len(asked), reason)
+    questions = QuestionDataset(known, answers, tokenizer, args.max_words)
+    clips = ClipDataset(questions.split, files, question_clip_reader(args, resolution, build_augmentation(args)))
+    dataset = QuestionVideoDataset(questions, clips)
+    options = {"batch_size": args.batch_size, "workers": args.workers, "training": True, "device": device}
+    return build_loader(args, dataset, collate=dataset.collate, **options)
+
+
+def find_questions(
+    args: argparse.Namespace, name: str, path: str | None, flag: str
+) -> tuple[list[Question], dict[str, Path]]:
+    """Read a split's questions and find their videos; with --skip_missing_videos questions without one are left out."""
+    questions = read_questions(args.datatype, path, flag)
+    files = find_files(args, name, [asked.video_id for asked in questions])
+    return [asked for asked in questions if asked.video_id in files], files
+
+
+def question_clip_reader(
+    args: argparse.Namespace, resolution: int, augment: RandAugment | None = None
+) -> Callable[..., Tensor]:
+    """`clip_reader` that thins out frames as --slice_framepos says."""
+    return partial(clip_reader(args, resolution, augment), slice_framepos=args.slice_framepos)
