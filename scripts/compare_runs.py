@@ -1,0 +1,58 @@
+"""Print the results of several runs as one table.
+
+python scripts/compare_runs.py "zero-shot=output/zero" "HBI=output/hbi" [--output table.json]
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.args import run
+from utils.errors import InputError
+from utils.logger import table, write_metrics
+
+COLUMNS = ("R1", "R5", "R10", "MedianR")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read metrics.json of each run and print one row for it."""
+    parser = argparse.ArgumentParser(description="Print the results of several retrieval runs as one table.")
+    parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER", help="name of the row and output folder of the run")
+    parser.add_argument("--output", help="JSON file that receives the same numbers")
+    arguments = parser.parse_args(argv)
+    runs = dict(read_run(text) for text in arguments.runs)
+    subsets = list(dict.fromkeys(name for metrics in runs.values() for name in metrics["subsets"]))
+    header = ["text to video", *COLUMNS, *(f"R1 {name} negatives" for name in subsets), "video to text R1"]
+    rows = [[name, *row(metrics, subsets)] for name, metrics in runs.items()]
+    print(table(header, rows))
+    if arguments.output:
+        write_metrics(arguments.output, runs)
+
+
+def read_run(text: str) -> tuple[str, dict]:
+    """Split NAME=FOLDER and read the folder's metrics.json.
+
+    Raises:
+        InputError: no "=", or no readable metrics.json in the folder.
+    """
+    name, found, folder = text.partition("=")
+    path = Path(folder) / "metrics.json"
+    if not found:
+        raise InputError(f"{text}: write NAME=FOLDER")
+    try:
+        return name, json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); has the run ended well?") from error
+
+
+def row(metrics: dict, subsets: list[str]) -> list[float | str]:
+    """The figures of one run, a dash where it has no such subset."""
+    hard = [metrics["subsets"][name]["R1"] if name in metrics["subsets"] else "-" for name in subsets]
+    return [*(metrics["t2v"][column] for column in COLUMNS), *hard, metrics["v2t"]["R1"]]
+
+
+if __name__ == "__main__":
+    run(main)
