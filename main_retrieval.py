@@ -3,13 +3,21 @@
 import argparse
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from dataloaders.build import EvaluationLoaders, build_evaluation_loaders, build_training_loader
+from dataloaders.build import (
+    EvaluationLoaders,
+    build_bank_loader,
+    build_evaluation_loaders,
+    build_training_loader,
+    selection_split,
+)
 from models import HBI, load_model
 from models.tokenizer import Tokenizer
 from utils.args import log_ineffective_flags, parse, retrieval_parser, run
@@ -19,6 +27,7 @@ from utils.engine import build_run, encode, encode_clips
 from utils.files import atomic_write
 from utils.logger import make_logger, table, write_metrics
 from utils.metrics import rank_statistics, retrieval_metrics, text_to_video_ranks
+from utils.post_processing import dual_softmax_metrics, query_bank_metrics
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -31,8 +40,10 @@ def main(argv: Sequence[str] | None = None) -> dict:
     model = build_model(args, device)
     loaders = build_evaluation_loaders(args, Tokenizer(), model.clip.config.resolution, device)
     if args.do_train:
-        best = train(args, model, device, loaders, logger)
+        best = train(args, model, device, selection_loaders(args, model, device, loaders, logger), logger)
         load_weights(model, read_weights(best), best)
+    if "qbnorm" in args.post_process:
+        loaders = replace(loaders, bank=build_bank_loader(args, Tokenizer(), device))
     metrics, sim = evaluate(args, model.eval(), device, loaders, logger)
     if is_main():
         report(args, metrics, sim)
@@ -61,6 +72,18 @@ def build_model(args: argparse.Namespace, device: torch.device) -> HBI:
     )
     model.clip.set_grad_checkpointing(args.grad_checkpointing)
     return model
+
+
+def selection_loaders(
+    args: argparse.Namespace, model: HBI, device: torch.device, test: EvaluationLoaders, logger: logging.Logger
+) -> EvaluationLoaders:
+    """Loaders of what the best epoch is selected on: the validation split, or `test` where there is none."""
+    name = selection_split(args)
+    if name == "test":
+        logger.warning("no validation split: the best epoch is selected on the test split, as published")
+        return test
+    logger.info("the best epoch is selected on the validation split")
+    return build_evaluation_loaders(args, Tokenizer(), model.clip.config.resolution, device, name)
 
 
 def train(
@@ -93,17 +116,27 @@ def evaluate(
         The metrics, and the similarity of all captions with all clips (A, B), the same on every process.
     """
     where = {"device": device, "precision": args.precision, "logger": logger}
-    text = encode(
-        loaders.text,
-        lambda batch: (model.text_tokens(batch["ids"], batch["text_mask"]), batch["text_mask"]),
-        description="captions",
-        **where,
-    )
     video = encode_clips(model, loaders.clips, **where)
-    sim = gather_shards(model.similarity(text, video, memory=args.similarity_memory * 2**20)).cpu()
+
+    def compare(captions: DataLoader) -> Tensor:
+        text = encode(
+            captions,
+            lambda batch: (model.text_tokens(batch["ids"], batch["text_mask"]), batch["text_mask"]),
+            description="captions",
+            **where,
+        )
+        return gather_shards(model.similarity(text, video, memory=args.similarity_memory * 2**20)).cpu()
+
+    sim = compare(loaders.text)
     metrics = retrieval_metrics(sim, loaders.clip_of_caption)
     ranks = text_to_video_ranks(sim, loaders.clip_of_caption)
     metrics["subsets"] = {name: rank_statistics(ranks[rows]) for name, rows in loaders.subsets.items()}
+    metrics["post_processed"] = {}
+    if "dsl" in args.post_process:
+        metrics["post_processed"]["dual softmax"] = dual_softmax_metrics(sim, loaders.clip_of_caption)
+    if loaders.bank is not None:
+        bank = compare(loaders.bank)
+        metrics["post_processed"]["QB-Norm"] = query_bank_metrics(sim, loaders.clip_of_caption, bank)
     logger.info("text to video R@1 %.1f, video to text R@1 %.1f", metrics["t2v"]["R1"], metrics["v2t"]["R1"])
     return metrics, sim
 
@@ -113,6 +146,8 @@ def report(args: argparse.Namespace, metrics: dict, sim: Tensor) -> None:
     names = {"t2v": "text to video", "v2t": "video to text"}
     rows = {label: metrics[key] for key, label in names.items()}
     rows |= {f"text to video, {name} negatives": values for name, values in metrics["subsets"].items()}
+    for method, values in metrics["post_processed"].items():
+        rows |= {f"{names[key]}, after {method}": values[key] for key in values}
     columns = list(metrics["t2v"])
     print(table(["", *columns], [[label, *(values[column] for column in columns)] for label, values in rows.items()]))
     write_metrics(Path(args.output_dir) / "metrics.json", metrics)

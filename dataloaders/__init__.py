@@ -141,13 +141,14 @@ def build_dataloader(
     Raises:
         InputError: the number of processes does not divide the batch, or training data that do not fill a batch.
     """
+    flag = "--batch_size" if training else "--batch_size_val"
     if batch_size < 1 or batch_size % world_size:
-        remedy = f"choose a multiple of {world_size}"
+        remedy = f"choose a multiple of {world_size} for {flag}"
         raise InputError(f"batch size {batch_size}: cannot be divided among {world_size} processes; {remedy}")
     sampler = None
     if training:
         if len(dataset) < batch_size:
-            raise InputError(f"batch size {batch_size}: there are only {len(dataset)} training pairs; make it smaller")
+            raise InputError(f"batch size {batch_size}: there are only {len(dataset)} training pairs; give a smaller {flag}")
         sampler = DistributedSampler(dataset, world_size, rank, shuffle=True, seed=seed, drop_last=True)
     else:
         bounds = [len(dataset) * part // world_size for part in (rank, rank + 1)]

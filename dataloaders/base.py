@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
+from dataloaders.bad_videos import BadVideos
 from utils.errors import InputError
 
 # captions, N_t -> ids (A, N_t), mask (A, N_t)
@@ -121,18 +122,29 @@ class PairDataset(Dataset):
         split: which caption belongs to which clip.
         texts: its captions.
         clips: its clips.
+        bad_videos: counts the clips that cannot be read, each of which gives its place to another pair, drawn with
+            torch's generator; None: such a clip is an InputError.
     """
 
-    def __init__(self, split: Split, texts: TextDataset, clips: ClipDataset):
+    def __init__(self, split: Split, texts: TextDataset, clips: ClipDataset, bad_videos: BadVideos | None = None):
         self.clip_of_caption = split.clip_of_caption
         self.texts = texts
         self.clips = clips
+        self.bad_videos = bad_videos
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
-        return {**self.texts[index], **self.clips[self.clip_of_caption[index]]}
+        while True:
+            clip = self.clip_of_caption[index]
+            try:
+                return {**self.texts[index], **self.clips[clip]}
+            except InputError as error:
+                if self.bad_videos is None:
+                    raise
+                self.bad_videos.add(self.clips.clips[clip].video_id, str(error).strip())
+                index = torch.randint(len(self), ()).item()
 
 
 def collate(items: Sequence[dict[str, Tensor | int]], max_frames: int) -> dict[str, Tensor]:

@@ -4,6 +4,8 @@ Dimension letters: A captions.
 """
 
 import argparse
+import logging
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +16,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dataloaders import build_dataloader, build_split, find_dataset
+from dataloaders.bad_videos import BadVideos
 from dataloaders.base import ClipDataset, PairDataset, Split, TextDataset, Tokenize
+from dataloaders.captions import read_ids
 from dataloaders.transforms import ClipTransform, RandAugment
 from dataloaders.video import find_videos, read_clip
-from utils.distributed import rank, world_size
+from utils.distributed import barrier, is_main, rank, world_size
+from utils.errors import InputError
+
+logger = logging.getLogger("hbi")
 
 
 @dataclass(frozen=True)
@@ -29,29 +36,32 @@ class EvaluationLoaders:
         clips: batches of clips, each decoded once.
         clip_of_caption: int64 (A,), the clip of each caption of the whole split.
         subsets: name -> captions that are evaluated apart as well.
+        bank: batches of training captions for QB-Norm, if there are to be any.
     """
 
     text: DataLoader
     clips: DataLoader
     clip_of_caption: Tensor
     subsets: dict[str, list[int]]
+    bank: DataLoader | None = None
 
 
 def build_evaluation_loaders(
-    args: argparse.Namespace, tokenizer: Tokenize, resolution: int, device: torch.device
+    args: argparse.Namespace, tokenizer: Tokenize, resolution: int, device: torch.device, name: str = "test"
 ) -> EvaluationLoaders:
-    """Loaders of the test split.
+    """Loaders of a split.
 
     Args:
         args: of an entry script.
         tokenizer: captions and number of words to ids and mask.
         resolution: CLIP's, pixels.
         device: where the batches go.
+        name: of the split.
 
     Raises:
         InputError: annotations or videos are missing or malformed.
     """
-    split, videos = find_split(args, "test")
+    split, videos = find_split(args, name)
     load = partial(build_loader, args, batch_size=args.batch_size_val, training=False, device=device)
     return EvaluationLoaders(
         load(TextDataset(split, tokenizer, args.max_words), workers=0),  # a process starts slower than words are read
@@ -61,31 +71,71 @@ def build_evaluation_loaders(
     )
 
 
+def build_bank_loader(args: argparse.Namespace, tokenizer: Tokenize, device: torch.device) -> DataLoader:
+    """Loader of --query_bank training captions, drawn at random, or of all; arguments as above."""
+    captions = read_split(args, "train").captions
+    if len(captions) > args.query_bank:
+        captions = random.Random(args.seed).sample(captions, args.query_bank)
+    texts = TextDataset(Split([], captions, []), tokenizer, args.max_words)
+    return build_loader(args, texts, batch_size=args.batch_size_val, workers=0, training=False, device=device)
+
+
+def selection_split(args: argparse.Namespace) -> str:
+    """The split that the best epoch is selected on: "val", or "test" where the data set has no validation videos."""
+    return "test" if read_split(args, "val") == read_split(args, "test") else "val"
+
+
 def build_training_loader(
     args: argparse.Namespace, tokenizer: Tokenize, resolution: int, device: torch.device
 ) -> DataLoader:
     """Loader of the training split's pairs; arguments and errors as for `build_evaluation_loaders`."""
     split, videos = find_split(args, "train")
     clips = ClipDataset(split, videos, clip_reader(args, resolution, build_augmentation(args)))
-    pairs = PairDataset(split, TextDataset(split, tokenizer, args.max_words), clips)
+    texts = TextDataset(split, tokenizer, args.max_words)
+    pairs = PairDataset(split, texts, clips, build_bad_videos(args, len(videos)))
     return build_loader(args, pairs, batch_size=args.batch_size, workers=args.workers, training=True, device=device)
 
 
 def find_split(args: argparse.Namespace, name: str) -> tuple[Split, dict[str, Path]]:
     """Read a split's annotations and find its videos; with --skip_missing_videos the split loses those not found."""
-    split = build_split(args.datatype, args.anno_path, name)
+    split = read_split(args, name)
     videos = find_files(args, name, [clip.video_id for clip in split.clips])
     return split.keep_videos(videos), videos
 
 
+def read_split(args: argparse.Namespace, name: str) -> Split:
+    """A split as its annotations have it."""
+    options = {"msrvtt_split": args.msrvtt_split} if args.datatype == "msrvtt" else {}
+    return build_split(args.datatype, args.anno_path, name, **options)
+
+
 def find_files(args: argparse.Namespace, name: str, video_ids: Iterable[str]) -> dict[str, Path]:
-    """The files of a split's videos; --output_dir gets a list of those not found, an error unless they may miss."""
+    """The files of a split's videos but those in --skip_list.
+
+    --output_dir gets a list of those not found, an error unless they may miss.
+    """
+    wanted = dict.fromkeys(video_ids)
+    if args.skip_list:
+        skipped = wanted.keys() & set(read_ids(Path(args.skip_list)))
+        logger.warning("%s: %d of the %d videos of %s are left out", args.skip_list, len(skipped), len(wanted), name)
+        wanted = [video_id for video_id in wanted if video_id not in skipped]
+        if not wanted:
+            raise InputError(f"{args.skip_list}: leaves no video of {name}; give another --skip_list")
     return find_videos(
         args.video_path,
-        video_ids,
+        wanted,
         skip_missing=args.skip_missing_videos,
         missing_list=Path(args.output_dir) / f"missing_videos_{name}.txt",
     )
+
+
+def build_bad_videos(args: argparse.Namespace, videos: int) -> BadVideos:
+    """Counts the broken ones of `videos` training videos from 0 on, for all processes, in --output_dir."""
+    path = Path(args.output_dir) / "bad_videos.txt"
+    if is_main():
+        path.unlink(missing_ok=True)
+    barrier()
+    return BadVideos(path, most=min(int(args.max_bad_videos * videos), videos - 1))
 
 
 def build_augmentation(args: argparse.Namespace) -> RandAugment | None:

@@ -82,6 +82,19 @@ def test_ragged_captions_and_ties_equal_a_naive_loop(seed, monkeypatch):
         assert result[direction] == pytest.approx(expected[direction], rel=1e-12)
 
 
+def test_last_caption_of_a_clip_is_not_credited_to_the_next():
+    """Published codes that store the place of a clip's last caption and subtract one again make this mistake."""
+    clip_of_caption = torch.tensor([0, 0, 1, 1, 1, 2])
+    sim = torch.full((6, 3), 0.1)
+    for caption, owner in ((1, 0), (4, 1), (5, 2)):  # the last caption of each clip, and only that, finds it
+        sim[caption, owner] = 0.9
+    ranks = metrics.text_to_video_ranks(sim, clip_of_caption)
+    assert ranks.tolist() == [2, 0, 2, 2, 0, 0]
+    assert metrics.video_to_text_ranks(sim, clip_of_caption).tolist() == [0, 0, 0]
+    shifted = torch.tensor([0, 1, 1, 1, 2, 2])
+    assert metrics.text_to_video_ranks(sim, shifted).tolist() != ranks.tolist()
+
+
 def test_one_caption_a_clip_is_the_default():
     sim = torch.randn(7, 7, generator=torch.Generator().manual_seed(0))
     assert metrics.retrieval_metrics(sim) == metrics.retrieval_metrics(sim, torch.arange(7))

@@ -89,6 +89,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Captions and clips, as retrieval and the estimator name them."""
     group = parser.add_argument_group("data")
     group.add_argument("--datatype", default="msrvtt", help="name of the data set")
+    group.add_argument("--msrvtt_split", choices=("9k", "7k", "full", "1kB"), default="9k",
+                       help="split of MSR-VTT: 1k-A with 9,000 or 7,010 training videos, the official one, or 1k-B")
     group.add_argument("--anno_path", required=True, help="folder of the annotation files")
     group.add_argument("--video_path", required=True, help="folder of the videos")
     group.add_argument("--max_words", type=_number(int, 2), default=32, help="tokens of a caption, its ends included")
@@ -105,6 +107,10 @@ def add_frame_arguments(group: argparse._ArgumentGroup) -> None:
                        help="RandAugment of training clips, as in rand-m7-n4-mstd0.5-inc1, or none; "
                             "left out: as published for the data set")
     group.add_argument("--skip_missing_videos", action="store_true", help="leave out pairs whose video is not found")
+    group.add_argument("--skip_list", metavar="FILE",
+                       help="ids of videos to leave out, one a line, as scripts/check_data.py writes them")
+    group.add_argument("--max_bad_videos", type=_SHARE, default=0.01, metavar="SHARE",
+                       help="share of the training videos that may be broken; such are skipped, more stop the run")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -166,6 +172,10 @@ def add_similarity_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--save_similarity", action="store_true", help="write the similarity matrix, similarity.npy")
     group.add_argument("--similarity_memory", type=_COUNT, default=512, metavar="MIB",
                        help="memory that a chunk of the similarity matrix may take")
+    group.add_argument("--post_process", nargs="+", choices=("dsl", "qbnorm"), default=[],
+                       help="figures to print apart from the raw ones: dual softmax, QB-Norm")
+    group.add_argument("--query_bank", type=_COUNT, default=5000, metavar="CAPTIONS",
+                       help="the most training captions that QB-Norm takes")
 
 
 def add_label_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,52 @@
+"""Broken videos met in training: skipped, named, counted, and too many of them stop the run."""
+
+import logging
+import os
+from pathlib import Path
+
+from utils.errors import InputError
+
+logger = logging.getLogger("hbi")  # the run's log; loading processes inherit it
+
+
+class BadVideos:
+    """The broken videos of a run, in a file that the loading processes of all ranks share.
+
+    Args:
+        path: the file: a line for each, its id, a tab, and what is wrong.
+        most: how many there may be.
+    """
+
+    def __init__(self, path: Path, most: int):
+        self.path = path
+        self.most = most
+
+    def add(self, video_id: str, reason: str) -> None:
+        """Count a video, once, and log it.
+
+        Raises:
+            InputError: there are more than may be, or the file cannot be written.
+        """
+        if video_id in self.known():
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # One write in append mode is not torn apart by those of other processes.
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            with os.fdopen(descriptor, "wb", buffering=0) as file:
+                file.write(f"{video_id}\t{reason}\n".encode())
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror}); free space") from error
+        count = len(self.known())
+        if count > self.most:
+            remedy = "mend them, leave them out with the --skip_list of scripts/check_data.py or raise --max_bad_videos"
+            raise InputError(f"{self.path}: {count} broken videos, {self.most} allowed; {remedy}; the last: {reason}")
+        logger.warning("broken video %d of %d allowed is skipped: %s", count, self.most, reason)
+
+    def known(self) -> set[str]:
+        """Ids of the videos counted so far."""
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return set()
+        return {line.partition("\t")[0] for line in lines}

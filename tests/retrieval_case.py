@@ -1,0 +1,38 @@
+"""A corpus of moving shapes and tiny weights, on which the retrieval script runs in seconds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from models import CLIP
+from models.banzhaf import BanzhafModule
+from scripts.make_shapes import make_corpus
+from tests.test_clip import SMALL
+from utils.checkpoint import save_weights
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Videos and annotations as `make_corpus` writes them into `folder`, and weights beside them."""
+
+    folder: Path
+    clip: Path
+    estimator: Path
+
+    @property
+    def annotations(self) -> Path:
+        return self.folder / "anns"
+
+    @property
+    def videos(self) -> Path:
+        return self.folder / "MSRVTT_Videos"
+
+
+def build_corpus(folder: Path, *, train: int, test: int) -> Corpus:
+    make_corpus(folder, train=train, test=test)
+    torch.manual_seed(0)
+    corpus = Corpus(folder, folder / "clip.pt", folder / "estimator.bin")
+    save_weights(CLIP(SMALL).state_dict(), corpus.clip)
+    save_weights(BanzhafModule().state_dict(), corpus.estimator)
+    return corpus

@@ -1,0 +1,146 @@
+"""Training and evaluation of every data set through main_retrieval.py, in one process and in two."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from formats import FORMATS, write_format
+
+from main_retrieval import main
+from models.clip import CLIP
+from tests.test_clip import SMALL
+
+ROOT = Path(__file__).parents[1]
+
+# Several commands in one pair of processes: starting them takes longer than what they do.
+SEVERAL = """
+import json, sys
+from main_retrieval import main
+from utils.distributed import stop
+for words in json.load(open(sys.argv[1])):
+    main(words)
+    stop()
+"""
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("encoder") / "clip.pt"
+    torch.save(CLIP(SMALL).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def formats(tmp_path_factory):
+    return {name: write_format(name, tmp_path_factory.mktemp(name)) for name in FORMATS}
+
+
+@pytest.fixture
+def command(encoder):
+    """The words of a command that trains for an epoch on the folder `root`, with further words."""
+
+    def make(datatype, root, output, *words):
+        flags = {
+            "do_train": 1, "datatype": datatype, "anno_path": root / "anns", "video_path": root / "videos",
+            "output_dir": output, "base_encoder": encoder, "num_hidden_layers": 1, "max_words": 8, "max_frames": 2,
+            "epochs": 1, "batch_size": 2, "batch_size_val": 4, "workers": 0, "device": "cpu", "skl": 0,
+        }  # fmt: skip
+        return [str(word) for name, value in flags.items() for word in (f"--{name}", value)] + list(words)
+
+    return make
+
+
+SELECTS_ON_TEST = {"msrvtt", "activity"}
+
+
+@pytest.mark.parametrize("datatype", FORMATS)
+def test_one_process(formats, command, tmp_path, datatype):
+    metrics = main(command(datatype, formats[datatype], tmp_path))
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    assert (tmp_path / "pytorch_model.bin.0").exists()
+    on_test = "selected on the test split, as published" in (tmp_path / "log.txt").read_text()
+    assert on_test == (datatype in SELECTS_ON_TEST)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_metrics_of_one(formats, command, tmp_path):
+    checkpoints, commands = {}, []
+    for datatype, root in formats.items():
+        main(command(datatype, root, tmp_path / datatype))
+        checkpoints[datatype] = str(tmp_path / datatype / "pytorch_model.bin.0")
+        commands.append(command(datatype, root, tmp_path / f"{datatype} trained by two"))
+        words = ["--do_train", "0", "--do_eval", "1", "--init_model", checkpoints[datatype]]
+        commands.append(command(datatype, root, tmp_path / f"{datatype} by two", *words))
+        main(command(datatype, root, tmp_path / f"{datatype} by one", *words))
+    (tmp_path / "commands.json").write_text(json.dumps(commands))
+    (tmp_path / "several.py").write_text(SEVERAL)
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    arguments = [str(tmp_path / "several.py"), str(tmp_path / "commands.json")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *launcher, *arguments], check=True, cwd=ROOT, env=environment, timeout=300)
+    for datatype in formats:
+        assert (tmp_path / f"{datatype} trained by two" / "metrics.json").exists()
+        one, two = (
+            json.loads((tmp_path / f"{datatype} by {number}" / "metrics.json").read_text()) for number in ("one", "two")
+        )
+        assert one == two
+
+
+@pytest.mark.parametrize("variant", ["7k", "full", "1kB"])
+def test_splits_of_msrvtt(formats, command, tmp_path, variant):
+    main(command("msrvtt", formats["msrvtt"], tmp_path, "--msrvtt_split", variant))
+    on_test = "selected on the test split, as published" in (tmp_path / "log.txt").read_text()
+    assert on_test == (variant != "full")
+
+
+def test_post_processed_figures_stand_apart(formats, command, tmp_path, capsys):
+    words = ["--do_train", "0", "--do_eval", "1"]
+    raw = main(command("msvd", formats["msvd"], tmp_path, *words))
+    assert raw["post_processed"] == {}
+    torch.manual_seed(0)
+    metrics = main(command("msvd", formats["msvd"], tmp_path, *words, "--post_process", "dsl", "qbnorm"))
+    assert set(metrics["post_processed"]) == {"dual softmax", "QB-Norm"}
+    table = capsys.readouterr().out
+    for row in ("text to video, after dual softmax", "video to text, after dual softmax", "text to video, after QB-Norm"):
+        assert f"\n{row} " in table
+
+
+@pytest.fixture
+def broken(formats, tmp_path):
+    """A copy of MSVD's folder with a training video of four cut short."""
+    root = Path(shutil.copytree(formats["msvd"], tmp_path / "data"))
+    path = root / "videos" / "two.mp4"
+    path.write_bytes(path.read_bytes()[:-50])
+    return root
+
+
+def test_broken_training_video_is_skipped_counted_and_named(broken, command, tmp_path):
+    main(command("msvd", broken, tmp_path / "out", "--max_bad_videos", "0.25", "--epochs", "2"))
+    (line,) = (tmp_path / "out" / "bad_videos.txt").read_text().splitlines()
+    assert line.startswith("two\t") and "is truncated, 50 bytes are missing" in line
+    assert (tmp_path / "out" / "log.txt").read_text().count("broken video 1 of 1 allowed is skipped") == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_many_broken_videos_stop_the_run(broken, command, tmp_path, workers):
+    from utils.errors import InputError
+
+    with pytest.raises(InputError, match=r"bad_videos.txt: 1 broken videos, 0 allowed; .*truncated, 50 bytes"):
+        main(command("msvd", broken, tmp_path / "out", "--workers", str(workers)))
+
+
+def test_listed_videos_are_left_out(broken, command, tmp_path):
+    (tmp_path / "skip_list.txt").write_text("two\n")
+    main(command("msvd", broken, tmp_path / "out", "--skip_list", str(tmp_path / "skip_list.txt")))
+    assert "1 of the 4 videos of train are left out" in (tmp_path / "out" / "log.txt").read_text()
+    assert not (tmp_path / "out" / "bad_videos.txt").exists()
