@@ -180,8 +180,9 @@ def build_run(
     schedule_epochs: int,
     evaluate: Callable[[], float],
     evaluate_every: int | None = None,
+    state: Callable[[], dict[str, Tensor]] | None = None,
 ) -> Run:
-    """The training run of a whole model that the arguments describe.
+    """The training run that the arguments describe.
 
     Args:
         args: of an entry script.
@@ -192,6 +193,7 @@ def build_run(
         schedule_epochs: horizon of the learning-rate schedule.
         evaluate: see `Run`.
         evaluate_every: see `Run`.
+        state: see `Run`; None: the whole model's, in the released spelling.
     """
     optimizer = build_optimizer(
         model,
@@ -213,7 +215,7 @@ def build_run(
         args.output_dir,
         logger,
         evaluate=evaluate,
-        state=lambda: released_state(model),
+        state=state or (lambda: released_state(model)),
         display=args.n_display,
         evaluate_every=evaluate_every,
     )

@@ -82,6 +82,11 @@ def video_to_text_ranks(sim: Tensor, clip_of_caption: Tensor | None = None) -> T
     return _count_at_least(scores, scores.diagonal()[:, None]) - 1
 
 
+def correlation(x: Tensor, y: Tensor) -> float:
+    """Pearson's correlation of two samples (n,), in [-1, 1]; 0 where one of them is constant."""
+    return torch.corrcoef(torch.stack([x, y]).double())[0, 1].nan_to_num().item()
+
+
 def _count_at_least(scores: Tensor, bound: Tensor) -> Tensor:
     """How many scores of each row reach its bound; compared in chunks, so that no second (A, B) matrix is held.
 

@@ -1,0 +1,46 @@
+"""Tensors that are computed once and loaded like data, and data that are encoded as they are loaded.
+
+Dimension letters: B items of a batch.
+"""
+
+from collections.abc import Callable, Iterator
+
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+Batch = dict[str, Tensor]
+
+
+class Rows(Dataset):
+    """Named tensors row by row: item i is {name: tensor[i]}.
+
+    Args:
+        tensors: by name, (number of items, ...) each.
+    """
+
+    def __init__(self, tensors: Batch):
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, index: int) -> Batch:
+        return {name: tensor[index] for name, tensor in self.tensors.items()}
+
+
+class EncodedLoader:
+    """A loader whose batches go through an encoder.
+
+    Args:
+        loader: batches of named tensors.
+        encode: batch -> what is trained on, named tensors (B, ...).
+    """
+
+    def __init__(self, loader: DataLoader, encode: Callable[[Batch], Batch]):
+        self.loader, self.encode, self.sampler = loader, encode, loader.sampler
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.encode, self.loader)

@@ -1,0 +1,104 @@
+"""What the estimator learns from: features of the frozen encoders, labels, and the loss.
+
+B pairs, N_t words, N_v frames, D width.
+Source: HBI, arXiv 2303.14369, section 3.3.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.banzhaf import LABEL_SCALE, exact_interaction, sampled_interaction
+from models.estimator import BanzhafModule
+from models.hbi import HBI
+from models.interaction import unit
+from models.level import TokenSet
+
+FEATURES = ("token_sim", "text_mask", "video_mask", "text_score", "video_score", "exact")
+
+
+def pair_features(
+    model: HBI, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor, game: str
+) -> dict[str, Tensor]:
+    """Players of true pairs at the entity level, and their exact interaction; no gradient.
+
+    Args:
+        model: whose entity level weighs the tokens.
+        text: word tokens (B, N_t, D).
+        text_mask: 1 for valid words (B, N_t).
+        video: frame tokens (B, N_v, D).
+        video_mask: 1 for valid frames (B, N_v).
+        game: "standard" or "released".
+
+    Returns:
+        `FEATURES`: "token_sim" (B, N_t, N_v), cosines; "text_mask" and "video_mask" as given; "text_score" (B, N_t) and
+        "video_score" (B, N_v), in the form that the game takes; "exact" (B, N_t, N_v), the interaction of the cosines
+        times `LABEL_SCALE`.
+    """
+    level = model.levels[0]
+    with torch.no_grad(), torch.autocast(text.device.type, enabled=False):
+        token_sim = unit(text, text_mask) @ unit(video, video_mask).mT
+        text_score, text_weight = level.weigh(TokenSet.original(text, text_mask), level.text_weight)
+        video_score, video_weight = level.weigh(TokenSet.original(video, video_mask), level.video_weight)
+        scores = (text_weight, video_weight) if game == "released" else (text_score, video_score)
+        exact = exact_interaction(LABEL_SCALE * token_sim, text_mask, video_mask, *scores, game=game)
+    return dict(zip(FEATURES, (token_sim, text_mask, video_mask, *scores, exact), strict=True))
+
+
+class EstimatorTraining(nn.Module):
+    """The estimator under training."""
+
+    def __init__(
+        self,
+        estimator: BanzhafModule,
+        *,
+        game: str = "released",
+        num_samples: int | None = None,
+        generator: torch.Generator | None = None,
+    ):
+        """Make the estimator trainable.
+
+        Args:
+            estimator: the network; its batch normalisation, which is never applied, stays as it is.
+            game: of the labels, "released" or "standard".
+            num_samples: coalitions sampled anew for each cell and step, as published; None: exact labels.
+            generator: source of the draws; None for PyTorch's own.
+        """
+        super().__init__()
+        self.teacher = estimator.requires_grad_(True)
+        self.teacher.bn.requires_grad_(False)
+        self.game, self.num_samples, self.generator = game, num_samples, generator
+
+    def forward(
+        self,
+        token_sim: Tensor,
+        text_mask: Tensor,
+        video_mask: Tensor,
+        text_score: Tensor,
+        video_score: Tensor,
+        exact: Tensor,
+    ) -> dict[str, Tensor]:
+        """Mean squared difference of labels and predictions over all cells; at padding both are 0.
+
+        Args:
+            token_sim: see `pair_features`.
+            text_mask: see `pair_features`.
+            video_mask: see `pair_features`.
+            text_score: see `pair_features`.
+            video_score: see `pair_features`.
+            exact: see `pair_features`; not used where labels are sampled.
+
+        Returns:
+            "loss".
+        """
+        label = exact
+        if self.num_samples is not None:
+            players = LABEL_SCALE * token_sim, text_mask, video_mask, text_score, video_score
+            label = sampled_interaction(*players, game=self.game, num=self.num_samples, generator=self.generator)
+        return {"loss": (label - self.predict(token_sim, text_mask, video_mask)).square().mean()}
+
+    def predict(self, token_sim: Tensor, text_mask: Tensor, video_mask: Tensor) -> Tensor:
+        """The estimator's interactions (B, N_t, N_v), 0 at padding; arguments as in `pair_features`."""
+        return self.teacher(token_sim).float() * text_mask.unsqueeze(2) * video_mask.unsqueeze(1)
+
+    def after_step(self) -> None:
+        """Keep nothing in bounds; the training loop calls this after each optimiser step."""

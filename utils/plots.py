@@ -1,0 +1,29 @@
+"""Pictures of results."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from utils.files import atomic_write
+
+POINTS = 5000
+
+
+def scatter(path: str | Path, x: Tensor, y: Tensor, *, labels: tuple[str, str]) -> None:
+    """Draw y against x, with the line on which they agree, as a PNG file.
+
+    Args:
+        path: of the picture.
+        x: values (n,).
+        y: values (n,); of more than `POINTS` pairs an even selection is drawn.
+        labels: of the two axes.
+    """
+    step = -(-len(x) // POINTS)
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(x[::step], y[::step], s=4, alpha=0.3, linewidths=0)
+    axes.axline((0, 0), slope=1, color="black", linewidth=0.8)
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=120)
