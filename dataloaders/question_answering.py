@@ -126,27 +126,24 @@ class QuestionLoaders:
     clips: DataLoader
 
 
-def read_questions(datatype: str, path: str | None, flag: str) -> list[Question]:
+def read_questions(datatype: str, path: str) -> list[Question]:
     """Read the questions of one split.
 
     Args:
         datatype: a key of `DATASETS`.
         path: the file.
-        flag: which names it on the command line.
 
     Raises:
-        InputError: unknown data set, no file given, or a malformed one.
+        InputError: unknown data set, or a missing or malformed file.
     """
     if datatype not in DATASETS:
         raise InputError(f"--datatype {datatype}: unknown; choose one of {', '.join(DATASETS)}")
-    if path is None:
-        raise InputError(f"{flag} is missing: give a file of questions")
     return DATASETS[datatype].read(Path(path))
 
 
 def build_vocabulary(args: argparse.Namespace) -> list[str]:
     """The answers of the training questions, the most frequent first: the vocabulary where none is given."""
-    answers = [asked.answer for asked in read_questions(args.datatype, args.train_csv, "--train_csv")]
+    answers = [asked.answer for asked in read_questions(args.datatype, args.train_csv)]
     return frequent_answers(answers, DATASETS[args.datatype].least)
 
 
@@ -165,7 +162,7 @@ def build_evaluation_loaders(
     Raises:
         InputError: questions or videos are missing or malformed.
     """
-    asked, files = find_questions(args, "test", args.val_csv, "--val_csv")
+    asked, files = find_questions(args, "test", args.val_csv)
     questions = QuestionDataset(asked, answers, tokenizer, args.max_words)
     clips = ClipDataset(questions.split, files, question_clip_reader(args, resolution))
     options = {"batch_size": args.batch_size_val, "training": False, "device": device}
@@ -188,7 +185,7 @@ def build_training_loader(
 
     Arguments and errors are those of `build_evaluation_loaders`, and it is an error if there is no such question.
     """
-    asked, files = find_questions(args, "train", args.train_csv, "--train_csv")
+    asked, files = find_questions(args, "train", args.train_csv)
     vocabulary = set(answers)
     known = [question for question in asked if question.answer in vocabulary]
     if not known:
@@ -204,11 +201,9 @@ def build_training_loader(
     return build_loader(args, dataset, collate=dataset.collate, **options)
 
 
-def find_questions(
-    args: argparse.Namespace, name: str, path: str | None, flag: str
-) -> tuple[list[Question], dict[str, Path]]:
+def find_questions(args: argparse.Namespace, name: str, path: str) -> tuple[list[Question], dict[str, Path]]:
     """Read a split's questions and find their videos; with --skip_missing_videos questions without one are left out."""
-    questions = read_questions(args.datatype, path, flag)
+    questions = read_questions(args.datatype, path)
     files = find_files(args, name, [asked.video_id for asked in questions])
     return [asked for asked in questions if asked.video_id in files], files
 

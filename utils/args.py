@@ -61,6 +61,13 @@ def _number(convert: type[int] | type[float], low: float, high: float = math.inf
     return parse_number
 
 
+INEFFECTIVE_FOR_QUESTIONS = (
+    "--cache_dir", "--cross_model", "--do_lower_case", "--do_pretrain", "--eval_frame_order",
+    "--expand_msrvtt_sentences", "--fp16", "--fp16_opt_level", "--freeze_layer_num", "--hard_negative_rate",
+    "--linear_patch", "--loose_type", "--loss", "--lr_decay", "--margin", "--n_gpu", "--n_pair",
+    "--negative_weighting", "--num_labels", "--rank", "--sampled_use_mil", "--sim_header", "--task_type",
+    "--text_num_hidden_layers", "--train_frame_order", "--use_mil", "--video_dim", "--visual_num_hidden_layers",
+)  # fmt: skip
 _COUNT = _number(int, 1)
 _AMOUNT = _number(float, 0)
 _SHARE = _number(float, 0, 1)
@@ -88,19 +95,19 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Captions and clips, as retrieval and the estimator name them."""
     group = parser.add_argument_group("data")
-    group.add_argument("--datatype", default="msrvtt", help="name of the data set")
     group.add_argument("--msrvtt_split", choices=("9k", "7k", "full", "1kB"), default="9k",
                        help="split of MSR-VTT: 1k-A with 9,000 or 7,010 training videos, the official one, or 1k-B")
     group.add_argument("--anno_path", required=True, help="folder of the annotation files")
     group.add_argument("--video_path", required=True, help="folder of the videos")
-    group.add_argument("--max_words", type=_number(int, 2), default=32, help="tokens of a caption, its ends included")
-    group.add_argument("--max_frames", type=_COUNT, default=12, help="frames of a video")
     group.add_argument("--video_framerate", type=_COUNT, default=1, help="frames taken from a second of video")
-    add_frame_arguments(group)
+    add_token_arguments(group)
 
 
-def add_frame_arguments(group: argparse._ArgumentGroup) -> None:
-    """How videos become frames, beyond what the published commands say."""
+def add_token_arguments(group: argparse._ArgumentGroup) -> None:
+    """How texts become words and videos become frames: common to all entry scripts."""
+    group.add_argument("--datatype", default="msrvtt", help="name of the data set")
+    group.add_argument("--max_words", type=_number(int, 2), default=32, help="tokens of a text, its ends included")
+    group.add_argument("--max_frames", type=_COUNT, default=12, help="frames of a video")
     group.add_argument("--frame_rule", choices=("decord", "cv2"),
                        help="which frames are taken; left out: as published for the data set")
     group.add_argument("--augment", metavar="CONFIG",
@@ -111,6 +118,25 @@ def add_frame_arguments(group: argparse._ArgumentGroup) -> None:
                        help="ids of videos to leave out, one a line, as scripts/check_data.py writes them")
     group.add_argument("--max_bad_videos", type=_SHARE, default=0.01, metavar="SHARE",
                        help="share of the training videos that may be broken; such are skipped, more stop the run")
+
+
+def add_question_arguments(parser: argparse.ArgumentParser) -> None:
+    """Questions and videos, as question answering names them."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--train_csv", help="file of the training questions")
+    group.add_argument("--val_csv", required=True, help="file of the evaluation questions")
+    group.add_argument("--data_path", help="file of the answer vocabulary, answer to label; left out: made of the "
+                                           "training answers and written to --output_dir")
+    group.add_argument("--features_path", dest="video_path", required=True, help="folder of the videos")
+    group.add_argument("--feature_framerate", dest="video_framerate", type=_COUNT, default=1,
+                       help="frames taken from a second of video")
+    group.add_argument("--slice_framepos", type=int, choices=(0, 1, 2), default=2,
+                       help="of too many frames take the first, the last or evenly spread ones")
+    group.add_argument("--num_thread_reader", dest="workers", type=_number(int, 0), default=argparse.SUPPRESS,
+                       help="published name of --workers")
+    group.add_argument("--cross_num_hidden_layers", dest="num_hidden_layers", type=_COUNT, default=argparse.SUPPRESS,
+                       help="published name of --num_hidden_layers")
+    add_token_arguments(group)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -216,21 +242,32 @@ def log_ineffective_flags(args: argparse.Namespace, logger: Logger) -> None:
 def retrieval_parser() -> argparse.ArgumentParser:
     """The command line of main_retrieval.py."""
     groups = (add_level_arguments, add_merge_arguments, add_similarity_arguments)
-    return _parser("Trains and evaluates text-video retrieval.", *groups)
+    return _parser("Trains and evaluates text-video retrieval.", (add_data_arguments, add_model_arguments, *groups))
 
 
 def estimator_parser() -> argparse.ArgumentParser:
     """The command line of banzhaf_estimator.py: retrieval's, without what concerns the levels."""
-    return _parser("Trains the estimator of the Banzhaf interaction between words and frames.", add_label_arguments)
+    groups = (add_data_arguments, add_model_arguments, add_label_arguments)
+    return _parser("Trains the estimator of the Banzhaf interaction between words and frames.", groups)
 
 
-def _parser(description: str, *add_groups: Callable[[argparse.ArgumentParser], None]) -> argparse.ArgumentParser:
-    """A parser of the groups that retrieval and the estimator share, and of `add_groups`."""
+def question_parser() -> argparse.ArgumentParser:
+    """The command line of main_vqa.py."""
+    groups = (add_question_arguments, add_model_arguments, add_level_arguments)
+    parser = _parser("Trains and evaluates video question answering.", groups, INEFFECTIVE_FOR_QUESTIONS)
+    parser.set_defaults(base_encoder="ViT-B/16", rate=[0.4, 0.4, 0.2], frame_rule="decord", augment="none")
+    parser.set_defaults(batch_size=32, batch_size_val=16)
+    return parser
+
+
+def _parser(
+    description: str, groups: Sequence[Callable[[argparse.ArgumentParser], None]], ineffective: Sequence[str] = ()
+) -> argparse.ArgumentParser:
+    """A parser of `groups` and of those that all entry scripts share."""
     parser = _ArgumentParser(description)
-    shared = (add_task_arguments, add_data_arguments, add_model_arguments)
-    for add_group in (*shared, *add_groups, add_training_arguments, add_machine_arguments):
+    for add_group in (add_task_arguments, *groups, add_training_arguments, add_machine_arguments):
         add_group(parser)
-    add_ineffective_arguments(parser, "--world_size", "--distributed")
+    add_ineffective_arguments(parser, "--world_size", "--distributed", *ineffective)
     return parser
 
 
@@ -249,6 +286,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         parser.error("nothing to do: give --do_train 1 or --do_eval 1")
     if "rate" in args and not any(args.rate):
         parser.error("argument --rate: one level at least must have a weight above 0")
+    if args.do_train and "num_levels" in args and any(args.rate[args.num_levels :]):
+        parser.error("argument --rate: gives weight to levels that --num_levels leaves untrained")
+    if "train_csv" in args and args.train_csv is None and (args.do_train or args.data_path is None):
+        parser.error("argument --train_csv: needed to train, and to make an answer vocabulary without --data_path")
     if "teacher" in args and args.teacher == "exact" and args.estimator:
         parser.error("--teacher exact needs no estimator: leave out one of --teacher and --estimator")
     return args
