@@ -27,6 +27,8 @@ from utils.distributed import gather_features
 
 LEVELS = ("entity", "action", "event")
 SIMILARITY_MEMORY = 256 * 2**20
+# Scores of tokens further apart than this differ in weight by more than the 17 digits of a float64 can hold.
+SCORE_SPAN = 40.0
 
 
 @dataclass(frozen=True)
@@ -195,17 +197,26 @@ class HBI(nn.Module):
     def teach(
         self, token_sim: Tensor, output: LevelOutput, text_mask: Tensor | None, video_mask: Tensor | None
     ) -> Tensor:
-        """The teacher's interaction of true pairs, without gradient: (B, N_t, N_v) -> (B, N_t, N_v).
-
-        The exact one is that of the standard game on similarities scaled as the estimator's labels are.
-        """
-        token_sim = token_sim.detach()
+        """The teacher's interaction of true pairs, without gradient: (B, N_t, N_v) -> (B, N_t, N_v)."""
         if not self.exact_teacher:
-            return self.teacher(token_sim)
-        text_score, video_score = output.text_score.detach(), output.video_score.detach()
-        text_mask = torch.ones_like(text_score) if text_mask is None else text_mask
-        video_mask = torch.ones_like(video_score) if video_mask is None else video_mask
-        return exact_interaction(LABEL_SCALE * token_sim, text_mask, video_mask, text_score, video_score)
+            return self.teacher(token_sim.detach())
+        with torch.no_grad():
+            return self.exact(token_sim, output, text_mask, video_mask)
+
+    def exact(
+        self, token_sim: Tensor, output: LevelOutput, text_mask: Tensor | None, video_mask: Tensor | None
+    ) -> Tensor:
+        """The exact interaction of true pairs in the standard game: (B, N_t, N_v) -> (B, N_t, N_v).
+
+        Similarities are scaled as for the estimator's labels. A level that is left with one token on a side has an
+        interaction too: what each token of the other side adds beside that one. The device is never waited for.
+        """
+        scores = output.text_score, output.video_score
+        masks = (
+            torch.ones_like(score) if mask is None else mask
+            for score, mask in zip(scores, (text_mask, video_mask), strict=True)
+        )
+        return exact_interaction(LABEL_SCALE * token_sim, *masks, *scores, span=SCORE_SPAN, check=False)
 
     def forward(
         self, ids: Tensor, text_mask: Tensor, frames: Tensor, video_mask: Tensor, video_ids: Tensor
@@ -342,9 +353,8 @@ class HBI(nn.Module):
         for level, words, frames in self.ascend(*text, *video):
             output = level(words, frames)
             token_sim = output.token_sim.diagonal(dim1=0, dim2=1).permute(2, 0, 1)
-            scores = output.text_score, output.video_score
             interaction = (
-                exact_interaction(LABEL_SCALE * token_sim, words.valid(), frames.valid(), *scores)
+                self.exact(token_sim, output, words.mask, frames.mask)
                 if exact
                 else level.student(token_sim) * words.valid().unsqueeze(2) * frames.valid().unsqueeze(1)
             )

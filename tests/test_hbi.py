@@ -177,10 +177,11 @@ def test_two_processes_give_the_gradients_of_one(tmp_path, recipe):
 
 
 @pytest.mark.parametrize("recipe", ["released", "corrected"])
-def test_forward_and_loss_on_fake_cuda_with_bf16_autocast(recipe):
+@pytest.mark.parametrize("teacher", ["estimator", "exact"])
+def test_forward_and_loss_on_fake_cuda_with_bf16_autocast(recipe, teacher):
     enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
     with FakeTensorMode():
-        model = HBI(CLIP(CLIPConfig(224, 32, 768, 2, 512, 2, 512)), temporal_layers=1, recipe=recipe)
+        model = HBI(CLIP(CLIPConfig(224, 32, 768, 2, 512, 2, 512)), temporal_layers=1, recipe=recipe, teacher=teacher)
         for module in model.modules():  # .to("cuda") and autograd ask for a real device
             for name, x in module._parameters.items():
                 if x is not None:
