@@ -148,7 +148,8 @@ def build_dataloader(
     sampler = None
     if training:
         if len(dataset) < batch_size:
-            raise InputError(f"batch size {batch_size}: there are only {len(dataset)} training pairs; give a smaller {flag}")
+            there = f"there are only {len(dataset)} training pairs"
+            raise InputError(f"batch size {batch_size}: {there}; give a smaller {flag}")
         sampler = DistributedSampler(dataset, world_size, rank, shuffle=True, seed=seed, drop_last=True)
     else:
         bounds = [len(dataset) * part // world_size for part in (rank, rank + 1)]
