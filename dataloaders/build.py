@@ -19,6 +19,7 @@ from dataloaders import build_dataloader, build_split, find_dataset
 from dataloaders.bad_videos import BadVideos
 from dataloaders.base import ClipDataset, PairDataset, Split, TextDataset, Tokenize
 from dataloaders.captions import read_ids
+from dataloaders.frame_cache import FrameCache
 from dataloaders.transforms import ClipTransform, RandAugment
 from dataloaders.video import find_videos, read_clip
 from utils.distributed import barrier, is_main, rank, world_size
@@ -148,6 +149,7 @@ def clip_reader(
     args: argparse.Namespace, resolution: int, augment: RandAugment | None = None
 ) -> Callable[..., Tensor]:
     """`read_clip` with all but the path and the times bound to the arguments."""
+    kept = args.frame_cache and FrameCache(args.frame_cache, args.frame_cache_gb, args.frame_cache_form)
     return partial(
         read_clip,
         transform=ClipTransform(resolution),
@@ -155,6 +157,7 @@ def clip_reader(
         max_frames=args.max_frames,
         rule=args.frame_rule or find_dataset(args.datatype).frame_rule,
         augment=augment,
+        cache=kept or None,
     )
 
 

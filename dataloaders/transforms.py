@@ -4,6 +4,7 @@ n frames of a clip, H and W their height and width, R CLIP's resolution.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import utils.torchvision_import  # noqa: F401  before torchvision and timm
@@ -22,6 +23,7 @@ from utils.errors import InputError
 FILL_GREY = (128, 128, 128)
 
 
+@dataclass(frozen=True)
 class ClipTransform:
     """CLIP's preprocessing up to the normalisation: bicubic resize of the short side, centre crop.
 
@@ -33,8 +35,7 @@ class ClipTransform:
         resolution: R, pixels.
     """
 
-    def __init__(self, resolution: int):
-        self.resolution = resolution
+    resolution: int
 
     def __call__(self, frames: np.ndarray) -> Tensor:
         """Resize and crop.

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch  # before decord, which brings its own copies of system libraries
 
@@ -17,6 +18,7 @@ import decord
 import numpy as np
 
 from dataloaders.container import missing_bytes
+from dataloaders.frame_cache import FrameCache
 from utils.errors import InputError
 from utils.files import atomic_write
 
@@ -111,29 +113,62 @@ def read_clip(
     path: str | Path,
     transform: Callable[[np.ndarray], torch.Tensor],
     *,
+    augment: Callable[[np.ndarray], np.ndarray] | None = None,
+    cache: FrameCache | None = None,
+    **sampling: Any,
+) -> torch.Tensor:
+    """Read the sampled frames of a clip.
+
+    Args:
+        path: a video file.
+        transform: uint8 (n, H, W, 3) -> uint8 (n, 3, R, R); with a cache its `repr` tells all of it.
+        augment: uint8 (n, H, W, 3) -> the same, before `transform`.
+        cache: keeps the transformed frames, or those before an augmentation.
+        **sampling: keywords of `decode_clip`.
+
+    Returns:
+        uint8 (n, 3, R, R), 1 <= n <= max_frames.
+
+    Raises:
+        InputError: as `decode_clip`.
+    """
+
+    def decode() -> np.ndarray:
+        return decode_clip(path, **sampling)
+
+    if cache is None:
+        return transform(decode() if augment is None else augment(decode()))
+    settings = {"decoder": f"decord {decord.__version__}", **sampling}
+    if augment is not None:
+        return transform(augment(cache.get(Path(path), settings, decode)))
+    settings["transform"] = repr(transform)
+    frames = cache.get(Path(path), settings, lambda: transform(decode()).permute(0, 2, 3, 1).numpy())  # (n, R, R, 3)
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
+
+
+def decode_clip(
+    path: str | Path,
+    *,
     start: float | None = None,
     end: float | None = None,
     framerate: int = 1,
     max_frames: int = 12,
     rule: str = "decord",
     slice_framepos: int = 2,
-    augment: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> torch.Tensor:
+) -> np.ndarray:
     """Decode the sampled frames of a clip, with one decoding thread.
 
     Args:
         path: a video file.
-        transform: uint8 (n, H, W, 3) -> uint8 (n, 3, R, R).
         start: seconds; None for the beginning.
         end: seconds; None for the end of the video.
         framerate: samples a second.
         max_frames: the most frames to return.
         rule: as in `frame_positions`.
         slice_framepos: as in `frame_positions`.
-        augment: uint8 (n, H, W, 3) -> the same, before `transform`.
 
     Returns:
-        uint8 (n, 3, R, R), 1 <= n <= max_frames.
+        uint8 (n, H, W, 3), RGB, 1 <= n <= max_frames.
 
     Raises:
         InputError: the file is missing, empty, truncated, no video, broken, or has no frame in the window.
@@ -157,10 +192,9 @@ def read_clip(
         if not positions:
             lasts = f"the video lasts {num_frames / fps:.1f} s"
             raise InputError(f"{path}: no frame between {start} and {end} s, {lasts}; mend the annotation")
-        frames = reader.get_batch(positions).asnumpy()
+        return reader.get_batch(positions).asnumpy()
     except (decord.DECORDError, RuntimeError, AssertionError, IndexError) as error:
         raise InputError(f"{path}: cannot be decoded ({_reason(error)}); replace the file") from error
-    return transform(frames if augment is None else augment(frames))
 
 
 def _check_file(path: Path) -> None:

@@ -118,6 +118,10 @@ def add_token_arguments(group: argparse._ArgumentGroup) -> None:
                        help="ids of videos to leave out, one a line, as scripts/check_data.py writes them")
     group.add_argument("--max_bad_videos", type=_SHARE, default=0.01, metavar="SHARE",
                        help="share of the training videos that may be broken; such are skipped, more stop the run")
+    group.add_argument("--frame_cache", metavar="DIR", help="folder that keeps sampled frames, to decode a video once")
+    group.add_argument("--frame_cache_gb", type=_AMOUNT, default=50.0, help="10^9 bytes that the kept frames may take")
+    group.add_argument("--frame_cache_form", choices=("lossless", "compact"), default="lossless",
+                       help="keep frames bit by bit, or as JPEG in about a tenth of the space")
 
 
 def add_question_arguments(parser: argparse.ArgumentParser) -> None:

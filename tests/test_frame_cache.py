@@ -1,0 +1,185 @@
+"""Kept frames: the same as decoded ones, once for each video and setting, in bounds, and whole after a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_video
+
+from dataloaders import video
+from dataloaders.frame_cache import FrameCache
+from dataloaders.transforms import ClipTransform, RandAugment
+from dataloaders.video import read_clip
+from utils.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+FRAMES = np.random.default_rng(0).integers(0, 256, (3, 24, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Paths that were decoded."""
+    paths, decode = [], video.decode_clip
+    monkeypatch.setattr(video, "decode_clip", lambda path, **sampling: paths.append(path) or decode(path, **sampling))
+    return paths
+
+
+def entries(folder):
+    return sorted(folder.glob("*/*"))
+
+
+def test_lossless_frames_are_the_decoded_ones_and_decoded_once(video_file, tmp_path, decoded):
+    transform, cache = ClipTransform(32), FrameCache(tmp_path, 1)
+    expected = read_clip(video_file, transform, framerate=5)
+    for _ in range(2):
+        clip = read_clip(video_file, transform, framerate=5, cache=cache)
+        assert torch.equal(clip, expected)
+        assert clip.is_contiguous()
+    assert len(decoded) == 2
+    assert torch.equal(read_clip(video_file, transform, framerate=5, cache=FrameCache(tmp_path, 1)), expected)
+    assert len(decoded) == 2
+
+
+def test_augmentation_draws_anew_from_the_kept_frames(video_file, tmp_path, decoded):
+    cache = FrameCache(tmp_path, 1)
+    options = {"transform": ClipTransform(32), "augment": RandAugment("rand-m9-n4-p1")}
+    clips = [read_clip(video_file, cache=cache, **options) for _ in range(4)]
+    assert len(decoded) == 1
+    assert not all(torch.equal(clip, clips[0]) for clip in clips)
+    options["augment"] = lambda frames: 255 - frames
+    assert torch.equal(read_clip(video_file, cache=cache, **options), read_clip(video_file, **options))
+
+
+def test_compact_frames_are_close_small_and_the_same_each_time(video_file, tmp_path):
+    transform = ClipTransform(224)
+    caches = {form: FrameCache(tmp_path / form, 1, form) for form in ("lossless", "compact")}
+    exact = read_clip(video_file, transform, cache=caches["lossless"])
+    first, again = (read_clip(video_file, transform, cache=caches["compact"]) for _ in range(2))
+    assert torch.equal(first, again)
+    assert first.shape == exact.shape
+    assert 0 < (first.float() - exact.float()).abs().mean() < 2
+    small, large = (entries(tmp_path / form)[0].stat().st_size for form in ("compact", "lossless"))
+    assert small < large / 5
+
+
+CHANGES = [
+    *({"framerate": 2}, {"max_frames": 2}, {"start": 1.0}, {"end": 2.0}, {"rule": "cv2"}, {"slice_framepos": 0}),
+    *({"transform": ClipTransform(16)}, {"augment": lambda frames: frames}),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_settings_are_other_entries(video_file, tmp_path, decoded, change):
+    cache = FrameCache(tmp_path, 1)
+    options = {"transform": ClipTransform(32), "cache": cache}
+    read_clip(video_file, **options)
+    changed = read_clip(video_file, **{**options, **change})
+    assert len(decoded) == len(entries(tmp_path)) == 2
+    assert torch.equal(changed, read_clip(video_file, **{**options, **change, "cache": None}))
+
+
+def test_a_changed_video_is_decoded_again(tmp_path, decoded):
+    path, cache = write_video(tmp_path / "a.mp4"), FrameCache(tmp_path / "cache", 1)
+    read_clip(path, ClipTransform(32), cache=cache)
+    os.utime(path, (1, 1))
+    read_clip(path, ClipTransform(32), cache=cache)
+    write_video(path, hue=5)
+    clip = read_clip(path, ClipTransform(32), cache=cache)
+    assert len(decoded) == 3
+    assert torch.equal(clip, read_clip(path, ClipTransform(32)))
+
+
+def test_a_broken_video_is_refused_and_not_kept(tmp_path):
+    cache = FrameCache(tmp_path / "cache", 1)
+    (tmp_path / "text.mp4").write_text("no video")
+    for name, reason in (("text.mp4", "cannot be decoded"), ("gone.mp4", "No such file")):
+        with pytest.raises(InputError, match=reason):
+            read_clip(tmp_path / name, ClipTransform(32), cache=cache)
+    assert not entries(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("left", [0, 5, -9])
+def test_a_damaged_entry_is_made_again(video_file, tmp_path, left):
+    cache = FrameCache(tmp_path, 1)
+    cache.get(video_file, {}, lambda: FRAMES)
+    entry = entries(tmp_path)[0]
+    entry.write_bytes(entry.read_bytes()[:left])
+    assert np.array_equal(cache.get(video_file, {}, lambda: FRAMES), FRAMES)
+    assert np.array_equal(cache.get(video_file, {}, lambda: None), FRAMES)
+
+
+def fill(folder, video_file, capacity, numbers):
+    cache = FrameCache(folder, capacity / 1e9)
+    for number in numbers:
+        assert np.array_equal(cache.get(video_file, {"number": number}, lambda: FRAMES), FRAMES)
+
+
+def test_room_is_bounded_and_counted_over_processes(video_file, tmp_path, caplog):
+    size = FRAMES.nbytes + 100
+    with ProcessPoolExecutor(3) as pool:
+        list(pool.map(fill, [tmp_path] * 3, [video_file] * 3, [5 * size] * 3, [range(4), range(2, 6), range(5, 9)]))
+    assert len(entries(tmp_path)) == 5
+    assert sum(entry.stat().st_size for entry in entries(tmp_path)) <= 5 * size
+    fill(tmp_path, video_file, 5 * size, range(20, 30))
+    assert caplog.text.count("has no room") == 1
+    fill(tmp_path, video_file, 7 * size, range(30, 40))
+    assert len(entries(tmp_path)) == 7
+
+
+def test_room_is_counted_anew_at_the_start(video_file, tmp_path):
+    size = FRAMES.nbytes + 100
+    fill(tmp_path, video_file, 2 * size, range(2))
+    entries(tmp_path)[0].unlink()
+    fill(tmp_path, video_file, 2 * size, range(5, 6))
+    assert len(entries(tmp_path)) == 2
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+import numpy as np
+import dataloaders.frame_cache
+from dataloaders.frame_cache import FrameCache
+
+class Slow:
+    def __init__(self, file): self.file = file
+    def write(self, content):
+        self.file.write(content[: len(content) // 2]); self.file.flush()
+        print("half", flush=True); time.sleep(60)
+
+write = dataloaders.frame_cache.atomic_write
+class slow_write:
+    def __init__(self, *arguments): self.context = write(*arguments)
+    def __enter__(self): return Slow(self.context.__enter__())
+    def __exit__(self, *exception): return self.context.__exit__(*exception)
+
+dataloaders.frame_cache.atomic_write = slow_write
+FrameCache(sys.argv[1], 1).get(Path(sys.argv[2]), {}, lambda: np.ones((3, 24, 32, 3), np.uint8))
+"""
+
+
+def test_a_writer_killed_half_way_leaves_no_entry(video_file, tmp_path):
+    command = [sys.executable, "-c", WRITER, str(tmp_path), str(video_file)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "half\n"
+        writer.send_signal(signal.SIGKILL)
+    (remainder,) = entries(tmp_path)
+    assert remainder.stat().st_size > 0 and remainder.suffix != ".safetensors"
+    cache = FrameCache(tmp_path, 1)
+    assert np.array_equal(cache.get(video_file, {}, lambda: FRAMES), FRAMES)
+    assert np.array_equal(cache.get(video_file, {}, lambda: None), FRAMES)
+    assert len(entries(tmp_path)) == 1 and not remainder.exists()
+
+
+def test_impossible_caches_are_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="give another --frame_cache"):
+        FrameCache(tmp_path / "file", 1)
+    with pytest.raises(ValueError, match="form must be"):
+        FrameCache(tmp_path, 1, "png")
