@@ -116,6 +116,33 @@ def test_exact_holds_for_scores_far_apart(spread):
     torch.testing.assert_close(exact_interaction(*batch), brute_force("standard", *batch), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("spread", [0.1, 6.0, 40.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_fixed_span_is_as_exact_up_to_its_width(spread, dtype):
+    batch = players("standard", spread=spread)
+    given = [x.to(dtype) if x.is_floating_point() else x for x in batch]
+    fixed = exact_interaction(*given, span=40.0, check=False)
+    tolerance = 3e-6 if dtype is torch.float32 else 1e-12
+    torch.testing.assert_close(fixed.double(), exact_interaction(*batch), atol=tolerance, rtol=0)
+
+
+def test_scores_beyond_a_fixed_span_count_as_at_its_end():
+    sim, text_mask, video_mask, w, u = players("standard", lengths=((5, 4), (4, 3)), spread=60.0)
+    w, u = w.masked_fill(~text_mask, -torch.inf), u.masked_fill(~video_mask, -torch.inf)
+    near = [score.maximum(score.amax(1, keepdim=True) - 10) for score in (w, u)]
+    fixed = exact_interaction(sim, text_mask, video_mask, w, u, span=10.0)
+    torch.testing.assert_close(fixed, exact_interaction(sim, text_mask, video_mask, *near), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(("words", "frames"), [(1, 4), (4, 1), (1, 1)])
+def test_unchecked_standard_game_takes_a_side_of_one_token(words, frames):
+    batch = players("standard", words=words, frames=frames, lengths=((words, frames),))
+    expected = brute_force("standard", *batch)
+    torch.testing.assert_close(exact_interaction(*batch, check=False), expected, atol=1e-12, rtol=0)
+    with pytest.raises(ValueError, match="at least two"):
+        exact_interaction(*batch)
+
+
 @pytest.mark.parametrize("game", ["standard", "released"])
 def test_float32_is_close_to_float64(game):
     batch = players(game, words=24, frames=12, lengths=((24, 12), (11, 7)))

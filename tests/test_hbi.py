@@ -138,6 +138,15 @@ def test_every_trainable_parameter_gets_a_gradient(options):
     assert not any(name.startswith("teacher") for name in trained)
 
 
+@pytest.mark.parametrize("recipe", ["released", "corrected"])
+def test_an_exact_teacher_of_levels_that_keep_one_token(recipe):
+    model = build(teacher="exact", recipe=recipe, text_rates=(0.25, 0.1), video_rates=(0.1, 1.0))
+    terms = model(**batch())
+    terms["loss"].backward()
+    assert all(value.isfinite() for value in terms.values())
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def gradients(model) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
