@@ -194,7 +194,7 @@ def decode_clip(
             raise InputError(f"{path}: no frame between {start} and {end} s, {lasts}; mend the annotation")
         return reader.get_batch(positions).asnumpy()
     except (decord.DECORDError, RuntimeError, AssertionError, IndexError) as error:
-        raise InputError(f"{path}: cannot be decoded ({_reason(error)}); replace the file") from error
+        raise InputError(f"{path}: cannot be decoded ({reason_of(error)}); replace the file") from error
 
 
 def _check_file(path: Path) -> None:
@@ -212,7 +212,7 @@ def _check_file(path: Path) -> None:
         raise InputError(f"{path}: is truncated, {missing} bytes are missing; replace the file")
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """What the decoder says, without its time stamps and source positions."""
     first = str(error).strip().partition("\n")[0]
     return re.sub(r"\[[\d:]+\] \S+:\d+: ", "", first) or type(error).__name__

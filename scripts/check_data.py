@@ -1,0 +1,178 @@
+"""Count captions and videos against the published sizes and look for missing and broken videos, before training does.
+
+`python scripts/check_data.py --datatype msrvtt --anno_path data/MSR-VTT/anns --video_path MSRVTT_Videos`
+prints tables and writes data_report.json and skip_list.txt, which the training scripts take as --skip_list.
+It ends with code 1 if there is a video to skip.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tqdm import tqdm
+
+from dataloaders import DATASETS, build_split
+from dataloaders.base import Split
+from dataloaders.inspection import HARMLESS, PROBLEMS, Inspection, find_duplicates, inspect_video
+from dataloaders.published_sizes import PUBLISHED_SIZES
+from dataloaders.video import find_videos
+from utils.args import run
+from utils.files import atomic_write
+from utils.logger import table
+
+SHOWN = 5
+
+
+def check_data(datatype: str, anno_path: Path, video_path: Path, *, workers: int = 2, **options: str) -> dict[str, Any]:
+    """Read all annotations and inspect every video they name.
+
+    Args:
+        datatype: a key of `DATASETS`.
+        anno_path: folder of annotations.
+        video_path: folder of videos.
+        workers: processes that decode.
+        **options: of the data set's reader.
+
+    Returns:
+        "splits": name -> `count_split`; "shared": pairs of splits that have videos in common -> their ids; "problems":
+        key of `PROBLEMS` -> list of {"video_id", "file", "reason"}; "skip": ids that training cannot use.
+
+    Raises:
+        InputError: annotations are missing or malformed, or no video is found.
+    """
+    splits = {name: build_split(datatype, anno_path, name, **options) for name in ("train", "val", "test")}
+    if splits["val"] == splits["test"]:
+        del splits["val"]
+    ids = list(dict.fromkeys(clip.video_id for split in splits.values() for clip in split.clips))
+    files = find_videos(video_path, ids, skip_missing=True)
+    inspections = dict(zip(files, inspect_all(files.values(), workers), strict=True))
+    published = PUBLISHED_SIZES.get(" ".join([datatype, *options.values()]), {})
+    problems = list_problems(ids, files, inspections)
+    skipped = {entry["video_id"] for kind, found in problems.items() if kind not in HARMLESS for entry in found}
+    return {
+        "splits": {
+            name: count_split(split, inspections, published.get(name, (None, None))) for name, split in splits.items()
+        },
+        "shared": shared_videos(splits),
+        "problems": problems,
+        "skip": [video_id for video_id in ids if video_id in skipped],
+    }
+
+
+def inspect_all(paths: Iterable[Path], workers: int) -> list[Inspection]:
+    """Inspect files in `workers` processes, with a progress bar."""
+    paths = list(paths)
+    with ProcessPoolExecutor(workers) as pool:
+        return list(tqdm(pool.map(inspect_video, paths, chunksize=8), "videos", len(paths), unit="video"))
+
+
+def list_problems(
+    ids: Sequence[str], files: dict[str, Path], inspections: dict[str, Inspection]
+) -> dict[str, list[dict[str, str]]]:
+    """The problems of all videos by kind, as `check_data` returns them."""
+    problems: dict[str, list[dict[str, str]]] = {kind: [] for kind in PROBLEMS}
+    for video_id in ids:
+        found = inspections.get(video_id, Inspection("missing"))
+        if found.problem:
+            file = str(files.get(video_id, ""))
+            problems[found.problem].append({"video_id": video_id, "file": file, "reason": found.reason})
+    names = {path: video_id for video_id, path in files.items()}
+    readable = [path for path in names if inspections[names[path]].problem != "unreadable"]
+    for first, *others in find_duplicates(readable):
+        for path in others:
+            problems["duplicate"].append({"video_id": names[path], "file": str(path), "reason": f"as {first}"})
+    return problems
+
+
+def count_split(
+    split: Split, inspections: dict[str, Inspection], published: tuple[int | None, int | None]
+) -> dict[str, Any]:
+    """Sizes of a split: videos and captions, the published ones, and the spread of captions, words and seconds."""
+    told = [0] * len(split.clips)
+    for clip in split.clip_of_caption:
+        told[clip] += 1
+    videos = {clip.video_id for clip in split.clips}
+    seconds = [found.seconds for video_id, found in inspections.items() if video_id in videos and found.seconds]
+    return {
+        "videos": len(videos),
+        "captions": len(split.captions),
+        "published videos": published[0],
+        "published captions": published[1],
+        "captions of a clip": spread(told),
+        "words of a caption": spread([len(caption.split()) for caption in split.captions]),
+        "seconds of a video": spread(seconds),
+    }
+
+
+def spread(numbers: Sequence[float]) -> dict[str, float] | None:
+    """Least, middle and largest of some numbers, None where there is none."""
+    if not numbers:
+        return None
+    return {"least": min(numbers), "median": statistics.median(numbers), "most": max(numbers)}
+
+
+def shared_videos(splits: dict[str, Split]) -> dict[str, list[str]]:
+    """Videos that lie in two splits, by the names of these."""
+    videos = {name: {clip.video_id for clip in split.clips} for name, split in splits.items()}
+    names = list(videos)
+    pairs = [(one, other) for place, one in enumerate(names) for other in names[place + 1 :]]
+    return {f"{one} and {other}": sorted(both) for one, other in pairs if (both := videos[one] & videos[other])}
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """The report as text."""
+    header = ["split", *next(iter(report["splits"].values()))]
+    rows = [[name, *map(_cell, counts.values())] for name, counts in report["splits"].items()]
+    parts = [table(header, rows)]
+    found = [(kind, entries) for kind, entries in report["problems"].items() if entries]
+    if found:
+        rows = [
+            [kind, len(entries), PROBLEMS[kind], ", ".join(entry["video_id"] for entry in entries[:SHOWN])]
+            for kind, entries in found
+        ]
+        parts.append(table(["problem", "videos", "meaning", "first"], rows))
+    parts += [f"in {names}: {len(ids)} videos, first {ids[0]}" for names, ids in report["shared"].items()]
+    parts.append(f"{len(report['skip'])} videos to skip" if found else "all videos are there and whole")
+    return "\n\n".join(parts)
+
+
+def _cell(value: Any) -> str:
+    """A count or a spread as text."""
+    if isinstance(value, dict):
+        return " / ".join(f"{number:.4g}" for number in value.values())
+    return "-" if value is None else str(value)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Check, print and write; returns the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--datatype", default="msrvtt", choices=DATASETS, help="name of the data set (%(default)s)")
+    parser.add_argument("--msrvtt_split", choices=("9k", "7k", "full", "1kB"), default="9k", help="(%(default)s)")
+    parser.add_argument("--anno_path", type=Path, required=True, help="folder of the annotation files")
+    parser.add_argument("--video_path", type=Path, required=True, help="folder of the videos")
+    parser.add_argument("--output_dir", type=Path, default=Path(), help="folder for the report and the skip list (.)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that decode (%(default)s)")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    arguments = parser.parse_args(argv)
+    logging.getLogger("dataloaders").setLevel(logging.ERROR)  # what is missing stands in the report
+    options = {"msrvtt_split": arguments.msrvtt_split} if arguments.datatype == "msrvtt" else {}
+    report = check_data(arguments.datatype, arguments.anno_path, arguments.video_path, workers=arguments.workers, **options)
+    print(format_report(report))
+    with atomic_write(arguments.output_dir / "data_report.json") as file:
+        json.dump(report, file, indent=1)
+    with atomic_write(arguments.output_dir / "skip_list.txt") as file:
+        file.writelines(f"{video_id}\n" for video_id in report["skip"])
+    print(f"written: {arguments.output_dir / 'data_report.json'}, {arguments.output_dir / 'skip_list.txt'}")
+    return report
+
+
+if __name__ == "__main__":
+    run(lambda argv: sys.exit(1 if main(argv)["skip"] else 0))

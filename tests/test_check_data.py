@@ -1,0 +1,127 @@
+"""The doctor for data: every kind of bad video is found, training takes its skip list."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_video
+from formats import write_format
+from test_video import audio_only
+
+from dataloaders.inspection import find_duplicates, inspect_video
+from scripts.check_data import main
+
+CHECK = ["--workers", "1"]
+
+
+def without_time_scale(path):
+    """Set the time scale of the track to 0, from which its frame rate is computed."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b"mdhd") + 16
+    content[place : place + 4] = bytes(4)
+    path.write_bytes(content)
+
+
+HARM = {
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "undecodable": lambda path: path.write_text("a text that was given another name\n" * 20),
+    "frame rate": without_time_scale,
+    "one frame": lambda path: write_video(path, seconds=0.1),
+}
+
+
+@pytest.mark.parametrize("kind", HARM)
+def test_each_kind_of_bad_file_is_told_apart(tmp_path, kind):
+    path = write_video(tmp_path / "video.mp4")
+    assert inspect_video(path).problem is None
+    assert inspect_video(path).seconds == 3
+    HARM[kind](path)
+    assert inspect_video(path).problem == kind
+
+
+def test_audio_without_pictures_is_no_video(tmp_path):
+    audio_only(tmp_path / "sound.mp4", None)
+    assert inspect_video(tmp_path / "sound.mp4").problem == "undecodable"
+    assert "video stream" in inspect_video(tmp_path / "sound.mp4").reason
+
+
+@pytest.mark.parametrize("part", [0.35, 0.6, 0.9])
+def test_frames_are_decoded_in_several_places(tmp_path, part):
+    path = write_video(tmp_path / "video.mp4")
+    content = bytearray(path.read_bytes())
+    place = int(part * len(content))
+    content[place : place + len(content) // 4] = np.random.default_rng(0).bytes(len(content) // 4)
+    path.write_bytes(content)
+    assert inspect_video(path).problem in ("undecodable", "truncated")
+
+
+def test_a_file_without_permission_or_a_folder_is_unreadable(tmp_path):
+    (tmp_path / "folder.mp4").mkdir()
+    assert inspect_video(tmp_path / "folder.mp4").problem == "unreadable"
+
+
+def test_duplicates_are_files_of_the_same_bytes(tmp_path):
+    contents = {"a": b"same", "b": b"same", "c": b"else", "d": b"longer", "e": b"", "f": b""}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    assert find_duplicates(sorted(tmp_path.iterdir())) == [[tmp_path / "a", tmp_path / "b"]]
+
+
+@pytest.fixture(scope="module")
+def formats(tmp_path_factory):
+    return {name: write_format(name, tmp_path_factory.mktemp(name)) for name in ("msvd", "msrvtt", "csv")}
+
+
+def words(datatype, root, output, *more):
+    paths = ["--anno_path", root / "anns", "--video_path", root / "videos", "--output_dir", output]
+    return ["--datatype", datatype, *map(str, paths), *CHECK, *more]
+
+
+def test_a_folder_with_every_problem(formats, tmp_path, capsys):
+    root = Path(shutil.copytree(formats["msvd"], tmp_path / "data"))
+    videos = root / "videos"
+    for name, kind in zip(("two", "three", "four", "five", "six"), HARM, strict=True):
+        HARM[kind](videos / f"{name}.mp4")
+    (videos / "seven.mp4").unlink()
+    shutil.copy(videos / "one.avi", videos / "eight.mp4")
+    report = main(words("msvd", root, tmp_path / "out"))
+    found = {kind: [entry["video_id"] for entry in entries] for kind, entries in report["problems"].items() if entries}
+    assert found == {
+        "missing": ["seven"], "empty": ["two"], "truncated": ["three"], "undecodable": ["four"],
+        "frame rate": ["five"], "one frame": ["six"], "duplicate": ["eight"],
+    }  # fmt: skip
+    assert (tmp_path / "out" / "skip_list.txt").read_text().split() == ["two", "three", "four", "five", "seven"]
+    assert json.loads((tmp_path / "out" / "data_report.json").read_text()) == report
+    text = capsys.readouterr().out
+    for kind in found:
+        assert f"\n{kind} " in text
+    assert "5 videos to skip" in text
+
+
+def test_sizes_stand_beside_the_published_ones(formats, tmp_path, capsys):
+    report = main(words("msvd", formats["msvd"], tmp_path))
+    assert report["splits"]["train"] == {
+        "videos": 4, "captions": 7, "published videos": 1200, "published captions": 48774,
+        "captions of a clip": {"least": 1, "median": 1.5, "most": 3},
+        "words of a caption": {"least": 2, "median": 4, "most": 4},
+        "seconds of a video": {"least": 2, "median": 2, "most": 2},
+    }  # fmt: skip
+    assert list(report["splits"]) == ["train", "val", "test"]
+    assert report["skip"] == [] and report["shared"] == {}
+    assert "all videos are there and whole" in capsys.readouterr().out
+
+
+def test_videos_in_two_splits_are_named(formats, tmp_path):
+    report = main(words("msrvtt", formats["msrvtt"], tmp_path, "--msrvtt_split", "1kB"))
+    assert list(report["splits"]) == ["train", "test"]
+    assert report["splits"]["train"]["published videos"] == 6656
+    assert report["shared"] == {}
+    root = Path(shutil.copytree(formats["csv"] / "anns", tmp_path / "anns"))
+    shutil.copy(root / "train.csv", root / "test.csv")
+    paths = ["--anno_path", str(root), "--video_path", str(formats["csv"] / "videos"), "--output_dir", str(tmp_path)]
+    report = main(["--datatype", "csv", *paths, *CHECK])
+    assert report["shared"] == {"train and test": ["four", "one", "three", "two"]}
+    assert report["splits"]["train"]["published videos"] is None
