@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     args = parse(estimator_parser(), argv)
     if not (args.do_train or args.init_model):
         raise InputError("--do_eval: there is no estimator; give the checkpoint that holds one as --init_model")
+    if args.max_frames < 2:
+        raise InputError(f"--max_frames {args.max_frames}: an interaction needs two frames or more")
     device = start(args.device, args.local_rank)
     torch.manual_seed(args.seed)
     logger = make_logger(args.output_dir)
