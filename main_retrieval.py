@@ -130,7 +130,7 @@ def evaluate(
     sim = compare(loaders.text)
     metrics = retrieval_metrics(sim, loaders.clip_of_caption)
     ranks = text_to_video_ranks(sim, loaders.clip_of_caption)
-    metrics["subsets"] = {name: rank_statistics(ranks[rows]) for name, rows in loaders.subsets.items()}
+    metrics["subsets"] = {name: rank_statistics(ranks[rows]) for name, rows in loaders.subsets.items() if rows}
     metrics["post_processed"] = {}
     if "dsl" in args.post_process:
         metrics["post_processed"]["dual softmax"] = dual_softmax_metrics(sim, loaders.clip_of_caption)

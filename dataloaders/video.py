@@ -26,7 +26,7 @@ from utils.files import atomic_write
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".flv", ".wmv", ".mpg", ".mpeg", ".3gp", ".ts")
 FRAME_RULES = ("decord", "cv2")
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("hbi")
 # A broken file is reported once, by the InputError it becomes.
 decord.logging.set_level(decord.logging.QUIET)
 

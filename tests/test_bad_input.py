@@ -1,0 +1,227 @@
+"""What a user can mend ends the retrieval script with one line and code 2."""
+
+import csv
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import main_retrieval
+from tests.retrieval_case import Corpus, build_corpus
+from utils.args import run
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = "main_retrieval.py"
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    return build_corpus(tmp_path_factory.mktemp("whole"), train=2, test=8)
+
+
+@pytest.fixture
+def corpus(whole, tmp_path):
+    """A copy that a test may break."""
+    folder = shutil.copytree(whole.folder, tmp_path / "shapes")
+    return Corpus(folder, folder / whole.clip.name, folder / whole.estimator.name)
+
+
+def command_line(corpus, *words):
+    """Words of a small evaluation, and `words` after them, which win."""
+    flags = {
+        "--do_eval": 1, "--base_encoder": corpus.clip, "--estimator": corpus.estimator,
+        "--anno_path": corpus.annotations, "--video_path": corpus.videos, "--output_dir": corpus.folder / "output",
+        "--batch_size": 4, "--batch_size_val": 4, "--max_words": 12, "--max_frames": 2, "--workers": 0,
+    }
+    return [str(word) for flag, value in flags.items() for word in (flag, value)] + [str(word) for word in words]
+
+
+@pytest.fixture
+def complain(corpus, monkeypatch, capsys):
+    """Runs the script in this process, and returns the one line that it says, below the log, as it ends with code 2."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", [SCRIPT, *command_line(corpus, *words)])
+        with pytest.raises(SystemExit) as exit_:
+            run(main_retrieval.main)
+        said = capsys.readouterr()
+        assert (exit_.value.code, said.out) == (2, "")
+        *log, line = said.err.splitlines()
+        assert all(re.match(r"[\d-]+ [\d:]+ ", entry) for entry in log) and line.startswith(f"{SCRIPT}: error: ")
+        return line.removeprefix(f"{SCRIPT}: error: ").replace(str(corpus.folder), "FOLDER")
+
+    return call
+
+
+def cut_in_half(path):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def rewrite_csv(path, change):
+    with open(path, newline="") as file:
+        rows = list(csv.reader(file))
+    change(rows)
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def rewrite_json(path, change):
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def test_missing_annotation_file(corpus, complain):
+    (corpus.annotations / "MSRVTT_JSFUSION_test.csv").unlink()
+    line = complain()
+    assert line.startswith("FOLDER/anns/MSRVTT_JSFUSION_test.csv: cannot be read (No such file or directory)")
+    assert line.endswith("; check the path")
+
+
+def test_missing_annotation_folder(corpus, complain):
+    assert complain("--anno_path", corpus.folder / "none").startswith("FOLDER/none: no such folder of annotations")
+
+
+def test_missing_column(corpus, complain):
+    rewrite_csv(corpus.annotations / "MSRVTT_JSFUSION_test.csv", lambda rows: rows[0].__setitem__(3, "words"))
+    line = complain()
+    assert line.startswith("FOLDER/anns/MSRVTT_JSFUSION_test.csv, line 1: has no column 'sentence'")
+    assert "the header must name" in line
+
+
+def test_missing_key(corpus, complain):
+    rewrite_json(corpus.annotations / "MSRVTT_data.json", lambda data: data["sentences"][1].pop("caption"))
+    line = complain("--do_train", 1)
+    assert line == "FOLDER/anns/MSRVTT_data.json, sentences[1]: has no key 'caption'; mend the entry"
+
+
+def test_caption_that_is_no_string(corpus, complain):
+    rewrite_json(corpus.annotations / "MSRVTT_data.json", lambda data: data["sentences"][2].update(caption=7))
+    line = complain("--do_train", 1)
+    assert line == "FOLDER/anns/MSRVTT_data.json, sentences[2], 'caption': expected str, found 7; mend the entry"
+
+
+def test_unknown_datatype(complain):
+    line = complain("--datatype", "msr-vtt")
+    assert line.startswith("--datatype msr-vtt: unknown; choose one of msrvtt, ")
+
+
+@pytest.mark.parametrize("flag", ["--init_model", "--estimator", "--base_encoder"])
+def test_weights_of_another_architecture(flag, corpus, complain):
+    other = corpus.clip if flag == "--estimator" else corpus.estimator
+    line = complain(flag, other)
+    assert line.startswith(f"FOLDER/{other.name}: ")
+    assert re.search("no model of HBI|not the weights of a CLIP|another architecture", line)
+    assert re.search("give a pytorch_model.bin|give another --base_encoder|Choose the file", line)
+
+
+def test_weights_that_are_not_there(complain, corpus):
+    assert complain("--init_model", corpus.folder / "model.bin") == "FOLDER/model.bin: no such file; check the path"
+    line = complain("--base_encoder", "ViT-B/64")
+    assert line.startswith("--base_encoder ViT-B/64: no file and no model; give a path")
+
+
+def test_weights_that_run_code_are_refused(complain, corpus):
+    class Command:
+        def __reduce__(self):
+            return Path.touch, (corpus.folder / "ran",)
+
+    corpus.clip.write_bytes(pickle.dumps({"visual.proj": Command()}))
+    line = complain()
+    assert line.startswith("FOLDER/clip.pt: not a plain file of tensors, refused") and "give a state dict" in line
+    assert not (corpus.folder / "ran").exists()
+
+
+@pytest.mark.parametrize(("flag", "words"), [("--batch_size", ["--do_train", "1"]), ("--batch_size_val", [])])
+def test_batch_that_the_processes_do_not_divide(flag, words, complain, monkeypatch):
+    monkeypatch.setattr("dataloaders.build.world_size", lambda: 3 if flag == "--batch_size_val" else 2)
+    sizes = ["--batch_size", "5", "--batch_size_val", "4"]
+    size, processes = (4, 3) if flag == "--batch_size_val" else (5, 2)
+    remedy = f"choose a multiple of {processes} for {flag}"
+    line = complain(*sizes, *words)
+    assert line == f"batch size {size}: cannot be divided among {processes} processes; {remedy}"
+
+
+def test_batch_that_the_data_do_not_fill(complain):
+    line = complain("--do_train", 1, "--batch_size", 64)
+    assert line == "batch size 64: there are only 10 training pairs; give a smaller --batch_size"
+
+
+def test_output_folder_that_is_a_file(corpus, complain):
+    (corpus.folder / "output").write_text("")
+    assert complain() == "FOLDER/output: cannot be written (File exists); give another --output_dir"
+
+
+@pytest.fixture
+def seven_missing(corpus):
+    """Ids of the test videos whose files are gone, all but the last."""
+    videos = sorted(corpus.videos.glob("*.mp4"), key=lambda path: int(path.stem.removeprefix("video")))
+    for video in videos[2:-1]:
+        video.unlink()
+    return [video.stem for video in videos[2:-1]]
+
+
+def test_missing_videos_are_listed(corpus, complain, seven_missing):
+    line = complain()
+    first = ", ".join(seven_missing[:5])
+    assert line == (
+        f"FOLDER/MSRVTT_Videos: 7 of 8 videos are missing: {first}, ... "
+        "(all in FOLDER/output/missing_videos_test.txt); add them or give --skip_missing_videos"
+    )
+    assert (corpus.folder / "output" / "missing_videos_test.txt").read_text().split() == seven_missing
+
+
+def test_missing_videos_are_left_out_on_request(corpus, seven_missing):
+    metrics = main_retrieval.main(command_line(corpus, "--skip_missing_videos", "--save_similarity"))
+    assert metrics["t2v"]["R1"] == 100  # of the one that is left
+    assert "7 of 8 videos are missing" in (corpus.folder / "output" / "log.txt").read_text()
+
+
+def test_broken_video(corpus, complain):
+    cut_in_half(corpus.videos / "video4.mp4")
+    for workers in (0, 1):
+        line = complain("--workers", workers)
+        assert re.fullmatch(
+            r"FOLDER/MSRVTT_Videos/video4.mp4: is truncated, \d+ bytes are missing; replace the file", line
+        )
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_the_script_itself(corpus, debug):
+    (corpus.annotations / "MSRVTT_JSFUSION_test.csv").unlink()
+    words = command_line(corpus, *(["--debug"] if debug else []))
+    result = subprocess.run([sys.executable, SCRIPT, *words], cwd=ROOT, capture_output=True, text=True)
+    assert ("Traceback" in result.stderr) == debug
+    assert "MSRVTT_JSFUSION_test.csv: cannot be read" in result.stderr.splitlines()[-1]
+    assert debug or (result.returncode, result.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.slow
+def test_several_processes_complain_once(corpus):
+    """Whether all of them find it, the first alone, or another than the first."""
+    (corpus.folder / "file").write_text("")
+    cut_in_half(corpus.videos / "video9.mp4")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", SCRIPT]
+    for words, reason in (
+        (["--datatype", "msr-vtt"], "unknown"),
+        (["--output_dir", corpus.folder / "file"], "cannot be written"),
+        ([], "bytes are missing"),
+    ):
+        result = subprocess.run(
+            [*launcher, *command_line(corpus, *words)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        complaints = [line for line in result.stderr.splitlines() if line.startswith(f"{SCRIPT}: error: ")]
+        assert len(complaints) == 1 and reason in complaints[0], result.stderr
+        assert "[rank" not in result.stderr  # as torch begins each line of a process's traceback
+        assert "exitcode  : 2 " in result.stderr
