@@ -1,0 +1,116 @@
+"""What the figures show of one pair: words, frames, and the players of each level.
+
+N_t words, N_v frames, R CLIP's resolution.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataloaders.transforms import ClipTransform
+from dataloaders.video import read_clip
+from models import HBI
+from models.hbi import LevelInteraction
+from models.tokenizer import Tokenizer
+from scripts.figures.words import Piece, split_pieces
+from utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class Band:
+    """One level of one pair, without padding.
+
+    Attributes:
+        name: "entity", "action" or "event".
+        sim: similarity of the pair.
+        words: positions of the text tokens that each text player holds, players by their first token.
+        frames: positions of the frames that each video player holds, likewise.
+        interaction: (text players, video players), Banzhaf interaction.
+    """
+
+    name: str
+    sim: float
+    words: tuple[tuple[int, ...], ...]
+    frames: tuple[tuple[int, ...], ...]
+    interaction: np.ndarray
+
+
+@dataclass(frozen=True)
+class View:
+    """A caption and a video as the model sees them.
+
+    Attributes:
+        pieces: the text tokens.
+        frames: uint8 (N_v, R, R, 3), the frames the model was given.
+        bands: the levels, from entity upwards.
+        exact: the bands hold the exact interaction, not the estimator's.
+    """
+
+    pieces: list[Piece]
+    frames: np.ndarray
+    bands: list[Band]
+    exact: bool
+
+
+def look(
+    model: HBI,
+    caption: str,
+    video: str | Path,
+    *,
+    max_words: int = 32,
+    max_frames: int = 12,
+    framerate: int = 1,
+    exact: bool = False,
+) -> View:
+    """Ask a model for its interactions of one pair; the video is decoded once.
+
+    Args:
+        model: in evaluation mode.
+        caption: a sentence; what does not fit `max_words` is cut.
+        video: file.
+        max_words: text tokens, both special ones included; padding takes part in the merges.
+        max_frames: frames; padding likewise.
+        framerate: frames taken of a second.
+        exact: the exact interaction in place of the estimator's.
+
+    Raises:
+        InputError: more words or frames than the model has positions for, or the video cannot be decoded.
+    """
+    positions = model.clip.config.context_length
+    if max(max_words, max_frames) > positions:
+        raise InputError(f"the model has {positions} positions: give at most as many for --max_words and --max_frames")
+    tokenizer = Tokenizer()
+    ids, text_mask = tokenizer([caption], max_words)
+    frames = read_clip(video, ClipTransform(model.clip.config.resolution), max_frames=max_frames, framerate=framerate)
+    video_mask = (torch.arange(max_frames) < len(frames)).long().unsqueeze(0)
+    with torch.no_grad():
+        on_device = [tensor.to(model.device) for tensor in (ids, text_mask, frames, video_mask)]
+        text = model.text_tokens(*on_device[:2]), on_device[1]
+        tokens = model.frame_tokens(*on_device[2:]), on_device[3]
+        levels = model.interactions(text, tokens, exact=exact)
+    return View(
+        split_pieces(tokenizer, ids[text_mask.bool()].tolist()),
+        frames.permute(0, 2, 3, 1).numpy(),
+        [band(level, text_mask[0], video_mask[0]) for level in levels],
+        exact,
+    )
+
+
+def band(level: LevelInteraction, text_mask: Tensor, video_mask: Tensor) -> Band:
+    """Reduce the first pair of a level to the players that hold a word or a frame; masks (N_t,) and (N_v,)."""
+    words = _members(level.text.index[0], text_mask)
+    frames = _members(level.video.index[0], video_mask)
+    interaction = level.interaction[0].cpu()[list(words)][:, list(frames)]
+    return Band(level.name, level.sim[0].item(), tuple(words.values()), tuple(frames.values()), interaction.numpy())
+
+
+def _members(cluster: Tensor, mask: Tensor) -> dict[int, tuple[int, ...]]:
+    """Valid positions by cluster, clusters in the order of their first member; both arguments (N,)."""
+    found: dict[int, tuple[int, ...]] = {}
+    for position in mask.nonzero().flatten().tolist():
+        number = int(cluster[position])
+        found[number] = (*found.get(number, ()), position)
+    return found

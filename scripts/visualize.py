@@ -1,0 +1,78 @@
+"""Draw how a caption and a video interact at the entity, the action and the event level.
+
+python scripts/visualize.py --video X.mp4 --caption "..." --checkpoint pytorch_model.bin.N --output pair.png
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from models import load_model
+from scripts.benchmarks.measure import count
+from scripts.figures.heatmap import heatmap_figure
+from scripts.figures.hierarchy import hierarchy_figure
+from scripts.figures.style import figure_path, save_figure
+from scripts.figures.view import look
+from utils.args import add_merge_arguments, run
+from utils.distributed import start
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    pair = parser.add_argument_group("pair")
+    pair.add_argument("--video", required=True, help="video file")
+    pair.add_argument("--caption", required=True, help="sentence")
+    pair.add_argument("--max_words", type=count, default=32, help="tokens of a caption, its ends included")
+    pair.add_argument("--max_frames", type=count, default=12, help="frames of a video")
+    pair.add_argument("--framerate", type=count, default=1, help="frames taken from a second of video")
+    figure = parser.add_argument_group("figure")
+    figure.add_argument("--output", required=True, help="figure to write, .png, .svg or .pdf")
+    figure.add_argument("--heatmap", help="heat maps to write, likewise")
+    figure.add_argument("--interaction", choices=("estimator", "exact"), default="estimator",
+                        help="what the lines show: the model's estimate, or the exact interaction")
+    model = parser.add_argument_group("model")
+    model.add_argument("--checkpoint", required=True, help="pytorch_model.bin.N")
+    model.add_argument("--base_encoder", help="CLIP weights it was trained from, if not OpenAI's; the name is enough")
+    model.add_argument("--recipe", choices=("released", "corrected"), default="released", help="as it was trained")
+    add_merge_arguments(parser)
+    parser.add_argument("--device", help="as PyTorch names it; left out: CUDA where there is one, else the CPU")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error in the input")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw the pair of the command line `argv`."""
+    args = build_parser().parse_args(argv)
+    draw = {figure_path(args.output): hierarchy_figure}
+    if args.heatmap:
+        draw[figure_path(args.heatmap)] = heatmap_figure
+    model = load_model(
+        args.checkpoint,
+        base_encoder=args.base_encoder,
+        device=start(args.device),
+        text_rates=(args.t_rate0, args.t_rate1),
+        video_rates=(args.v_rate0, args.v_rate1),
+        recipe=args.recipe,
+    )
+    view = look(
+        model,
+        args.caption,
+        args.video,
+        max_words=args.max_words,
+        max_frames=args.max_frames,
+        framerate=args.framerate,
+        exact=args.interaction == "exact",
+    )
+    for path, make in draw.items():
+        save_figure(make(view), path)
+        print(path)
+
+
+if __name__ == "__main__":
+    run(main)
