@@ -17,10 +17,10 @@ from dataloaders.question_answering import (
 )
 from models import HBIVQA, load_model
 from models.tokenizer import Tokenizer
-from utils.answers import answer_metrics, read_answers, write_answers
+from utils.answers import answer_metrics, write_answers
 from utils.args import log_ineffective_flags, parse, question_parser, run
 from utils.checkpoint import load_weights, read_weights
-from utils.distributed import gather_shards, is_main, start
+from utils.distributed import barrier, gather_shards, is_main, start
 from utils.engine import build_run, encode, encode_clips
 from utils.errors import InputError
 from utils.files import atomic_write
@@ -37,9 +37,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     torch.manual_seed(args.seed)
     logger = make_logger(args.output_dir)
     log_ineffective_flags(args, logger)
-    answers = find_answers(args)
-    model = build_model(args, answers, device)
-    loaders = build_evaluation_loaders(args, answers, Tokenizer(), model.clip.config.resolution, device)
+    model = build_model(args, find_answers(args), device)
+    loaders = build_evaluation_loaders(args, model.answers, Tokenizer(), model.clip.config.resolution, device)
     if args.do_train:
         best = train(args, model, device, loaders, logger)
         load_weights(model, read_weights(best), best)
@@ -49,18 +48,19 @@ def main(argv: Sequence[str] | None = None) -> dict:
     return metrics
 
 
-def find_answers(args: argparse.Namespace) -> list[str]:
-    """The answers in the order of their labels: of --data_path, or of the training questions."""
+def find_answers(args: argparse.Namespace) -> Path:
+    """The file of the answer vocabulary: --data_path, or one made of the training answers."""
     if args.data_path:
-        return read_answers(args.data_path)
-    answers = build_vocabulary(args)
+        return Path(args.data_path)
+    path = Path(args.output_dir) / "train_ans2label.json"
     if is_main():
-        write_answers(Path(args.output_dir) / "train_ans2label.json", answers)
-    return answers
+        write_answers(path, build_vocabulary(args))
+    barrier()
+    return path
 
 
-def build_model(args: argparse.Namespace, answers: Sequence[str], device: torch.device) -> HBIVQA:
-    """The model that the arguments describe, on `device`."""
+def build_model(args: argparse.Namespace, answers: Path, device: torch.device) -> HBIVQA:
+    """The model that the arguments describe, with the answers of a file, on `device`."""
     options = {} if args.init_model else {"temporal": args.agg_module, "temporal_layers": args.num_hidden_layers}
     model = load_model(
         args.init_model,

@@ -6,17 +6,18 @@ Dimension letters: A questions, B videos, N_t words, N_v frames, n frames of one
 import argparse
 import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from dataloaders.activity_qa import read_activity_qa
-from dataloaders.base import ClipDataset, TextDataset, Tokenize, collate
-from dataloaders.build import build_augmentation, build_loader, clip_reader, find_files
+from dataloaders.base import ClipDataset, PairDataset, TextDataset, Tokenize, collate
+from dataloaders.build import build_augmentation, build_bad_videos, build_loader, clip_reader, find_files
 from dataloaders.msrvtt_qa import read_msrvtt_qa
 from dataloaders.msvd_qa import read_msvd_qa
 from dataloaders.questions import Question, as_split
@@ -68,26 +69,17 @@ class QuestionDataset(TextDataset):
         return {**super().__getitem__(index), **place}
 
 
-class QuestionVideoDataset(Dataset):
+class QuestionVideoDataset(PairDataset):
     """Every question with its clip, for training; a batch decodes each clip once, however many questions it asks of it.
 
-    Args:
-        questions: the questions.
-        clips: the clips they ask about.
+    The arguments are PairDataset's, with a QuestionDataset for its texts.
     """
-
-    def __init__(self, questions: QuestionDataset, clips: ClipDataset):
-        self.questions = questions
-        self.clips = clips
-
-    def __len__(self) -> int:
-        return len(self.questions)
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor | int]]:
         """Items of a batch: a question's, and "frames" and "video_id" of its clip."""
-        items = [self.questions[index] for index in indices]
-        clips = {clip: self.clips[clip] for clip in {item["video_of_question"] for item in items}}
-        return [{**item, **clips[item["video_of_question"]]} for item in items]
+        batch = copy(self)
+        batch.clips = _OnceDecoded(self.clips)
+        return [batch[index] for index in indices]
 
     @staticmethod
     def collate(items: Sequence[dict[str, Tensor | int]], max_frames: int) -> dict[str, Tensor]:
@@ -109,6 +101,17 @@ class QuestionVideoDataset(Dataset):
             **collate(list(clips.values()), max_frames),
             "video_of_question": torch.tensor([place[item["video_id"]] for item in items]),
         }
+
+
+class _OnceDecoded:
+    """The clips of a ClipDataset, which keeps every clip it has given once."""
+
+    def __init__(self, clips: ClipDataset):
+        self.clips = clips.clips
+        self.give = cache(clips.__getitem__)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        return self.give(index)
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ def build_training_loader(
         logger.warning("%s: %d of %d questions are left out, %s", args.train_csv, lost, len(asked), reason)
     questions = QuestionDataset(known, answers, tokenizer, args.max_words)
     clips = ClipDataset(questions.split, files, question_clip_reader(args, resolution, build_augmentation(args)))
-    dataset = QuestionVideoDataset(questions, clips)
+    dataset = QuestionVideoDataset(questions.split, questions, clips, build_bad_videos(args, len(files)))
     options = {"batch_size": args.batch_size, "workers": args.workers, "training": True, "device": device}
     return build_loader(args, dataset, collate=dataset.collate, **options)
 

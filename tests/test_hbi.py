@@ -185,12 +185,11 @@ def test_two_processes_give_the_gradients_of_one(tmp_path, recipe):
         assert (ours[name] - expected).abs().max() <= 1e-5 * scale, name
 
 
-@pytest.mark.parametrize("recipe", ["released", "corrected"])
-@pytest.mark.parametrize("teacher", ["estimator", "exact"])
-def test_forward_and_loss_on_fake_cuda_with_bf16_autocast(recipe, teacher):
+def on_fake_cuda(build, forward) -> dict[str, torch.Tensor]:
+    """Give the model that `build()` makes a batch of four on fake CUDA tensors, under autocast to bfloat16."""
     enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
     with FakeTensorMode():
-        model = HBI(CLIP(CLIPConfig(224, 32, 768, 2, 512, 2, 512)), temporal_layers=1, recipe=recipe, teacher=teacher)
+        model = build()
         for module in model.modules():  # .to("cuda") and autograd ask for a real device
             for name, x in module._parameters.items():
                 if x is not None:
@@ -205,8 +204,18 @@ def test_forward_and_loss_on_fake_cuda_with_bf16_autocast(recipe, teacher):
         torch.set_autocast_dtype("cuda", torch.bfloat16)
         try:
             assert model.clip.encode_frames(frames).dtype == torch.bfloat16
-            terms = model(ids, text_mask, frames, video_mask, torch.arange(4, device="cuda"))
+            return forward(model, ids, text_mask, frames, video_mask)
         finally:
             torch.set_autocast_enabled("cuda", enabled)
             torch.set_autocast_dtype("cuda", dtype)
+
+
+@pytest.mark.parametrize("recipe", ["released", "corrected"])
+@pytest.mark.parametrize("teacher", ["estimator", "exact"])
+def test_forward_and_loss_on_fake_cuda_with_bf16_autocast(recipe, teacher):
+    config = CLIPConfig(224, 32, 768, 2, 512, 2, 512)
+    terms = on_fake_cuda(
+        lambda: HBI(CLIP(config), temporal_layers=1, recipe=recipe, teacher=teacher),
+        lambda model, *batch: model(*batch, torch.arange(4, device="cuda")),
+    )
     assert all(value.device.type == "cuda" and value.dtype == torch.float32 for value in terms.values())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.args import estimator_parser, retrieval_parser
+from utils.args import estimator_parser, question_parser, retrieval_parser
 
 ROOT = Path(__file__).parents[1]
 ROOMS = sorted(path for room in ("models", "dataloaders", "utils") for path in (ROOT / room).glob("**/*.py"))
@@ -80,7 +80,7 @@ def test_every_flag_is_read_and_every_argument_read_is_a_flag():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "args"
     }
-    actions = [action for make in (retrieval_parser, estimator_parser) for action in make()._actions]
+    actions = [action for make in (retrieval_parser, estimator_parser, question_parser) for action in make()._actions]
     effective = {action.dest for action in actions if action.default != argparse.SUPPRESS}
     assert effective - {"debug"} <= read  # --debug is looked for before anything is parsed
     assert read - {"ineffective_flags"} <= effective
