@@ -74,8 +74,10 @@ class FrameCache:
         entry = self.folder / name[:2] / f"{name}.safetensors"
         try:
             return _unpack(load_file(entry))
-        except (OSError, SafetensorError, KeyError):  # not kept yet, or damaged by something else
+        except FileNotFoundError:
             pass
+        except (OSError, SafetensorError, KeyError):  # damaged by something else
+            entry.unlink(missing_ok=True)
         packed = _pack(make(), self.form)
         if self.capacity:
             self._keep(entry, save(packed))
@@ -85,6 +87,8 @@ class FrameCache:
         """Write an entry if there is room for it; if there is none, that is said once and nothing more is kept."""
         try:
             with self._locked_count() as count:
+                if entry.exists():
+                    return
                 used = count.read() + len(content)
                 if used <= self.capacity:
                     with atomic_write(entry, "wb") as file:

@@ -162,9 +162,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--workers", type=int, default=2, help="processes that decode (%(default)s)")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments = parser.parse_args(argv)
-    logging.getLogger("dataloaders").setLevel(logging.ERROR)  # what is missing stands in the report
     options = {"msrvtt_split": arguments.msrvtt_split} if arguments.datatype == "msrvtt" else {}
-    report = check_data(arguments.datatype, arguments.anno_path, arguments.video_path, workers=arguments.workers, **options)
+    paths = arguments.anno_path, arguments.video_path
+    report = check_data(arguments.datatype, *paths, workers=arguments.workers, **options)
     print(format_report(report))
     with atomic_write(arguments.output_dir / "data_report.json") as file:
         json.dump(report, file, indent=1)
@@ -175,4 +175,5 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    logging.getLogger("dataloaders").setLevel(logging.ERROR)  # what is missing stands in the report
     run(lambda argv: sys.exit(1 if main(argv)["skip"] else 0))

@@ -1,5 +1,6 @@
 """Kept frames: the same as decoded ones, once for each video and setting, in bounds, and whole after a kill."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -120,7 +121,8 @@ def fill(folder, video_file, capacity, numbers):
         assert np.array_equal(cache.get(video_file, {"number": number}, lambda: FRAMES), FRAMES)
 
 
-def test_room_is_bounded_and_counted_over_processes(video_file, tmp_path, caplog):
+def test_room_is_bounded_and_counted_over_processes(video_file, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("hbi"), "propagate", True)
     size = FRAMES.nbytes + 100
     with ProcessPoolExecutor(3) as pool:
         list(pool.map(fill, [tmp_path] * 3, [video_file] * 3, [5 * size] * 3, [range(4), range(2, 6), range(5, 9)]))

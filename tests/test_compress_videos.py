@@ -1,0 +1,89 @@
+"""Compressed videos: their size and rate, what is shown in them, resuming, and videos that cannot be read."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import write_video
+
+from dataloaders.video import decode_clip
+from scripts.compress_videos import main
+from utils.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(source, target, *words):
+    return main(["--input", str(source), "--output", str(target), "--workers", "1", *words])
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A wide video in a subfolder and a tall one."""
+    write_video(tmp_path / "in" / "deep" / "wide.avi", width=320, height=240, codec="mpeg4")
+    write_video(tmp_path / "in" / "tall.mp4", width=180, height=320, fps=7, hue=3)
+    return tmp_path / "in"
+
+
+def test_rate_size_and_pictures(source, tmp_path):
+    assert run(source, tmp_path / "out") == {}
+    for name, size, original in (("deep/wide", (298, 224), "deep/wide.avi"), ("tall", (224, 398), "tall.mp4")):
+        path = tmp_path / "out" / f"{name}.mp4"
+        with av.open(str(path)) as container:
+            assert [stream.type for stream in container.streams] == ["video"]
+            stream = container.streams.video[0]
+            assert stream.average_rate == 3
+            assert (stream.width, stream.height) == size
+            assert stream.frames in (9, 10)
+        before, after = decode_clip(source / original), decode_clip(path)
+        assert len(before) == len(after) == 3
+        # Frames are those of the same moments, as they brighten with time.
+        assert np.abs(before.mean((1, 2, 3)) - after.mean((1, 2, 3))).max() < 12
+
+
+def test_what_is_there_is_left_and_what_changed_is_made_again(source, tmp_path):
+    run(source, tmp_path / "out")
+    first, second = tmp_path / "out" / "deep" / "wide.mp4", tmp_path / "out" / "tall.mp4"
+    times = [path.stat().st_mtime_ns for path in (first, second)]
+    future = time.time() + 100
+    os.utime(source / "tall.mp4", (future, future))
+    run(source, tmp_path / "out")
+    assert first.stat().st_mtime_ns == times[0]
+    assert second.stat().st_mtime_ns > times[1]
+
+
+def test_a_broken_video_is_named_and_leaves_nothing(source, tmp_path, capsys):
+    (source / "text.mp4").write_text("no video")
+    (source / "empty.mp4").touch()
+    assert list(run(source, tmp_path / "out")) == [str(source / "empty.mp4"), str(source / "text.mp4")]
+    assert "2 videos could not be read" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.mp4")) == ["tall.mp4", "wide.mp4"]
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
+@pytest.mark.parametrize("words", [["--fps", "0"], ["--short_side", "223"], ["--workers", "0"]])
+def test_impossible_sizes_are_refused(source, tmp_path, words):
+    with pytest.raises(InputError, match="must be"):
+        run(source, tmp_path / "out", *words)
+
+
+def test_nothing_to_do_is_said(tmp_path):
+    with pytest.raises(InputError, match="no video in it; check --input"):
+        run(tmp_path, tmp_path / "out")
+
+
+def test_two_videos_never_become_one_file(source, tmp_path):
+    write_video(source / "tall.mkv")
+    with pytest.raises(InputError, match="several videos would become .*tall.mp4"):
+        run(source, tmp_path / "out")
+
+
+def test_the_script_ends_with_code_1_if_a_video_is_broken(source, tmp_path):
+    (source / "text.mp4").write_text("no video")
+    command = [sys.executable, "scripts/compress_videos.py", "--input", str(source), "--output", str(tmp_path / "out")]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 1
