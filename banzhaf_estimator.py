@@ -11,13 +11,13 @@ from torch import Tensor
 from dataloaders.base import ClipDataset, PairDataset, TextDataset
 from dataloaders.build import build_augmentation, build_loader, build_training_loader, clip_reader, find_split
 from dataloaders.features import EncodedLoader, Rows
-from models import HBI, load_model
+from models import HBI
 from models.estimator_training import FEATURES, EstimatorTraining, pair_features
 from models.tokenizer import Tokenizer
 from utils.args import estimator_parser, log_ineffective_flags, parse, run
 from utils.checkpoint import load_weights, read_weights
 from utils.distributed import gather_shards, is_main, rank, start
-from utils.engine import autocast, build_run, encode, encode_clips, to_device
+from utils.engine import autocast, build_model, build_run, encode, encode_clips, to_device
 from utils.errors import InputError
 from utils.logger import make_logger, table, write_metrics
 from utils.metrics import correlation
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     torch.manual_seed(args.seed)
     logger = make_logger(args.output_dir)
     log_ineffective_flags(args, logger)
-    model = build_model(args, device)
+    model = build_model(args, device).requires_grad_(False)
     training = build_training(args, model, device)
     held_out = cached_features(args, model, training.game, "test", device, logger)
     if args.do_train:
@@ -48,21 +48,6 @@ def main(argv: Sequence[str] | None = None) -> dict:
         print(table(["", *metrics], [["held-out pairs", *(f"{value:.4g}" for value in metrics.values())]]))
         write_metrics(Path(args.output_dir) / "metrics.json", metrics)
     return metrics
-
-
-def build_model(args: argparse.Namespace, device: torch.device) -> HBI:
-    """The encoders and the token weights, frozen; without --init_model what is not CLIP's is at its random start."""
-    options = {} if args.init_model else {"temporal": args.agg_module, "temporal_layers": args.num_hidden_layers}
-    model = load_model(
-        args.init_model,
-        base_encoder=args.base_encoder,
-        device=device,
-        trust_checkpoint=args.trust_checkpoint,
-        interaction=args.interaction,
-        recipe=args.recipe,
-        **options,
-    )
-    return model.requires_grad_(False)
 
 
 def build_training(args: argparse.Namespace, model: HBI, device: torch.device) -> EstimatorTraining:

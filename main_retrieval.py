@@ -18,12 +18,12 @@ from dataloaders.build import (
     build_training_loader,
     selection_split,
 )
-from models import HBI, load_model
+from models import HBI
 from models.tokenizer import Tokenizer
 from utils.args import log_ineffective_flags, parse, retrieval_parser, run
 from utils.checkpoint import load_weights, read_weights
 from utils.distributed import gather_shards, is_main, start
-from utils.engine import build_run, encode, encode_clips
+from utils.engine import build_model, build_run, encode, encode_clips, level_options
 from utils.files import atomic_write
 from utils.logger import make_logger, table, write_metrics
 from utils.metrics import rank_statistics, retrieval_metrics, text_to_video_ranks
@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     torch.manual_seed(args.seed)
     logger = make_logger(args.output_dir)
     log_ineffective_flags(args, logger)
-    model = build_model(args, device)
+    merging = {"text_rates": (args.t_rate0, args.t_rate1), "video_rates": (args.v_rate0, args.v_rate1)}
+    model = build_model(args, device, **merging, **level_options(args))
     loaders = build_evaluation_loaders(args, Tokenizer(), model.clip.config.resolution, device)
     if args.do_train:
         best = train(args, model, device, selection_loaders(args, model, device, loaders, logger), logger)
@@ -48,30 +49,6 @@ def main(argv: Sequence[str] | None = None) -> dict:
     if is_main():
         report(args, metrics, sim)
     return metrics
-
-
-def build_model(args: argparse.Namespace, device: torch.device) -> HBI:
-    """The model that the arguments describe, on `device`."""
-    options = {} if args.init_model else {"temporal": args.agg_module, "temporal_layers": args.num_hidden_layers}
-    model = load_model(
-        args.init_model,
-        base_encoder=args.base_encoder,
-        estimator=args.estimator,
-        device=device,
-        trust_checkpoint=args.trust_checkpoint,
-        interaction=args.interaction,
-        text_rates=(args.t_rate0, args.t_rate1),
-        video_rates=(args.v_rate0, args.v_rate1),
-        rates=args.rate,
-        trained_levels=args.num_levels,
-        kl=args.kl,
-        skl=args.skl,
-        teacher=args.teacher,
-        recipe=args.recipe,
-        **options,
-    )
-    model.clip.set_grad_checkpointing(args.grad_checkpointing)
-    return model
 
 
 def selection_loaders(

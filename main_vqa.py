@@ -15,13 +15,13 @@ from dataloaders.question_answering import (
     build_training_loader,
     build_vocabulary,
 )
-from models import HBIVQA, load_model
+from models import HBIVQA
 from models.tokenizer import Tokenizer
 from utils.answers import answer_metrics, write_answers
 from utils.args import log_ineffective_flags, parse, question_parser, run
 from utils.checkpoint import load_weights, read_weights
 from utils.distributed import barrier, gather_shards, is_main, start
-from utils.engine import build_run, encode, encode_clips
+from utils.engine import build_model, build_run, encode, encode_clips, level_options
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.logger import make_logger, table, write_metrics
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     torch.manual_seed(args.seed)
     logger = make_logger(args.output_dir)
     log_ineffective_flags(args, logger)
-    model = build_model(args, find_answers(args), device)
+    model = build_model(args, device, answers=find_answers(args), **level_options(args))
     loaders = build_evaluation_loaders(args, model.answers, Tokenizer(), model.clip.config.resolution, device)
     if args.do_train:
         best = train(args, model, device, loaders, logger)
@@ -57,29 +57,6 @@ def find_answers(args: argparse.Namespace) -> Path:
         write_answers(path, build_vocabulary(args))
     barrier()
     return path
-
-
-def build_model(args: argparse.Namespace, answers: Path, device: torch.device) -> HBIVQA:
-    """The model that the arguments describe, with the answers of a file, on `device`."""
-    options = {} if args.init_model else {"temporal": args.agg_module, "temporal_layers": args.num_hidden_layers}
-    model = load_model(
-        args.init_model,
-        base_encoder=args.base_encoder,
-        estimator=args.estimator,
-        answers=answers,
-        device=device,
-        trust_checkpoint=args.trust_checkpoint,
-        interaction=args.interaction,
-        rates=args.rate,
-        trained_levels=args.num_levels,
-        kl=args.kl,
-        skl=args.skl,
-        teacher=args.teacher,
-        recipe=args.recipe,
-        **options,
-    )
-    model.clip.set_grad_checkpointing(args.grad_checkpointing)
-    return model
 
 
 def train(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from models import HBI, load_model
 from utils.checkpoint import released_name, released_state, save_weights
 from utils.distributed import barrier, gather_shards, is_main, world_size
 from utils.logger import Scalars, progress
@@ -31,6 +32,41 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """Copy a batch to `device`, without waiting where its memory is pinned."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def build_model(args: argparse.Namespace, device: torch.device, **options) -> HBI:
+    """The model that the arguments describe.
+
+    Args:
+        args: of an entry script.
+        device: where the model goes.
+        **options: of `models.load_model`, beside those that all entry scripts have.
+    """
+    if not args.init_model:
+        options |= {"temporal": args.agg_module, "temporal_layers": args.num_hidden_layers}
+    model = load_model(
+        args.init_model,
+        base_encoder=args.base_encoder,
+        device=device,
+        trust_checkpoint=args.trust_checkpoint,
+        interaction=args.interaction,
+        recipe=args.recipe,
+        **options,
+    )
+    model.clip.set_grad_checkpointing(args.grad_checkpointing)
+    return model
+
+
+def level_options(args: argparse.Namespace) -> dict:
+    """The options of `build_model` that a script has which trains the levels."""
+    return {
+        "estimator": args.estimator,
+        "rates": args.rate,
+        "trained_levels": args.num_levels,
+        "kl": args.kl,
+        "skl": args.skl,
+        "teacher": args.teacher,
+    }
 
 
 def build_optimizer(
