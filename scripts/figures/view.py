@@ -77,11 +77,12 @@ def look(
         exact: the exact interaction in place of the estimator's.
 
     Raises:
-        InputError: more words or frames than the model has positions for, or the video cannot be decoded.
+        InputError: fewer than 2 words, more words or frames than the model has positions for, or a video that
+            cannot be decoded.
     """
     positions = model.clip.config.context_length
-    if max(max_words, max_frames) > positions:
-        raise InputError(f"the model has {positions} positions: give at most as many for --max_words and --max_frames")
+    if not (2 <= max_words <= positions and max_frames <= positions):
+        raise InputError(f"the model has {positions} positions: give --max_words 2 to {positions}, --max_frames up to it")
     tokenizer = Tokenizer()
     ids, text_mask = tokenizer([caption], max_words)
     frames = read_clip(video, ClipTransform(model.clip.config.resolution), max_frames=max_frames, framerate=framerate)
