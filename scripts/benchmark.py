@@ -15,13 +15,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin
 
 import torch
 
-from scripts.benchmarks import labels
+from scripts.benchmarks import frames, labels
 from scripts.benchmarks.measure import Row, count
 from utils.args import run
 from utils.errors import InputError
 from utils.files import atomic_write
 
-SUBJECTS = {"labels": labels}
+SUBJECTS = {"frames": frames, "labels": labels}
 """Each has `add_arguments(parser)` and `measure`, which takes those arguments and gives the rows of the table."""
 
 

@@ -29,6 +29,15 @@ def test_labels_table_file_and_comparison(tmp_path, capsys):
     assert all("(1.00x)" in line for line in lines[1:])
 
 
+def test_frames_come_faster_from_a_warm_cache(tmp_path, video_file):
+    file = tmp_path / "frames.json"
+    main(["frames", "--threads", "1", "--video", str(video_file), "--repeats", "2", "--json", str(file)])
+    rows = {row["case"]: row for row in json.loads(file.read_text())["rows"]}
+    assert list(rows) == ["decoded", "lossless", "compact"]
+    assert rows["lossless"]["faster"] > 2  # of a tiny video; real ones gain far more
+    assert rows["compact"]["kept MB"] < rows["lossless"]["kept MB"] / 4
+
+
 def test_table_divides_earlier_numbers_by_the_new():
     table = format_table([{"case": "a", "s": 2.0}, {"case": "b", "s": None}], [{"case": "a", "s": 5.0}])
     assert table.splitlines() == ["case          s", "a     2 (2.50x)", "b              "]
