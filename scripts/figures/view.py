@@ -82,7 +82,9 @@ def look(
     """
     positions = model.clip.config.context_length
     if not (2 <= max_words <= positions and max_frames <= positions):
-        raise InputError(f"the model has {positions} positions: give --max_words 2 to {positions}, --max_frames up to it")
+        raise InputError(
+            f"the model has {positions} positions: give --max_words 2 to {positions}, --max_frames up to it"
+        )
     tokenizer = Tokenizer()
     ids, text_mask = tokenizer([caption], max_words)
     frames = read_clip(video, ClipTransform(model.clip.config.resolution), max_frames=max_frames, framerate=framerate)
