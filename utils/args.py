@@ -121,7 +121,7 @@ def add_token_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--frame_cache", metavar="DIR", help="folder that keeps sampled frames, to decode a video once")
     group.add_argument("--frame_cache_gb", type=_AMOUNT, default=50.0, help="10^9 bytes that the kept frames may take")
     group.add_argument("--frame_cache_form", choices=("lossless", "compact"), default="lossless",
-                       help="keep frames bit by bit, or as JPEG in about a tenth of the space")
+                       help="keep frames bit by bit, or as JPEG in about a fifth of the space")
 
 
 def add_question_arguments(parser: argparse.ArgumentParser) -> None:
