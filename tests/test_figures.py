@@ -1,7 +1,5 @@
 """The figures: what they show is what the model says, and nothing covers anything else."""
 
-from itertools import combinations
-
 import numpy as np
 import pytest
 import torch
@@ -128,33 +126,35 @@ def test_thumbnails_are_the_frames_the_model_saw_in_order(model, long_video, siz
             assert np.array_equal(image.get_array(), frames[number].permute(1, 2, 0))
 
 
+def overlaps(extents):
+    """Pairs of extents that share more than half a pixel each way."""
+    low, high = np.array([box.min for box in extents]), np.array([box.max for box in extents])
+    shared = np.minimum(high[:, None], high).astype(float) - np.maximum(low[:, None], low)
+    return np.argwhere(np.triu(shared.min(axis=-1) > 0.5, k=1)).tolist()
+
+
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("exact", [False, True])
-def test_no_label_covers_another_or_leaves_the_figure(model, long_video, size, exact):
-    figure = drawn(hierarchy_figure(view_of(model, long_video, size, exact=exact)))
+def test_no_label_covers_another_or_leaves_the_figure(model, long_video, size):
+    figure = drawn(hierarchy_figure(view_of(model, long_video, size)))
     page = figure.bbox.padded(1)
     for axes in figure.axes:
-        extents = [text.get_window_extent() for text in axes.texts]
-        extents += [image.get_window_extent() for image in axes.images]
-        extents += [
-            label.get_window_extent()
-            for child in axes.child_axes
-            for label in child.get_xticklabels()
-            if label.get_text()
-        ]
+        scale_labels = [label for child in axes.child_axes for label in child.get_xticklabels()]
+        artists = [*axes.texts, *axes.images, *scale_labels]
+        extents = [artist.get_window_extent() for artist in artists]
         assert len(axes.images) == SIZES[size][2]
         assert all(page.containsx(x) and page.containsy(y) for box in extents for x, y in box.corners())
-        for one, other in combinations(extents, 2):
-            shared = Bbox.intersection(one, other)
-            assert shared is None or min(shared.width, shared.height) < 0.5, (one, other)
+        assert not overlaps(extents)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_labels_of_heat_maps_do_not_overlap(model, long_video, size):
     for axes in drawn(heatmap_figure(view_of(model, long_video, size))).axes:
         for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
-            extents = [label.get_window_extent() for label in labels]
-            assert not any(one.overlaps(other) for one, other in combinations(extents, 2))
+            assert not overlaps([label.get_window_extent() for label in labels])
+
+
+def test_overlaps_are_found():
+    assert overlaps([Bbox([[0, 0], [2, 2]]), Bbox([[2, 0], [3, 2]]), Bbox([[1, 1], [4, 4]])]) == [[0, 2], [1, 2]]
 
 
 def test_pieces_join_to_words():
