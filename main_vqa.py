@@ -63,6 +63,8 @@ def train(
     args: argparse.Namespace, model: HBIVQA, device: torch.device, loaders: QuestionLoaders, logger: logging.Logger
 ) -> Path:
     """Train, evaluating after each epoch, and return the best checkpoint's path."""
+    if args.skl and args.teacher == "estimator" and not (args.estimator or args.init_model):
+        logger.warning("no --estimator: the teacher of the Banzhaf loss is random, as in the released code")
     loader = build_training_loader(args, model.answers, Tokenizer(), model.clip.config.resolution, device, logger)
     scope = "answerable" if model.recipe.answerable_only else "all"
 
