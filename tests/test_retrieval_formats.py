@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from formats import FORMATS, write_format
@@ -145,3 +146,17 @@ def test_listed_videos_are_left_out(broken, command, tmp_path):
     main(command("msvd", broken, tmp_path / "out", "--skip_list", str(tmp_path / "skip_list.txt")))
     assert "1 of the 4 videos of train are left out" in (tmp_path / "out" / "log.txt").read_text()
     assert not (tmp_path / "out" / "bad_videos.txt").exists()
+
+
+def test_kept_frames_give_the_same_metrics(formats, command, tmp_path):
+    words = ["--do_train", "0", "--do_eval", "1", "--seed", "7", "--workers", "1"]
+    kept = ["--frame_cache", str(tmp_path / "kept"), "--frame_cache_gb", "1", "--frame_cache_form"]
+    similarities = []
+    for form in (None, "lossless", "lossless", "compact"):
+        output = tmp_path / str(len(similarities))
+        main(command("csv", formats["csv"], output, *words, "--save_similarity", *([*kept, form] if form else [])))
+        similarities.append(np.load(output / "similarity.npy"))
+    decoded, cold, warm, compact = similarities
+    assert np.array_equal(decoded, cold) and np.array_equal(decoded, warm)
+    assert not np.array_equal(decoded, compact) and np.abs(decoded - compact).max() < 0.05
+    assert len(list((tmp_path / "kept").glob("*/*.safetensors"))) == 6
