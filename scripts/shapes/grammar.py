@@ -5,7 +5,8 @@ from random import Random
 
 from scripts.shapes.scene import Action, Scene, Thing
 
-MAX_WORDS = 24  # with the start and end marks: the published --max_words
+MAX_TOKENS = 24  # the published --max_words
+TWO_TOKENS = frozenset(("shrinks", "rotates", "bounces", "blinks", "flickers"))
 ADJECTIVES = {"small": ("small", "little"), "big": ("big", "large")}
 VERBS = {
     "grow": ("grows", "gets bigger", "expands"),
@@ -26,9 +27,10 @@ THEN = (", then", " and then", ", after that", " before")
 FINALLY = (", then", " and then", ", and finally")
 
 
-def count_words(sentence: str) -> int:
-    """Return the number of tokens of a sentence of common words: words and commas, and the start and end marks."""
-    return len(re.findall(r"\w+|,", sentence)) + 2
+def count_tokens(sentence: str) -> int:
+    """Return the number of CLIP's tokens in a sentence of ours: words and commas, and the start and end marks."""
+    words = re.findall(r"\w+|,", sentence)
+    return len(words) + sum(word in TWO_TOKENS for word in words) + 2
 
 
 def phrases(action: Action) -> tuple[str, ...]:
@@ -39,8 +41,8 @@ def phrases(action: Action) -> tuple[str, ...]:
 
 
 def sentence(scene: Scene, rng: Random) -> str:
-    """Return one paraphrase of what happens in the scene, in order, of at most MAX_WORDS words."""
-    while count_words(told := "".join(_tell(scene, rng))) > MAX_WORDS:
+    """Return one paraphrase of what happens in the scene, in order, of at most MAX_TOKENS tokens."""
+    while count_tokens(told := "".join(_tell(scene, rng))) > MAX_TOKENS:
         pass
     return told
 

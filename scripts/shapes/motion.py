@@ -10,8 +10,8 @@ import numpy as np
 from scripts.shapes.scene import COLOURS, DIRECTIONS, PICTURE, SIZES, Action, Scene
 
 STRIDE = 40.0  # pixels that a move covers
-SCALE = 1.6  # a grown small thing is as large as a big one
-TURN = 330.0  # degrees of a spin: every shape but the circle ends visibly tilted
+SCALE = 1.5  # a grown small thing is as large as a big one
+TURN = 330.0  # degrees of a spin: every shape that is not round ends visibly tilted
 HEIGHT = 26.0  # pixels that a bounce rises
 REPEATS = 3  # bounces, or blinks, in one event
 DARK = 0.6  # part of a blink in which the thing is hidden
@@ -35,8 +35,8 @@ class Looks:
 def looks_at(scene: Scene, times: np.ndarray) -> Looks:
     """Return the looks of the scene's things at `times` (T,), in seconds."""
     start = Looks(
-        x=np.array([thing.x for thing in scene.things]),
-        y=np.array([thing.y for thing in scene.things]),
+        x=np.array([thing.x for thing in scene.things], dtype=float),
+        y=np.array([thing.y for thing in scene.things], dtype=float),
         radius=np.array([SIZES[thing.size] for thing in scene.things]),
         angle=np.zeros(len(scene.things)),
         visible=np.ones(len(scene.things), dtype=bool),

@@ -1,55 +1,127 @@
-"""Single pictures out of scenes, with sentences that say where everything is: what an image-text model learns from."""
+"""Single pictures and sentences about them: what an image-text model learns from before it sees any video.
 
-from random import Random
+Pictures are described by facts, sentences by claims, both whole numbers of shape (..., THINGS, 5): size, tilt, colour,
+shape and place of up to THINGS things, as indices into PHRASES.
+Letters: B pictures, A sentences, R side of a picture in pixels.
+"""
+
+import itertools
 
 import numpy as np
 
-from scripts.shapes.motion import Looks, looks_at
+from scripts.shapes.grammar import ADJECTIVES
+from scripts.shapes.motion import SCALE, Looks
 from scripts.shapes.rendering import render
-from scripts.shapes.sampling import random_scene
-from scripts.shapes.scene import COLOURS, PICTURE, Scene
+from scripts.shapes.scene import COLOURS, PICTURE, ROUND, SHAPES, SIZES, Scene, Thing
 
-# apparent size by radius in pixels: that of a shrunk small thing, a small one, a big one, a grown big one
-SIZE_BOUNDS = (8.0, 13.0, 20.0)
-SIZE_NAMES = ("tiny", "small", "big", "huge")
-PLACES = (
-    ("at the top left", "at the top", "at the top right"),
-    ("on the left", "in the middle", "on the right"),
-    ("at the bottom left", "at the bottom", "at the bottom right"),
+THINGS = 3
+NOTHING = -2  # fact: there is no such thing
+ANY = -1  # claim: not said
+PHRASES = (  # attribute -> value -> the ways to say it
+    (("tiny",), ADJECTIVES["small"], ADJECTIVES["big"], ("huge",)),
+    (("straight",), ("tilted",)),
+    tuple((colour,) for colour in COLOURS),
+    tuple((shape,) for shape in SHAPES),
+    tuple(
+        (place,)
+        for place in (
+            *("at the top left", "at the top", "at the top right"),
+            *("on the left", "in the middle", "on the right"),
+            *("at the bottom left", "at the bottom", "at the bottom right"),
+        )
+    ),
 )
+SIZE, TILT, COLOUR, SHAPE, PLACE = range(5)
+# a shrunk small thing, a small one, a big one, a grown big one
+RADII = np.array([SIZES["small"] / SCALE, SIZES["small"], SIZES["big"], SIZES["big"] * SCALE])
 
 
-def random_pictures(rng: Random, count: int, resolution: int) -> tuple[np.ndarray, list[str]]:
-    """Draw a scene and look at it at `count` random moments.
+def draw_pictures(rng: np.random.Generator, count: int, resolution: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw pictures of one to three things, whose looks have nothing to do with each other.
 
     Returns:
-        Pictures (count, resolution, resolution, 3), uint8 RGB, and a sentence for each.
+        Pictures (count, R, R, 3), uint8 RGB, and their facts (count, THINGS, 5).
     """
-    scene = random_scene(rng)
-    looks = looks_at(scene, np.array([rng.uniform(0, scene.duration) for _ in range(count)]))
-    return render(scene, looks, resolution), [describe(scene, looks, moment, rng) for moment in range(count)]
+    size = rng.choice(len(RADII), p=(0.15, 0.35, 0.35, 0.15), size=(count, THINGS))
+    colour, shape = (_draw_different(rng, count, len(values)) for values in (COLOURS, SHAPES))
+    tilt = (rng.random(shape.shape) < 0.25) & ~np.isin(shape, [SHAPES.index(name) for name in ROUND])
+    radius = RADII[size] * rng.uniform(0.93, 1.07, size.shape)
+    there = np.arange(THINGS) < rng.choice(np.arange(THINGS) + 1, p=(0.5, 0.3, 0.2), size=(count, 1))
+    x, y = _places(rng, np.where(there, radius, 0))
+    looks = Looks(
+        x=x,
+        y=y,
+        radius=radius,
+        angle=tilt * rng.choice([-1, 1], size.shape) * rng.uniform(18, 30, size.shape),
+        visible=there,
+        colour=np.array(list(COLOURS.values()), dtype=float)[colour],
+    )
+    place = (3 * y / PICTURE).astype(int) * 3 + (3 * x / PICTURE).astype(int)
+    facts = np.stack([size, tilt, colour, shape, place], axis=-1)
+    pictures = [_render(rng, looks, which, shape[which], resolution) for which in range(count)]
+    return np.stack(pictures), np.where(there[..., None], facts, NOTHING)
 
 
-def describe(scene: Scene, looks: Looks, moment: int, rng: Random) -> str:
-    """Say of every visible thing its size, colour, shape, tilt and place, in random order.
+def _draw_different(rng: np.random.Generator, count: int, values: int) -> np.ndarray:
+    """Draw THINGS different numbers below `values` for each of `count` pictures."""
+    return rng.random((count, values)).argsort(axis=1)[:, :THINGS]
+
+
+def _render(rng: np.random.Generator, looks: Looks, which: int, shapes: np.ndarray, resolution: int) -> np.ndarray:
+    """Paint picture number `which` on a random background: (R, R, 3)."""
+    things = tuple(Thing("", "", SHAPES[shape], 0, 0) for shape in shapes)
+    scene = Scene(things, events=(), duration=0, background=int(rng.integers(2**32)))
+    one = Looks(**{name: value[which : which + 1] for name, value in vars(looks).items()})
+    return render(scene, one, resolution)[0]
+
+
+def draw_sentences(rng: np.random.Generator, facts: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Say two true things of each picture: some attributes of one thing; and size, colour and shape of all things.
 
     Args:
-        scene: gives the shapes.
-        looks: appearance at T moments, as of `looks_at`.
-        moment: which of them, 0 to T - 1.
-        rng: chooses the order.
+        rng: chooses what is said and how.
+        facts: (B, THINGS, 5).
+
+    Returns:
+        2 B sentences, those about one thing first, and their claims (2 B, THINGS, 5).
     """
-    visible = np.flatnonzero(looks.visible[moment])
-    parts = [_describe_thing(scene.things[which].shape, looks, moment, which) for which in visible]
-    rng.shuffle(parts)
-    return " and ".join(parts) or "nothing"
+    of_one = rng.random(facts.shape) < 0.5
+    of_one[..., 1:, :] = False  # which thing is the first is a matter of chance
+    of_one[..., 0, SHAPE] |= ~of_one.any(axis=(-2, -1))
+    of_all = np.isin(np.arange(facts.shape[-1]), (SIZE, COLOUR, SHAPE))
+    claims = np.concatenate([np.where(said & (facts != NOTHING), facts, ANY) for said in (of_one, of_all)])
+    return [_say(rng, claim) for claim in claims], claims
 
 
-def _describe_thing(shape: str, looks: Looks, moment: int, which: int) -> str:
-    """Return a noun phrase with a place, such as "a huge tilted red star at the top left"."""
-    size = SIZE_NAMES[np.searchsorted(SIZE_BOUNDS, looks.radius[moment, which])]
-    tilt = "tilted " if looks.angle[moment, which] and shape != "circle" else ""
-    distances = [np.abs(looks.colour[moment, which] - colour).sum() for colour in COLOURS.values()]
-    colour = tuple(COLOURS)[np.argmin(distances)]
-    column, row = (int(np.clip(3 * place[moment, which] / PICTURE, 0, 2)) for place in (looks.x, looks.y))
-    return f"a {size} {tilt}{colour} {shape} {PLACES[row][column]}"
+def is_true(claims: np.ndarray, facts: np.ndarray) -> np.ndarray:
+    """Say which sentences are true of which pictures: claims (A, THINGS, 5), facts (B, THINGS, 5) -> bool (A, B)."""
+    claims, facts = claims[:, None, :, None], facts[None, :, None]  # (A, 1, claimed, 1, 5), (1, B, 1, there, 5)
+    fits = ((claims == ANY) | (claims == facts)).all(axis=-1)  # (A, B, claimed, there)
+    return fits.any(axis=-1).all(axis=-1)
+
+
+def _places(rng: np.random.Generator, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Place things of `radius` (B, O) inside the picture: of some random layouts, the one with the most room.
+
+    Returns:
+        x and y, both (B, O).
+    """
+    tries = 12
+    free = np.broadcast_to(PICTURE - 2 * radius, (2, tries, *radius.shape))
+    centres = radius + free * rng.random(free.shape)  # (2, tries, B, O)
+    gaps = np.full((tries, len(radius)), np.inf)
+    for one, other in itertools.combinations(range(THINGS), 2):
+        distance = np.hypot(*(centres[..., one] - centres[..., other]))
+        gaps = np.minimum(gaps, distance - radius[:, one] - radius[:, other])
+    return tuple(centres[:, gaps.argmax(axis=0), np.arange(len(radius))])
+
+
+def _say(rng: np.random.Generator, claim: np.ndarray) -> str:
+    """Put claims (THINGS, 5) into words: "a red star and a tilted thing at the top", in random order."""
+    parts = []
+    for thing in claim[(claim != ANY).any(axis=-1)]:
+        words = [rng.choice(PHRASES[kind][value]) if value != ANY else "" for kind, value in enumerate(thing)]
+        words[SHAPE] = words[SHAPE] or "thing"
+        noun = " ".join(filter(None, words))
+        parts.append(f"{rng.choice(('the', 'an' if noun[0] in 'aeiou' else 'a'))} {noun}")
+    return " and ".join(rng.permutation(parts))

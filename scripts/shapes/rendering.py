@@ -24,6 +24,24 @@ def _regular(corners: int, start: float) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
+def _ring() -> np.ndarray:
+    """Outline of a ring: around the outside, in to the hole and back around it."""
+    outside, hole = _regular(40, 0), 0.55 * _regular(40, 0)[::-1]
+    return np.concatenate([outside, outside[:1], hole[-1:], hole])
+
+
+def _bar() -> np.ndarray:
+    """Corners of a lying bar."""
+    return np.array([[-1.2, -0.4], [1.2, -0.4], [1.2, 0.4], [-1.2, 0.4]])
+
+
+def _cross() -> np.ndarray:
+    """Corners of an upright cross."""
+    arm, width = 1.1, 0.27
+    quarter = np.array([[width, -arm], [width, -width], [arm, -width]])
+    return np.concatenate([_turned(quarter, 90 * turn) for turn in range(4)])
+
+
 def _star() -> np.ndarray:
     """Corners of a five-pointed star, point up."""
     corners = _regular(10, -90)
@@ -31,28 +49,13 @@ def _star() -> np.ndarray:
     return 1.1 * corners
 
 
-def _heart() -> np.ndarray:
-    """Outline of a heart, point down."""
-    t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    x = 16 * np.sin(t) ** 3
-    y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
-    return np.stack([x, y - 2], axis=1) / 16
-
-
-def _cross() -> np.ndarray:
-    """Corners of an upright cross."""
-    arm, width = 1.0, 0.34
-    quarter = np.array([[width, -arm], [width, -width], [arm, -width]])
-    return np.concatenate([_turned(quarter, 90 * turn) for turn in range(4)])
-
-
 OUTLINES = {  # corners (N, 2) for radius 1, y downwards
     "circle": _regular(40, 0),
-    "square": 1.2 * _regular(4, 45),
-    "triangle": 1.15 * _regular(3, -90),
-    "star": _star(),
-    "heart": _heart(),
+    "ring": _ring(),
+    "bar": _bar(),
     "cross": _cross(),
+    "triangle": 1.2 * _regular(3, -90),
+    "star": _star(),
 }
 
 
@@ -83,8 +86,8 @@ def background(seed: int, resolution: int) -> np.ndarray:
         (R, R, 3), uint8 RGB.
     """
     rng = np.random.default_rng(seed)
-    grey = rng.uniform(15, 95, size=(2, 1))
-    dark, light = np.clip(grey + rng.uniform(-18, 18, size=(2, 3)), 0, 115)
+    dark = rng.uniform(10, 80) + rng.uniform(-10, 10, size=3)
+    light = dark + rng.uniform(5, 30, size=3)
     angle, period, phase = rng.uniform(0, np.pi), rng.uniform(0.15, 0.5), rng.uniform(0, 1)
     clouds = rng.uniform(0, 1, size=(6, 6)).astype(np.float32)
     kind = rng.integers(5)

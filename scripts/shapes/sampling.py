@@ -13,6 +13,7 @@ from scripts.shapes.scene import (
     FRAMERATE,
     KINDS,
     PICTURE,
+    ROUND,
     SHAPES,
     SIZES,
     Action,
@@ -29,9 +30,12 @@ SHOWN = 8.0  # pixels a bouncing thing must be off its place in some frame
 def random_scene(rng: Random) -> Scene:
     """Draw a scene that `is_clear`; one, two and three things are equally likely."""
     count = rng.randint(1, MAX_THINGS)
-    while not is_clear(scene := _draw(rng, count)):
-        pass
-    return scene
+    while True:
+        scene = _draw(rng, count)
+        for _ in range(20):  # places enough that actions which need room do not become rare
+            if is_clear(scene):
+                return scene
+            scene = _lay_out(scene, rng)
 
 
 def other_action(scene: Scene, rng: Random) -> Scene | None:
@@ -71,9 +75,9 @@ def is_clear(scene: Scene) -> bool:
 
 
 def _draw(rng: Random, count: int) -> Scene:
-    """Draw `count` things and their events without regard to whether they go together."""
+    """Draw `count` things and their events without regard to whether they go together; the things lie in a corner."""
     things = tuple(
-        Thing(rng.choice(tuple(SIZES)), colour, shape, rng.uniform(14, PICTURE - 14), rng.uniform(14, PICTURE - 14))
+        Thing(rng.choice(tuple(SIZES)), colour, shape, 0, 0)
         for colour, shape in zip(rng.sample(tuple(COLOURS), count), rng.sample(SHAPES, count), strict=True)
     )
     subjects = list(range(count))
@@ -87,6 +91,16 @@ def _draw(rng: Random, count: int) -> Scene:
         events.append(Event(subject, _draw_action(rng), time / FRAMERATE, end / FRAMERATE))
         time = end + rng.randint(1, 3)
     return Scene(things, tuple(events), (time + 4) / FRAMERATE, rng.getrandbits(32))
+
+
+def _lay_out(scene: Scene, rng: Random) -> Scene:
+    """Put the things of the scene elsewhere inside the picture."""
+    things = []
+    for thing in scene.things:
+        edge = SIZES[thing.size] + MARGIN
+        x, y = (rng.uniform(edge, PICTURE - edge) for _ in range(2))
+        things.append(dataclasses.replace(thing, x=x, y=y))
+    return dataclasses.replace(scene, things=tuple(things))
 
 
 def _draw_action(rng: Random) -> Action:
@@ -109,7 +123,7 @@ def _is_tellable(scene: Scene) -> bool:
         kinds = [event.action.kind for event in group]
         if len(set(kinds)) < len(kinds) or "leave" in kinds[:-1] or {"grow", "shrink"} <= set(kinds):
             return False
-        if "spin" in kinds and scene.things[subject].shape == "circle":
+        if "spin" in kinds and scene.things[subject].shape in ROUND:
             return False
     return True
 

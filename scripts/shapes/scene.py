@@ -2,18 +2,19 @@
 
 from dataclasses import dataclass
 
-SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
+SHAPES = ("circle", "ring", "bar", "cross", "triangle", "star")
+ROUND = ("circle", "ring")  # a spin does not show on these
 COLOURS = {  # RGB; backgrounds are dark and pale in hue, so that all of these stand out
     "red": (225, 30, 35),
     "orange": (255, 140, 0),
     "yellow": (250, 230, 40),
     "green": (40, 175, 60),
-    "cyan": (60, 225, 235),
+    "pink": (255, 115, 185),
     "blue": (40, 80, 250),
-    "purple": (170, 50, 215),
+    "purple": (140, 45, 210),
     "white": (250, 250, 250),
 }
-SIZES = {"small": 10.0, "big": 16.0}  # radius in pixels of the 128 px picture
+SIZES = {"small": 14.0, "big": 21.0}  # radius in pixels of the 128 px picture
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 KINDS = ("move", "grow", "shrink", "spin", "bounce", "blink", "turn", "leave")
 PICTURE = 128
