@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# From an empty machine to a table of results: sets up .venv, makes the built-in videos, pretrains a small CLIP, trains an
+# estimator and four models, evaluates them, and draws one video's interactions.
+#   bash scripts/quickstart.sh [--fast]      --fast: the same road with little data and few steps
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+case "${1:-}" in
+  "") output=output/quickstart data=data/shapes corpus=(--train 600 --test 200) pretraining=(--steps 2500)
+      epochs=4 estimator_epochs=4 question_epochs=3 batch=64 ;;
+  --fast) output=output/quickstart-fast data=data/shapes-fast corpus=(--train 48 --test 24) pretraining=(--steps 60)
+      epochs=1 estimator_epochs=1 question_epochs=1 batch=32 ;;
+  *) echo "usage: bash scripts/quickstart.sh [--fast]" >&2; exit 2 ;;
+esac
+
+bash scripts/setup.sh
+export HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive
+python=.venv/bin/python
+clip=$data/tiny_clip.pt
+videos=(--max_words 24 --max_frames 12 --workers 1 --augment none --frame_cache "$output/frames"
+  --anno_path "$data/anns" --video_path "$data/MSRVTT_Videos" --base_encoder "$clip" --recipe corrected)
+training=(--do_train 1 --epochs "$epochs" --batch_size "$batch" --lr 1e-3 --coef_lr 0.3 --n_display 40)
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "videos of moving shapes, captions and questions"
+$python scripts/make_shapes.py --output "$data" "${corpus[@]}"
+
+step "a small CLIP, pretrained on pictures of shapes"
+[ -f "$clip" ] || $python scripts/pretrain_clip.py --output "$clip" "${pretraining[@]}"
+
+step "zero-shot: the small CLIP as it is, every word and frame alike"
+$python main_retrieval.py --do_eval 1 "${videos[@]}" --interaction mean --agg_module None --output_dir "$output/zero_shot"
+
+step "interaction only: weighted word-frame interaction, no levels, no Banzhaf"
+$python main_retrieval.py "${training[@]}" "${videos[@]}" --num_levels 1 --skl 0 --kl 0 --output_dir "$output/interaction"
+
+step "estimator of the Banzhaf interaction"
+$python banzhaf_estimator.py --do_train 1 --epochs "$estimator_epochs" --batch_size "$batch" --lr 1e-2 --weight_decay 0 \
+  "${videos[@]}" --output_dir "$output/estimator"
+
+levels=(--kl 2 --skl 1 --rate 0.4 0.3 0.3)
+step "HBI: three levels, taught by the estimator"
+$python main_retrieval.py "${training[@]}" "${videos[@]}" "${levels[@]}" \
+  --estimator "$(ls "$output"/estimator/pytorch_model.bin.best.*)" --output_dir "$output/hbi"
+
+step "HBI, taught by the exact interaction"
+$python main_retrieval.py "${training[@]}" "${videos[@]}" "${levels[@]}" --teacher exact --output_dir "$output/hbi_exact"
+
+step "results"
+$python scripts/compare_runs.py "zero-shot=$output/zero_shot" "interaction only=$output/interaction" \
+  "HBI=$output/hbi" "HBI, exact teacher=$output/hbi_exact" --output "$output/results.json"
+
+step "the levels of one test video"
+video=$(ls "$data"/MSRVTT_Videos/*.mp4 | tail -n 1)
+caption=$(grep ",$(basename "$video" .mp4)," "$data/anns/MSRVTT_JSFUSION_test.csv" | head -n 1 | sed -E 's/^([^,]*,){3}"?([^"]*)"?,[^,]*$/\2/')
+$python scripts/visualize.py --checkpoint "$(ls "$output"/hbi_exact/pytorch_model.bin.best.*)" --interaction exact \
+  --video "$video" --caption "$caption" --output "$output/levels.png"
+echo "$output/levels.png"
