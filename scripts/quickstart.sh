@@ -52,8 +52,8 @@ $python scripts/compare_runs.py "zero-shot=$output/zero_shot" "interaction only=
   "HBI=$output/hbi" "HBI, exact teacher=$output/hbi_exact" --output "$output/results.json"
 
 step "the levels of one test video"
-video=$(ls "$data"/MSRVTT_Videos/*.mp4 | tail -n 1)
-caption=$(grep ",$(basename "$video" .mp4)," "$data/anns/MSRVTT_JSFUSION_test.csv" | head -n 1 | sed -E 's/^([^,]*,){3}"?([^"]*)"?,[^,]*$/\2/')
+IFS=, read -r _ _ video caption < <(sed -n 2p "$data/anns/MSRVTT_JSFUSION_test.csv")
+caption=$(sed -E 's/^"?([^"]*)"?,[a-z]*\r?$/\1/' <<<"$caption")
 $python scripts/visualize.py --checkpoint "$(ls "$output"/hbi_exact/pytorch_model.bin.best.*)" --interaction exact \
-  --video "$video" --caption "$caption" --output "$output/levels.png"
+  --video "$data/MSRVTT_Videos/$video.mp4" --caption "$caption" --output "$output/levels.png"
 echo "$output/levels.png"
