@@ -15,6 +15,7 @@ esac
 
 bash scripts/setup.sh
 export HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive
+[ -t 2 ] || export TQDM_MININTERVAL=30 # a log needs no moving bar
 python=.venv/bin/python
 clip=$data/tiny_clip.pt
 videos=(--max_words 24 --max_frames 12 --workers 1 --augment none --frame_cache "$output/frames"

@@ -8,4 +8,4 @@ export HF_HUB_OFFLINE=1
 export OMP_NUM_THREADS=1 # the tests themselves run side by side, one a core
 .venv/bin/ruff check .
 .venv/bin/pylint .
-.venv/bin/python -m pytest -n auto --dist worksteal "$@"
+.venv/bin/python -m pytest -n auto --dist loadgroup "$@"

@@ -71,6 +71,7 @@ def metrics(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("published port")
 def test_retrieval_commands(shell):
     (train,) = commands("Train on MSR-VTT")
     folder = shell("train", train)
@@ -97,6 +98,7 @@ def test_retrieval_commands(shell):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("published port")
 def test_activitynet_training_on_eight_processes(shell):
     """One epoch of small batches: on processors the estimator, which attends over the 64 x 64 cells of each of the
     128 pairs in each of the processes, would take minutes a step and more memory than most machines have.
