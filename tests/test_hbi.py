@@ -1,6 +1,7 @@
 """HBI as a whole: the Python face, recipes, processes, and the CUDA path on fake tensors."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,6 +55,19 @@ def test_the_python_face(video_file, tmp_path):
         for level in levels:
             assert level.text.index.shape == (2, WORDS) and level.video.index.shape == (2, FRAMES)
             assert level.interaction.isfinite().all()
+
+
+def test_a_sentence_finds_a_video_among_real_ones():
+    folder = Path(__file__).parents[2] / "shared" / "data" / "videos"
+    if not folder.is_dir():
+        pytest.skip("the folder shared/data/videos does not lie beside the checkout")
+    videos = [folder / f"{name}.mp4" for name in ("bigbuckbunny", "bikes", "carphone_pristine", "video7500")]
+    model = build().eval()
+    text = model.encode_text(["a soccer team walking out on the field"])
+    tokens, mask = model.encode_video(videos)
+    sim = model.similarity(text, (tokens, mask))
+    assert sim.shape == (1, 4) and sim.isfinite().all() and sim.unique().numel() == 4
+    assert mask.sum(dim=1).min() > 1
 
 
 def test_levels_of_rate_zero_are_not_computed(monkeypatch):

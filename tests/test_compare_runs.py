@@ -1,0 +1,32 @@
+"""The table over several runs."""
+
+import json
+
+import pytest
+
+from scripts.compare_runs import main
+from utils.errors import InputError
+
+
+def write_run(folder, r1, subsets):
+    figures = {"R1": r1, "R5": 50.0, "R10": 60.0, "R50": 90.0, "MedianR": 3.0, "MeanR": 7.0}
+    metrics = {"t2v": figures, "v2t": figures | {"R1": r1 + 1}, "subsets": {name: figures for name in subsets}}
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+def test_one_row_a_run(tmp_path, capsys):
+    write_run(tmp_path / "a", 10.0, ["action"])
+    write_run(tmp_path / "b", 20.0, [])
+    main([f"first={tmp_path / 'a'}", f"second run={tmp_path / 'b'}", "--output", str(tmp_path / "table.json")])
+    header, _, first, second = capsys.readouterr().out.splitlines()
+    assert "R1 action negatives" in header
+    assert first.split() == ["first", "10.0", "50.0", "60.0", "3.0", "10.0", "11.0"]
+    assert second.split()[2:] == ["20.0", "50.0", "60.0", "3.0", "-", "21.0"]
+    assert json.loads((tmp_path / "table.json").read_text())["first"]["t2v"]["R1"] == 10.0
+
+
+@pytest.mark.parametrize("run", ["no_name", "name=absent"])
+def test_a_run_that_is_not_there(run):
+    with pytest.raises(InputError):
+        main([run])
