@@ -1,5 +1,7 @@
 """A corpus of moving shapes and tiny weights, on which the retrieval script runs in seconds."""
 
+import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,3 +38,16 @@ def build_corpus(folder: Path, *, train: int, test: int) -> Corpus:
     save_weights(CLIP(SMALL).state_dict(), corpus.clip)
     save_weights(BanzhafModule().state_dict(), corpus.estimator)
     return corpus
+
+
+def wait_for_port(port: int, seconds: float = 60) -> None:
+    """Wait until a port that a launcher had is given back; a port of 0 is always free."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with socket.socket() as trial:
+            try:
+                trial.bind(("", port))
+            except OSError:
+                time.sleep(0.5)
+            else:
+                return

@@ -69,7 +69,7 @@ for exact, share in ((True, 1.0), (False, 0.5)):
 distributed.barrier()
 distributed.stop()
 assert (distributed.rank(), distributed.world_size()) == (0, 1)
-print(f"rank {rank} done", flush=True)
+print(f"rank {rank} done\\n", end="", flush=True)
 """
 
 

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import main_vqa
 from models import CLIP, HBIVQA, CLIPConfig, load_model
 from models.recipe import CORRECTED
-from tests.retrieval_case import build_corpus
+from tests.retrieval_case import build_corpus, wait_for_port
 from tests.test_clip import SMALL
 from tests.test_hbi import on_fake_cuda
 from utils.errors import InputError
@@ -249,6 +249,7 @@ def test_published_commands(corpus, tmp_path):
         launcher = f"-m torch.distributed.launch --master_port {port} --nproc_per_node={processes}".split()
         command = [sys.executable, *(launcher if processes > 1 else ()), "main_vqa.py", *words.split()]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        wait_for_port(port)
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr[-3000:]
         return json.loads((tmp_path / command[-1] / "metrics.json").read_text())

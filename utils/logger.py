@@ -38,11 +38,12 @@ def make_logger(output_dir: str | Path) -> logging.Logger:
         handler.close()
     logger.propagate = False
     logger.setLevel(logging.INFO)
-    if not is_main():
-        logger.addHandler(logging.NullHandler())
-        return logger
     try:
+        # Every process looks, so that all of them stop where the folder cannot be made.
         Path(output_dir).mkdir(parents=True, exist_ok=True)
+        if not is_main():
+            logger.addHandler(logging.NullHandler())
+            return logger
         log_file = logging.FileHandler(Path(output_dir) / "log.txt", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{output_dir}: cannot be written ({error.strerror}); give another --output_dir") from error
