@@ -1,0 +1,42 @@
+"""The shortlist against what it abbreviates."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.shortlist import Shortlist, pooled
+
+
+def ragged(seed, count, tokens, width=8):
+    draw = torch.Generator().manual_seed(seed)
+    mask = torch.arange(tokens) < torch.randint(1, tokens + 1, (count, 1), generator=draw)
+    return torch.randn(count, tokens, width, generator=draw), mask.long()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_inner_products_are_the_average_cosines_of_valid_tokens(weighted):
+    (text, text_mask), (video, video_mask) = ragged(0, 3, 5), ragged(1, 4, 6)
+    weights = [torch.rand(mask.shape) for mask in (text_mask, video_mask)] if weighted else [None, None]
+    found = pooled(text, text_mask, weights[0]) @ pooled(video, video_mask, weights[1]).T
+    for a, b in [(0, 0), (2, 3), (1, 2)]:
+        cosines = F.cosine_similarity(text[a, :, None], video[b, None], dim=-1)
+        counted = [
+            mask[row] * (1 if weight is None else weight[row])
+            for mask, row, weight in ((text_mask, a, weights[0]), (video_mask, b, weights[1]))
+        ]
+        average = counted[0].float() @ cosines @ counted[1].float()
+        lengths = [
+            (counted[side][:, None] * F.normalize(tokens, dim=-1)).sum(dim=0).norm()
+            for side, tokens in enumerate((text[a], video[b]))
+        ]
+        assert found[a, b].item() == pytest.approx((average / lengths[0] / lengths[1]).item(), abs=1e-6)
+
+
+def test_the_nearest_come_first():
+    draw = torch.Generator().manual_seed(0)
+    vectors = F.normalize(torch.randn(300, 16, generator=draw), dim=-1)
+    queries = torch.randn(20, 16, generator=draw)
+    shortlist = Shortlist(vectors)
+    assert len(shortlist) == 300
+    assert torch.equal(shortlist.search(queries, 7), (queries @ vectors.T).topk(7).indices)
+    assert torch.equal(shortlist.search(queries, 1000), (queries @ vectors.T).argsort(descending=True))
