@@ -16,60 +16,67 @@ PROGRAM = """
 import sys
 import torch
 from utils import distributed
+from utils.args import run
 
 def leaf(rank):
     return torch.arange(6.0).reshape(3, 2) + 10 * rank
 
-device = distributed.start("cpu")
-rank, world = distributed.rank(), distributed.world_size()
-assert (world, distributed.is_main()) == (2, rank == 0), (world, rank)
+def check(rank, world):
+    assert (world, distributed.is_main()) == (2, rank == 0), (world, rank)
 
-# Uneven shards, among them an empty one and a strided one, of several types.
-for sizes in ((3, 1), (0, 2), (2, 2), (0, 0)):
-    whole = torch.arange(2 * sum(sizes)).reshape(2, -1).T
-    own = whole.split(sizes)[rank]
-    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool):
-        gathered = distributed.gather_shards(own.to(dtype))
-        assert gathered.dtype == dtype and torch.equal(gathered, whole.to(dtype)), (sizes, dtype, gathered)
-assert not distributed.gather_shards(leaf(rank).requires_grad_()).requires_grad
+    # Uneven shards, among them an empty one and a strided one, of several types.
+    for sizes in ((3, 1), (0, 2), (2, 2), (0, 0)):
+        whole = torch.arange(2 * sum(sizes)).reshape(2, -1).T
+        own = whole.split(sizes)[rank]
+        for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool):
+            gathered = distributed.gather_shards(own.to(dtype))
+            assert gathered.dtype == dtype and torch.equal(gathered, whole.to(dtype)), (sizes, dtype, gathered)
+    assert not distributed.gather_shards(leaf(rank).requires_grad_()).requires_grad
 
-# The loss of the whole batch, on each process with a factor of its own so that the slices of the gradient differ.
-everything = torch.cat([leaf(0), leaf(1)]).requires_grad_()
-(everything**3).sum().backward()
-own_gradient = everything.grad.split(3)[rank]
-for exact, factor in ((True, 1 + 2), (False, rank + 1)):
-    features = leaf(rank).requires_grad_()
-    gathered = distributed.gather_features(features, exact=exact)
-    assert torch.equal(gathered, everything), gathered
-    ((rank + 1) * gathered**3).sum().backward()
-    assert torch.allclose(features.grad, factor * own_gradient), (exact, features.grad)
+    # The loss of the whole batch, on each process with a factor of its own so that the slices of the gradient differ.
+    everything = torch.cat([leaf(0), leaf(1)]).requires_grad_()
+    (everything**3).sum().backward()
+    own_gradient = everything.grad.split(3)[rank]
+    for exact, factor in ((True, 1 + 2), (False, rank + 1)):
+        features = leaf(rank).requires_grad_()
+        gathered = distributed.gather_features(features, exact=exact)
+        assert torch.equal(gathered, everything), gathered
+        ((rank + 1) * gathered**3).sum().backward()
+        assert torch.allclose(features.grad, factor * own_gradient), (exact, features.grad)
 
-# What carries no gradient is gathered the same way, and half precision flows back too.
-mask = torch.tensor([[1, 0], [1, rank]])
-assert distributed.gather_features(mask, exact=True).tolist() == [[1, 0], [1, 0], [1, 0], [1, 1]]
-half = torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True)
-distributed.gather_features(half, exact=True).sum().backward()
-assert half.grad.eq(2).all()
+    # What carries no gradient is gathered the same way, and half precision flows back too.
+    mask = torch.tensor([[1, 0], [1, rank]])
+    assert distributed.gather_features(mask, exact=True).tolist() == [[1, 0], [1, 0], [1, 0], [1, 1]]
+    half = torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True)
+    distributed.gather_features(half, exact=True).sum().backward()
+    assert half.grad.eq(2).all()
 
-# One linear layer under DDP, with a loss in which all pairs meet: the exact gradient is that of one process.
-inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
-def gradient(rows, network, gather):
-    outputs = gather(network(rows))
-    (outputs @ outputs.T).logsumexp(dim=1).mean().backward()
-    return next(network.parameters()).grad
-def network():
-    torch.manual_seed(1)
-    return torch.nn.Linear(4, 3, bias=False)
-alone = gradient(inputs, network(), lambda outputs: outputs)
-for exact, share in ((True, 1.0), (False, 0.5)):
-    parallel = torch.nn.parallel.DistributedDataParallel(network())
-    together = gradient(inputs.chunk(2)[rank], parallel, lambda outputs: distributed.gather_features(outputs, exact))
-    assert torch.allclose(together, share * alone, atol=1e-6), (exact, together, alone)
+    # One linear layer under DDP, with a loss in which all pairs meet: the exact gradient is that of one process.
+    inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    def gradient(rows, network, gather):
+        outputs = gather(network(rows))
+        (outputs @ outputs.T).logsumexp(dim=1).mean().backward()
+        return next(network.parameters()).grad
+    def network():
+        torch.manual_seed(1)
+        return torch.nn.Linear(4, 3, bias=False)
+    alone = gradient(inputs, network(), lambda outputs: outputs)
+    for exact, share in ((True, 1.0), (False, 0.5)):
+        parallel = torch.nn.parallel.DistributedDataParallel(network())
+        own = inputs.chunk(2)[rank]
+        together = gradient(own, parallel, lambda outputs: distributed.gather_features(outputs, exact))
+        assert torch.allclose(together, share * alone, atol=1e-6), (exact, together, alone)
 
-distributed.barrier()
-distributed.stop()
-assert (distributed.rank(), distributed.world_size()) == (0, 1)
-print(f"rank {rank} done\\n", end="", flush=True)
+def main(_):
+    distributed.start("cpu")
+    rank = distributed.rank()
+    check(rank, distributed.world_size())
+    distributed.barrier()
+    distributed.stop()
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
+    print(f"rank {rank} done\\n", end="")
+
+run(main)
 """
 
 

@@ -9,7 +9,7 @@ from logging import Logger
 from pathlib import Path
 from typing import Any, NoReturn
 
-from utils.distributed import announce_failure, another_failed, stop
+from utils.distributed import announce_failure, another_failed, end
 from utils.errors import InputError
 
 
@@ -22,7 +22,8 @@ class _ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 and one line."""
-        _exit(f"{self.prog}: error: {message} (--help lists the flags)")
+        _complain(f"{self.prog}: error: {message} (--help lists the flags)")
+        sys.exit(2)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -305,24 +306,29 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     Args:
         main: takes the words after the script's name.
     """
+    end(_outcome(main))
+
+
+def _outcome(main: Callable[[Sequence[str]], None]) -> int:
+    """Run `main` and return the exit code; nothing that it made is in use any more."""
     try:
         main(sys.argv[1:])
     except InputError as error:
         if "--debug" in sys.argv:
             raise
-        _exit(f"{Path(sys.argv[0]).name}: error: {_reason(error)}")
+        _complain(f"{Path(sys.argv[0]).name}: error: {_reason(error)}")
+        return 2
     except RuntimeError:
         if another_failed():  # it has told why; that a collective with it fails here is no news
-            sys.exit(2)
+            return 2
         raise
-    stop()
+    return 0
 
 
-def _exit(line: str) -> NoReturn:
-    """Exit with code 2 and one line, which of several processes with the same one only the first prints."""
+def _complain(line: str) -> None:
+    """Print one line, which of several processes with the same one only the first prints."""
     if announce_failure(line):
         print(line, file=sys.stderr)
-    sys.exit(2)
 
 
 def _reason(error: InputError) -> str:

@@ -3,7 +3,9 @@
 Dimension letters: B items of this process, W processes.
 """
 
+import gc
 import os
+import sys
 from datetime import timedelta
 
 import torch
@@ -65,7 +67,25 @@ def _choose_device(device: str | None, local_rank: int) -> torch.device:
 def stop() -> None:
     """Leave the process group, if this process is in one."""
     if dist.is_initialized():
+        gc.collect()  # a model under DDP holds the group
         dist.destroy_process_group()
+
+
+def end(code: int) -> None:
+    """End this process with an exit code; in one alone, 0 returns.
+
+    One of several ends without the interpreter's own clearing up: DDP leaves threads of its group behind, and one that
+    lets go of a tensor during that would abort the process. After a failure it does not wait for the others either.
+    """
+    several = _is_one_of_several()
+    if not code:
+        stop()
+    if several:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    if code:
+        sys.exit(code)
 
 
 def rank() -> int:
