@@ -23,7 +23,7 @@ from models.recipe import Recipe, as_recipe
 from models.temporal import build_temporal
 from models.token_merge import Clusters
 from models.tokenizer import Tokenizer
-from utils.distributed import gather_features
+from utils.distributed import gather_features, own_share
 
 LEVELS = ("entity", "action", "event")
 SIMILARITY_MEMORY = 256 * 2**20
@@ -195,23 +195,43 @@ class HBI(nn.Module):
         return [level(*sets) for level, *sets in self.ascend(text, text_mask, video, video_mask, levels)]
 
     def teach(
-        self, token_sim: Tensor, output: LevelOutput, text_mask: Tensor | None, video_mask: Tensor | None
+        self,
+        token_sim: Tensor,
+        text_score: Tensor,
+        video_score: Tensor,
+        text_mask: Tensor | None,
+        video_mask: Tensor | None,
     ) -> Tensor:
-        """The teacher's interaction of true pairs, without gradient: (B, N_t, N_v) -> (B, N_t, N_v)."""
+        """The teacher's interaction of true pairs, without gradient; arguments and result as for `exact`."""
         if not self.exact_teacher:
             return self.teacher(token_sim.detach())
         with torch.no_grad():
-            return self.exact(token_sim, output, text_mask, video_mask)
+            return self.exact(token_sim, text_score, video_score, text_mask, video_mask)
 
     def exact(
-        self, token_sim: Tensor, output: LevelOutput, text_mask: Tensor | None, video_mask: Tensor | None
+        self,
+        token_sim: Tensor,
+        text_score: Tensor,
+        video_score: Tensor,
+        text_mask: Tensor | None,
+        video_mask: Tensor | None,
     ) -> Tensor:
-        """The exact interaction of true pairs in the standard game: (B, N_t, N_v) -> (B, N_t, N_v).
+        """The exact interaction of true pairs in the standard game.
 
         Similarities are scaled as for the estimator's labels. A level that is left with one token on a side has an
         interaction too: what each token of the other side adds beside that one. The device is never waited for.
+
+        Args:
+            token_sim: (B, N_t, N_v).
+            text_score: (B, N_t).
+            video_score: (B, N_v).
+            text_mask: (B, N_t), 1 for valid words; None: no padding.
+            video_mask: (B, N_v), likewise.
+
+        Returns:
+            (B, N_t, N_v).
         """
-        scores = output.text_score, output.video_score
+        scores = text_score, video_score
         masks = (
             torch.ones_like(score) if mask is None else mask
             for score, mask in zip(scores, (text_mask, video_mask), strict=True)
@@ -266,11 +286,18 @@ class HBI(nn.Module):
     def alignment(
         self, level: Level, output: LevelOutput, text_mask: Tensor | None, video_mask: Tensor | None
     ) -> dict[str, Tensor]:
-        """Banzhaf alignment of one level's student with the teacher, on the true pairs."""
+        """Banzhaf alignment of one level's student with the teacher, on the true pairs.
+
+        Attention over all cells of a pair's map is the dearest part of a step, so each process runs student and
+        teacher on its share of the pairs.
+        """
         token_sim = output.token_sim.diagonal(dim1=0, dim2=1).permute(2, 0, 1)  # (B, N_t, N_v)
+        whole = token_sim, output.text_score, output.video_score, text_mask, video_mask
+        own = [None if tensor is None else own_share(tensor) for tensor in whole]
+        student, teacher = level.student(own[0]), self.teach(*own)
         return losses.banzhaf_alignment(
-            level.student(token_sim),
-            self.teach(token_sim, output, text_mask, video_mask),
+            gather_features(student, exact=True),
+            gather_features(teacher, exact=True),
             text_mask,
             video_mask,
             masked_logits=self.recipe.masked_logits_in_kl,
@@ -354,7 +381,7 @@ class HBI(nn.Module):
             output = level(words, frames)
             token_sim = output.token_sim.diagonal(dim1=0, dim2=1).permute(2, 0, 1)
             interaction = (
-                self.exact(token_sim, output, words.mask, frames.mask)
+                self.exact(token_sim, output.text_score, output.video_score, words.mask, frames.mask)
                 if exact
                 else level.student(token_sim) * words.valid().unsqueeze(2) * frames.valid().unsqueeze(1)
             )

@@ -198,6 +198,34 @@ class _GatherFeatures(torch.autograd.Function):
         return gradient.chunk(world_size())[rank()], None
 
 
+def own_share(whole: Tensor) -> Tensor:
+    """This process's part of work divided among all, whose results `gather_features(..., exact=True)` joins.
+
+    The gradient that reaches `whole` on every process, and after DDP's averaging the weights that did the work, is that
+    of one process which did it all.
+
+    Args:
+        whole: (W * B, ...), as good as the same on every process.
+
+    Returns:
+        (B, ...), in the order of the ranks.
+    """
+    return whole if world_size() == 1 else _OwnShare.apply(whole)
+
+
+class _OwnShare(torch.autograd.Function):
+    """This process's chunk; backwards, the chunks' gradients of all processes, each of which is W times too large."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, whole: Tensor) -> Tensor:
+        return whole.chunk(world_size())[rank()].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        return torch.cat(_all_gather(gradient.contiguous())) / world_size()
+
+
 def _all_gather(tensor: Tensor) -> list[Tensor]:
     """The tensors of all processes, which have one shape."""
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
