@@ -144,7 +144,7 @@ class PairDataset(Dataset):
                 if self.bad_videos is None:
                     raise
                 self.bad_videos.add(self.clips.clips[clip].video_id, str(error).strip())
-                index = torch.randint(len(self), ()).item()
+                index = torch.randint(len(self.texts), ()).item()
 
 
 def collate(items: Sequence[dict[str, Tensor | int]], max_frames: int) -> dict[str, Tensor]:

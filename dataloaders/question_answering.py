@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dataloaders.activity_qa import read_activity_qa
-from dataloaders.base import ClipDataset, PairDataset, TextDataset, Tokenize, collate
+from dataloaders.bad_videos import BadVideos
+from dataloaders.base import ClipDataset, PairDataset, Split, TextDataset, Tokenize, collate
 from dataloaders.build import build_augmentation, build_bad_videos, build_loader, clip_reader, find_files
 from dataloaders.msrvtt_qa import read_msrvtt_qa
 from dataloaders.msvd_qa import read_msvd_qa
@@ -70,16 +71,39 @@ class QuestionDataset(TextDataset):
 
 
 class QuestionVideoDataset(PairDataset):
-    """Every question with its clip, for training; a batch decodes each clip once, however many questions it asks of it.
+    """Questions with their clips, for training; a batch decodes each clip once, however many questions it asks of it.
 
-    The arguments are PairDataset's, with a QuestionDataset for its texts.
+    The arguments are PairDataset's, with a QuestionDataset for its texts, and
+
+    Args:
+        together: how many questions make an item: the questions, grouped by clip and in random order within it, are cut
+            into rows of that length, and the rest is left out. A step encodes fewer clips then.
+        seed: of that order.
     """
 
+    def __init__(
+        self,
+        split: Split,
+        texts: QuestionDataset,
+        clips: ClipDataset,
+        bad_videos: BadVideos | None = None,
+        *,
+        together: int = 1,
+        seed: int = 0,
+    ):
+        super().__init__(split, texts, clips, bad_videos)
+        order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed))
+        order = order[torch.tensor(split.clip_of_caption)[order].argsort(stable=True)]
+        self.rows = order[: len(order) // together * together].view(-1, together).tolist()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor | int]]:
-        """Items of a batch: a question's, and "frames" and "video_id" of its clip."""
+        """Items of a batch: for each question of the rows `indices`, what it is, and "frames" and "video_id"."""
         batch = copy(self)
         batch.clips = _OnceDecoded(self.clips)
-        return [batch[index] for index in indices]
+        return [batch[question] for index in indices for question in self.rows[index]]
 
     @staticmethod
     def collate(items: Sequence[dict[str, Tensor | int]], max_frames: int) -> dict[str, Tensor]:
@@ -199,8 +223,12 @@ def build_training_loader(
         logger.warning("%s: %d of %d questions are left out, %s", args.train_csv, lost, len(asked), reason)
     questions = QuestionDataset(known, answers, tokenizer, args.max_words)
     clips = ClipDataset(questions.split, files, question_clip_reader(args, resolution, build_augmentation(args)))
-    dataset = QuestionVideoDataset(questions.split, questions, clips, build_bad_videos(args, len(files)))
-    options = {"batch_size": args.batch_size, "workers": args.workers, "training": True, "device": device}
+    together = args.questions_per_clip
+    if args.batch_size % together:
+        raise InputError(f"--batch_size {args.batch_size}: choose a multiple of --questions_per_clip {together}")
+    bad_videos = build_bad_videos(args, len(files))
+    dataset = QuestionVideoDataset(questions.split, questions, clips, bad_videos, together=together, seed=args.seed)
+    options = {"batch_size": args.batch_size // together, "workers": args.workers, "training": True, "device": device}
     return build_loader(args, dataset, collate=dataset.collate, **options)
 
 

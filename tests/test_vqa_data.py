@@ -146,19 +146,20 @@ class Files(dict):
         return name
 
 
-def question_videos(reads: list) -> QuestionVideoDataset:
+def question_videos(reads: list, together: int = 1) -> QuestionVideoDataset:
     def read(path, start, end):
         reads.append(path)
         return torch.full((2 + int(path[-1]), 3, 4, 4), int(path[-1]), dtype=torch.uint8)
 
     questions = QuestionDataset(ASKED, ["two", "a ball"], Tokenizer(), 8)
-    return QuestionVideoDataset(questions.split, questions, ClipDataset(questions.split, Files(), read))
+    return QuestionVideoDataset(questions.split, questions, ClipDataset(questions.split, Files(), read), together=together)
 
 
 def test_a_batch_decodes_and_carries_each_video_once():
     reads = []
     dataset = question_videos(reads)
-    batch = dataset.collate(dataset.__getitems__([2, 1, 0]), max_frames=6)
+    rows = [dataset.rows.index([question]) for question in (2, 1, 0)]
+    batch = dataset.collate(dataset.__getitems__(rows), max_frames=6)
     assert reads == ["video3", "video1"]
     assert batch["video_of_question"].tolist() == [0, 1, 0]
     assert batch["video_ids"].tolist() == [0, 1]
@@ -166,6 +167,15 @@ def test_a_batch_decodes_and_carries_each_video_once():
     assert batch["frames"][:, 0, 0, 0].tolist() == [3] * 5 + [1] * 3
     assert batch["labels"].tolist() == [0, UNKNOWN, 1]
     assert batch["ids"].shape == batch["text_mask"].shape == (3, 8)
+
+
+def test_questions_about_one_video_are_asked_together():
+    reads = []
+    dataset = question_videos(reads, together=2)
+    assert len(dataset) == len(ASKED) // 2
+    clips = [[ASKED[question].video_id for question in row] for row in dataset.rows]
+    assert all(first == second for first, second in clips)
+    assert len(dataset.__getitems__([0])) == 2 and len(reads) == 1
 
 
 def test_accuracy_against_a_naive_count():

@@ -137,6 +137,9 @@ def add_question_arguments(parser: argparse.ArgumentParser) -> None:
                        help="frames taken from a second of video")
     group.add_argument("--slice_framepos", type=int, choices=(0, 1, 2), default=2,
                        help="of too many frames take the first, the last or evenly spread ones")
+    group.add_argument("--questions_per_clip", type=_COUNT, default=1,
+                       help="questions about one video that a training batch asks together; more of them encode fewer "
+                            "videos a step")
     group.add_argument("--num_thread_reader", dest="workers", type=_number(int, 0), default=argparse.SUPPRESS,
                        help="published name of --workers")
     group.add_argument("--cross_num_hidden_layers", dest="num_hidden_layers", type=_COUNT, default=argparse.SUPPRESS,
