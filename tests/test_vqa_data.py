@@ -152,7 +152,8 @@ def question_videos(reads: list, together: int = 1) -> QuestionVideoDataset:
         return torch.full((2 + int(path[-1]), 3, 4, 4), int(path[-1]), dtype=torch.uint8)
 
     questions = QuestionDataset(ASKED, ["two", "a ball"], Tokenizer(), 8)
-    return QuestionVideoDataset(questions.split, questions, ClipDataset(questions.split, Files(), read), together=together)
+    clips = ClipDataset(questions.split, Files(), read)
+    return QuestionVideoDataset(questions.split, questions, clips, together=together)
 
 
 def test_a_batch_decodes_and_carries_each_video_once():
