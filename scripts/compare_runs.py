@@ -1,4 +1,4 @@
-"""Print the results of several runs as one table.
+"""Print the results of several runs as one table for each task.
 
 python scripts/compare_runs.py "zero-shot=output/zero" "HBI=output/hbi" [--output table.json]
 """
@@ -19,15 +19,15 @@ COLUMNS = ("R1", "R5", "R10", "MedianR")
 
 def main(argv: list[str] | None = None) -> None:
     """Read metrics.json of each run and print one row for it."""
-    parser = argparse.ArgumentParser(description="Print the results of several retrieval runs as one table.")
+    parser = argparse.ArgumentParser(description="Print the results of several runs as one table for each task.")
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER", help="name of the row and output folder of the run")
     parser.add_argument("--output", help="JSON file that receives the same numbers")
     arguments = parser.parse_args(argv)
     runs = dict(read_run(text) for text in arguments.runs)
-    subsets = list(dict.fromkeys(name for metrics in runs.values() for name in metrics["subsets"]))
-    header = ["text to video", *COLUMNS, *(f"R1 {name} negatives" for name in subsets), "video to text R1"]
-    rows = [[name, *row(metrics, subsets)] for name, metrics in runs.items()]
-    print(table(header, rows))
+    retrieval = {name: metrics for name, metrics in runs.items() if "t2v" in metrics}
+    questions = {name: metrics for name, metrics in runs.items() if "total" in metrics}
+    tables = [compare(task) for compare, task in ((compare_retrieval, retrieval), (compare_answers, questions)) if task]
+    print("\n\n".join(tables))
     if arguments.output:
         write_metrics(arguments.output, runs)
 
@@ -48,10 +48,29 @@ def read_run(text: str) -> tuple[str, dict]:
         raise InputError(f"{path}: cannot be read ({error}); has the run ended well?") from error
 
 
-def row(metrics: dict, subsets: list[str]) -> list[float | str]:
-    """The figures of one run, a dash where it has no such subset."""
-    hard = [metrics["subsets"][name]["R1"] if name in metrics["subsets"] else "-" for name in subsets]
-    return [*(metrics["t2v"][column] for column in COLUMNS), *hard, metrics["v2t"]["R1"]]
+def compare_retrieval(runs: dict[str, dict]) -> str:
+    """The table of retrieval runs; a dash where a run has no such subset."""
+    subsets = list(dict.fromkeys(name for metrics in runs.values() for name in metrics["subsets"]))
+    header = ["text to video", *COLUMNS, *(f"R1 {name} negatives" for name in subsets), "video to text R1"]
+
+    def row(metrics: dict) -> list[float | str]:
+        hard = [metrics["subsets"][name]["R1"] if name in metrics["subsets"] else "-" for name in subsets]
+        return [*(metrics["t2v"][column] for column in COLUMNS), *hard, metrics["v2t"]["R1"]]
+
+    return table(header, [[name, *row(metrics)] for name, metrics in runs.items()])
+
+
+def compare_answers(runs: dict[str, dict]) -> str:
+    """The table of question-answering runs over all questions: in total, of each kind, and the majority answer's."""
+    kinds = list(dict.fromkeys(name for metrics in runs.values() for name in metrics if name != "total"))
+    header = ["questions", "top1", "top5", *(f"top1 {kind}" for kind in kinds), "majority"]
+
+    def row(metrics: dict) -> list[float | str]:
+        total = metrics["total"]["all"]
+        each = [metrics[kind]["all"]["top1"] if kind in metrics else "-" for kind in kinds]
+        return [total["top1"], total["top5"], *each, total["majority"]]
+
+    return table(header, [[name, *row(metrics)] for name, metrics in runs.items()])
 
 
 if __name__ == "__main__":

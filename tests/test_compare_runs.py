@@ -30,3 +30,15 @@ def test_one_row_a_run(tmp_path, capsys):
 def test_a_run_that_is_not_there(run):
     with pytest.raises(InputError):
         main([run])
+
+
+def test_runs_of_question_answering_have_a_table_of_their_own(tmp_path, capsys):
+    write_run(tmp_path / "retrieval", 10.0, [])
+    figures = {"questions": 9, "top1": 70.0, "top5": 90.0, "majority": 30.0}
+    for name, kinds in (("both", ("total", "what", "who")), ("one", ("total", "what"))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps({kind: {"all": figures} for kind in kinds}))
+    main([f"{name}={tmp_path / name}" for name in ("retrieval", "both", "one")])
+    retrieval, answers = capsys.readouterr().out.split("\n\n")
+    assert retrieval.startswith("text to video") and "both" not in retrieval
+    assert answers.splitlines()[-1].split() == ["one", "70.0", "90.0", "70.0", "-", "30.0"]
