@@ -32,21 +32,36 @@ PHRASES = (  # attribute -> value -> the ways to say it
     ),
 )
 SIZE, TILT, COLOUR, SHAPE, PLACE = range(5)
+TOLD = (0.3, 0.3, 0.6, 0.7, 0.7)  # how often a sentence about one thing tells each; sizes and tilts are learnt soonest
+TELLS_ALL = 0.25  # how often a sentence is about all things
 # a shrunk small thing, a small one, a big one, a grown big one
 RADII = np.array([SIZES["small"] / SCALE, SIZES["small"], SIZES["big"], SIZES["big"] * SCALE])
 
 
-def draw_pictures(rng: np.random.Generator, count: int, resolution: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_pictures(
+    rng: np.random.Generator, count: int, resolution: int, *, singles: float = 0.5, alike: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw pictures of one to three things, whose looks have nothing to do with each other.
 
+    Args:
+        rng: of all draws.
+        count: B.
+        resolution: R.
+        singles: share of pictures of one thing; of the rest three in five have two things.
+        alike: so many pictures in a row have as many things, of the same colours and sizes, so that shape, tilt and
+            place alone tell them apart.
+
     Returns:
-        Pictures (count, R, R, 3), uint8 RGB, and their facts (count, THINGS, 5).
+        Pictures (B, R, R, 3), uint8 RGB, and their facts (B, THINGS, 5).
     """
-    size = rng.choice(len(RADII), p=(0.15, 0.35, 0.35, 0.15), size=(count, THINGS))
+    row = np.arange(count) // alike
+    size = rng.choice(len(RADII), p=(0.15, 0.35, 0.35, 0.15), size=(count, THINGS))[row]
     colour, shape = (_draw_different(rng, count, len(values)) for values in (COLOURS, SHAPES))
+    colour = colour[row]
     tilt = (rng.random(shape.shape) < 0.25) & ~np.isin(shape, [SHAPES.index(name) for name in ROUND])
     radius = RADII[size] * rng.uniform(0.93, 1.07, size.shape)
-    there = np.arange(THINGS) < rng.choice(np.arange(THINGS) + 1, p=(0.5, 0.3, 0.2), size=(count, 1))
+    shares = (singles, (1 - singles) * 0.6, (1 - singles) * 0.4)
+    there = np.arange(THINGS) < rng.choice(np.arange(THINGS) + 1, p=shares, size=(count, 1))[row]
     x, y = _places(rng, np.where(there, radius, 0))
     looks = Looks(
         x=x,
@@ -76,20 +91,21 @@ def _render(rng: np.random.Generator, looks: Looks, which: int, shapes: np.ndarr
 
 
 def draw_sentences(rng: np.random.Generator, facts: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Say two true things of each picture: some attributes of one thing; and size, colour and shape of all things.
+    """Say something true of each picture: some attributes of one thing, or size, colour and shape of all things.
 
     Args:
         rng: chooses what is said and how.
         facts: (B, THINGS, 5).
 
     Returns:
-        2 B sentences, those about one thing first, and their claims (2 B, THINGS, 5).
+        B sentences and their claims (B, THINGS, 5).
     """
-    of_one = rng.random(facts.shape) < 0.5
+    of_one = rng.random(facts.shape) < TOLD
     of_one[..., 1:, :] = False  # which thing is the first is a matter of chance
     of_one[..., 0, SHAPE] |= ~of_one.any(axis=(-2, -1))
     of_all = np.isin(np.arange(facts.shape[-1]), (SIZE, COLOUR, SHAPE))
-    claims = np.concatenate([np.where(said & (facts != NOTHING), facts, ANY) for said in (of_one, of_all)])
+    said = np.where(rng.random((len(facts), 1, 1)) < TELLS_ALL, of_all, of_one)
+    claims = np.where(said & (facts != NOTHING), facts, ANY)
     return [_say(rng, claim) for claim in claims], claims
 
 
