@@ -3,20 +3,21 @@
 Dimension letters: B batch, N tokens, D width, H heads.
 """
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 HEAD_WIDTH = 64
+QUICK_GELU_SLOPE = 1.702
 
 
-class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), the activation that OpenAI's CLIP weights were trained with."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the activation element by element."""
-        return x * torch.sigmoid(1.702 * x)
+def slow_backward(query: Tensor) -> bool:
+    """Whether plain matrix products beat PyTorch's fused attention: its backward pass in bfloat16 on the CPU."""
+    return query.device.type == "cpu" and query.dtype is torch.bfloat16 and query.requires_grad
 
 
 class SelfAttention(nn.Module):
@@ -33,40 +34,67 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, asked: int | None = None) -> Tensor:
         """Attend over the tokens of each sample.
 
         Args:
             x: (B, N, D).
-            mask: boolean, broadcastable to (B, H, N, N); True where a row may attend to a column. None: everywhere.
+            mask: boolean, broadcastable to (B, H, asked, N); True where a row may attend to a column. None: everywhere.
+            asked: how many tokens, from the first on, are to attend; None: all, N.
 
         Returns:
-            (B, N, D).
+            (B, asked, D).
         """
         packed = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (B, N, 3D)
         packed = packed.unflatten(-1, (3, -1, HEAD_WIDTH)).transpose(1, 3)  # (B, H, 3, N, 64)
         query, key, value = packed.unbind(2)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B, H, N, 64)
+        query = query if asked is None else query.narrow(2, 0, asked)
+        with sdpa_kernel(SDPBackend.MATH) if slow_backward(query) else nullcontext():
+            out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B, H, asked, 64)
         return self.out_proj(out.transpose(1, 2).flatten(2))
+
+
+class Perceptron(nn.Module):
+    """Two linear layers, four times as wide between them, with QuickGELU or the exact GELU."""
+
+    def __init__(self, width: int, *, quick_gelu: bool = True):
+        """Args: width: D; quick_gelu: see `ResidualAttentionBlock`."""
+        super().__init__()
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.c_proj = nn.Linear(4 * width, width)
+        self.quick_gelu = quick_gelu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N, D) to (B, N, D), each token for itself.
+
+        QuickGELU, x * sigmoid(s x) with s = 1.702, is silu(s x) / s. Both factors are taken to the narrow tensors, so
+        that the widest ones of the model are passed over once.
+        """
+        if not self.quick_gelu:
+            return self.c_proj(F.gelu(self.c_fc(x)))
+        slope = QUICK_GELU_SLOPE
+        hidden = F.silu(F.linear(slope * x, self.c_fc.weight, slope * self.c_fc.bias))  # (B, N, 4D)
+        return F.linear(hidden, self.c_proj.weight, slope * self.c_proj.bias) / slope
 
 
 class ResidualAttentionBlock(nn.Module):
     """Pre-norm attention and a four times wider perceptron, each added to its input (CLIP, arXiv 2103.00020)."""
 
     def __init__(self, width: int, *, norm_eps: float = 1e-5, quick_gelu: bool = True):
-        """Args: width: D; norm_eps: of both layer norms; quick_gelu: False for weights trained with exact GELU."""
+        """Args: width: D; norm_eps: of both layer norms; quick_gelu: False for weights trained with exact GELU.
+
+        OpenAI's CLIP was trained with QuickGELU, x * sigmoid(1.702 x).
+        """
         super().__init__()
         self.attn = SelfAttention(width)
         self.ln_1 = nn.LayerNorm(width, eps=norm_eps)
-        self.mlp = nn.Sequential()
-        self.mlp.add_module("c_fc", nn.Linear(width, 4 * width))
-        self.mlp.add_module("gelu", QuickGELU() if quick_gelu else nn.GELU())
-        self.mlp.add_module("c_proj", nn.Linear(4 * width, width))
+        self.mlp = Perceptron(width, quick_gelu=quick_gelu)
         self.ln_2 = nn.LayerNorm(width, eps=norm_eps)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map (B, N, D) to (B, N, D); `mask` as in `SelfAttention.forward`."""
-        x = x + self.attn(self.ln_1(x), mask)
+    def forward(self, x: Tensor, mask: Tensor | None = None, asked: int | None = None) -> Tensor:
+        """Map (B, N, D) to (B, asked, D); `mask` and `asked` as in `SelfAttention.forward`."""
+        attended = self.attn(self.ln_1(x), mask, asked)
+        x = x.narrow(1, 0, attended.shape[1]) + attended
         return x + self.mlp(self.ln_2(x))
 
 
@@ -81,14 +109,15 @@ class Transformer(nn.Module):
         )
         self.grad_checkpointing = False
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map (B, N, D) to (B, N, D).
+    def forward(self, x: Tensor, mask: Tensor | None = None, asked: int | None = None) -> Tensor:
+        """Map (B, N, D) to (B, asked, D), the first `asked` tokens or, with None, all; the last block does no others.
 
         With `grad_checkpointing` set, activations inside a block are recomputed in the backward pass instead of kept.
         """
-        for block in self.resblocks:
+        for left, block in zip(range(len(self.resblocks))[::-1], self.resblocks, strict=True):
+            arguments = x, mask, None if left else asked
             if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, mask, use_reentrant=False)
+                x = checkpoint(block, *arguments, use_reentrant=False)
             else:
-                x = block(x, mask)
+                x = block(*arguments)
         return x

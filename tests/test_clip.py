@@ -67,3 +67,22 @@ def test_checkpointed_gradients_are_the_same():
         clip.encode_frames(frames).square().sum().backward()
         gradients.append(clip.visual.proj.grad.clone())
     assert torch.equal(*gradients)
+
+
+def test_the_last_block_computes_what_is_asked_for_alone():
+    tower = CLIP(SMALL).visual.transformer
+    x = torch.randn(3, 17, 128)
+    with torch.no_grad():
+        assert torch.allclose(tower(x, asked=2), tower(x)[:, :2], atol=1e-5)
+
+
+def test_gradients_in_bfloat16_are_those_in_float32():
+    tower = CLIP(SMALL).visual.transformer
+    frames, gradients = torch.randn(3, 17, 128), []
+    for enabled in (False, True):
+        tower.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = tower(frames)
+        out.float().square().mean().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in tower.parameters()]))
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.999

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from utils.distributed import announce_failure, another_failed, end
 from utils.errors import InputError
+from utils.memory import keep_freed_memory
 
 
 class _ArgumentParser(argparse.ArgumentParser):
@@ -309,6 +310,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     Args:
         main: takes the words after the script's name.
     """
+    keep_freed_memory()
     end(_outcome(main))
 
 
