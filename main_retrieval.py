@@ -23,7 +23,7 @@ from models.tokenizer import Tokenizer
 from utils.args import log_ineffective_flags, parse, retrieval_parser, run
 from utils.checkpoint import load_weights, read_weights
 from utils.distributed import gather_shards, is_main, start
-from utils.engine import build_model, build_run, encode, encode_clips, level_options
+from utils.engine import PRECISIONS, build_model, build_run, encode, encode_clips, level_options
 from utils.files import atomic_write
 from utils.logger import make_logger, table, write_metrics
 from utils.metrics import rank_statistics, retrieval_metrics, text_to_video_ranks
@@ -102,7 +102,8 @@ def evaluate(
             description="captions",
             **where,
         )
-        return gather_shards(model.similarity(text, video, memory=args.similarity_memory * 2**20)).cpu()
+        memory, dtype = args.similarity_memory * 2**20, PRECISIONS[args.precision]
+        return gather_shards(model.similarity(text, video, memory=memory, dtype=dtype)).cpu()
 
     sim = compare(loaders.text)
     metrics = retrieval_metrics(sim, loaders.clip_of_caption)

@@ -340,7 +340,12 @@ class HBI(nn.Module):
     @torch.no_grad()
     @full_precision
     def similarity(
-        self, text: tuple[Tensor, Tensor], video: tuple[Tensor, Tensor], *, memory: int = SIMILARITY_MEMORY
+        self,
+        text: tuple[Tensor, Tensor],
+        video: tuple[Tensor, Tensor],
+        *,
+        memory: int = SIMILARITY_MEMORY,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Similarity of every text with every video, levels mixed by `rates`; levels of rate 0 are not computed.
 
@@ -348,6 +353,7 @@ class HBI(nn.Module):
             text: tokens (A, N_t, D) and mask (A, N_t), as `encode_text` gives them.
             video: tokens (B, N_v, D) and mask (B, N_v), as `encode_video` gives them.
             memory: bytes that token similarities may take at a time.
+            dtype: of the comparison's matrix products, such as bfloat16; see `Level.similarity`.
 
         Returns:
             (A, B), float32.
@@ -358,7 +364,7 @@ class HBI(nn.Module):
             return sim
         for rate, (level, *sets) in zip(self.rates, self.ascend(*text, *video, levels=used), strict=False):
             if rate:
-                sim += rate * level.similarity(*sets, memory)
+                sim += rate * level.similarity(*sets, memory, dtype)
         return sim
 
     @torch.no_grad()

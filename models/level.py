@@ -4,15 +4,21 @@ Dimension letters: A texts, B videos or pairs, N tokens, N_t words, N_v frames, 
 Source: HBI, arXiv 2303.14369.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from models.banzhaf import BanzhafModule
-from models.interaction import TokenWeight, token_similarity, unit, weighted_similarity
+from models.interaction import Packed, TokenWeight, packed_similarity, token_similarity, unit, weighted_similarity
 from models.recipe import Recipe
 from models.token_merge import Clusters, MergeStage
+
+BLOCK = 64
+"""Texts and videos of a block of similarities: enough for fast matrix products, few enough to be of one length."""
+HELD = 1024
+"""Texts that are packed at a time."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,26 @@ class TokenSet:
         """The set one level up."""
         tokens, clusters = stage(self.tokens, self.mask, self.clusters)
         return TokenSet(tokens, None, self.lengths, clusters)
+
+    def by_length(self, count: int) -> list[tuple[Tensor, int]]:
+        """Divide the set into parts of `count` sequences of about the same length.
+
+        Returns:
+            Of each part int64 (count,), which sequences, and the number of positions up to its last valid token.
+        """
+        batch, positions = self.tokens.shape[:2]
+        if self.mask is None:
+            return [(index, positions) for index in torch.arange(batch, device=self.tokens.device).split(count)]
+        place = torch.arange(1, positions + 1, device=self.mask.device)
+        length, order = (place * self.mask.bool()).amax(dim=1).cpu().sort()
+        longest = [max(part[-1].item(), 1) for part in length.split(count)]
+        return list(zip(order.to(self.tokens.device).split(count), longest, strict=True))
+
+    def part(self, index: Tensor, longest: int) -> "TokenSet":
+        """The sequences `index` (B,), cut to their first `longest` positions."""
+        clusters = Clusters(self.clusters.index[index], self.clusters.weight[index])
+        mask = None if self.mask is None else self.mask[:, :longest][index]
+        return TokenSet(self.tokens[:, :longest][index], mask, self.lengths[index], clusters)
 
     def valid(self) -> Tensor:
         """The mask (B, N), ones where the level masks nothing."""
@@ -111,23 +137,36 @@ class Level(nn.Module):
         sim = weighted_similarity(token_sim, text_weight, video_weight)
         return LevelOutput(self.name, sim, token_sim, text_score, video_score, text.clusters, video.clusters)
 
-    def similarity(self, text: TokenSet, video: TokenSet, memory: int) -> Tensor:
-        """`forward(...).sim` (A, B) with at most `memory` bytes of token similarities at a time."""
-        text_unit, video_unit = unit(text.tokens, text.mask), unit(video.tokens, video.mask)
-        text_weight, video_weight = self.weigh(text, self.text_weight)[1], self.weigh(video, self.video_weight)[1]
-        pair_bytes = 4 * text_unit.shape[1] * video_unit.shape[1]
-        videos = max(1, min(len(video_unit), memory // pair_bytes))
-        texts = max(1, memory // (pair_bytes * videos))
-        rows = []
-        for word, word_weight in zip(text_unit.split(texts), text_weight.split(texts), strict=True):
-            blocks = zip(video_unit.split(videos), video_weight.split(videos), strict=True)
-            rows.append(
-                torch.cat(
-                    [
-                        weighted_similarity(torch.einsum("atd,bvd->abtv", word, frame), word_weight, frame_weight)
-                        for frame, frame_weight in blocks
-                    ],
-                    dim=1,
-                )
-            )
-        return torch.cat(rows)
+    def similarity(self, text: TokenSet, video: TokenSet, memory: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """`forward(...).sim`, float32 (A, B), without computing padding.
+
+        Sequences of about the same length are compared block by block. Beside the result this takes `memory`, at least
+        that of one pair, and one packed copy of `HELD` texts.
+
+        Args:
+            text: A texts.
+            video: B videos.
+            memory: bytes that the token similarities of a block may take.
+            dtype: of the matrix products; maxima of them are exact, and sums over tokens are float32.
+        """
+        pair_bytes = dtype.itemsize * text.tokens.shape[1] * video.tokens.shape[1]
+        block = max(1, min(BLOCK, math.isqrt(memory // pair_bytes)))  # of this many texts and as many videos
+        sim = text.tokens.new_empty(len(text.tokens), len(video.tokens), dtype=torch.float32)
+        words = text.by_length(block)
+        for first in range(0, len(words), max(1, HELD // block)):
+            packed = [self.pack(text, *chosen, self.text_weight, dtype) for chosen in words[first:][: HELD // block]]
+            for chosen in video.by_length(block):
+                frames = self.pack(video, *chosen, self.video_weight, dtype)
+                for texts in packed:
+                    sim[texts.index.unsqueeze(1), frames.index] = packed_similarity(texts, frames)
+        return sim
+
+    def pack(
+        self, whole: TokenSet, index: Tensor, longest: int, head: TokenWeight | None, dtype: torch.dtype
+    ) -> Packed:
+        """Lay out the sequences `index` of a set, with `longest` positions each, for `packed_similarity`."""
+        part = whole.part(index, longest)
+        with torch.autocast(index.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            weight = self.weigh(part, head)[1]
+        tokens = unit(part.tokens, part.mask).to(dtype).transpose(0, 1).flatten(0, 1)
+        return Packed(index, tokens, weight.mT, cut=longest < whole.tokens.shape[1])

@@ -1,0 +1,66 @@
+"""The similarity that computes no padding, against the plain one."""
+
+import pytest
+import torch
+
+from models import level as level_module
+from models.interaction import packed_similarity
+from models.level import Level, TokenSet
+from models.recipe import RELEASED
+
+TEXTS, VIDEOS, WORDS, FRAMES, WIDTH = 23, 14, 9, 5, 64
+
+
+def token_set(count: int, positions: int, *, holes: bool) -> TokenSet:
+    """Tokens of random lengths, some of length 1, some with all positions; with `holes` padding anywhere."""
+    lengths = torch.randint(1, positions + 1, (count, 1))
+    lengths[:2, 0] = torch.tensor([1, positions])
+    mask = torch.arange(positions) < lengths
+    if holes:
+        mask |= torch.rand(mask.shape) < 0.3
+    return TokenSet.original(torch.randn(count, positions, WIDTH), mask.long())
+
+
+def case(*, weighted: bool = True, holes: bool = False) -> tuple[Level, TokenSet, TokenSet]:
+    """An entity level and ragged sets, half of whose cosines are negative."""
+    torch.manual_seed(0)
+    level = Level("entity", WIDTH, weighted=weighted, rates=None, recipe=RELEASED).eval()
+    return level, token_set(TEXTS, WORDS, holes=holes), token_set(VIDEOS, FRAMES, holes=holes)
+
+
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("weighted", [True, False])
+@torch.no_grad()
+def test_packed_similarity_equals_the_plain_one(weighted, holes, monkeypatch):
+    monkeypatch.setattr(level_module, "BLOCK", 4)
+    monkeypatch.setattr(level_module, "HELD", 8)
+    level, text, video = case(weighted=weighted, holes=holes)
+    plain = level(text, video).sim
+    assert torch.allclose(level.similarity(text, video, 2**20), plain, atol=1e-6)
+    rounded = level.similarity(text, video, 2**20, torch.bfloat16)
+    assert rounded.dtype is torch.float32
+    assert torch.allclose(rounded, plain, atol=0.01) and not torch.equal(rounded, plain)
+
+
+@torch.no_grad()
+def test_a_level_without_masks_compares_every_token():
+    level, text, video = case()
+    text, video = (TokenSet(x.tokens, None, x.lengths, x.clusters) for x in (text, video))
+    assert torch.allclose(level.similarity(text, video, 2**20), level(text, video).sim, atol=1e-6)
+
+
+@pytest.mark.parametrize("memory", [1, 4000, 40_000])
+@torch.no_grad()
+def test_no_block_takes_more_than_the_memory(memory, monkeypatch):
+    level, text, video = case()
+    taken = []
+
+    def watched(words, frames):
+        taken.append(4 * words.weight.numel() * frames.weight.numel())
+        return packed_similarity(words, frames)
+
+    monkeypatch.setattr(level_module, "packed_similarity", watched)
+    assert torch.allclose(level.similarity(text, video, memory), level(text, video).sim, atol=1e-6)
+    assert max(taken) <= max(memory, 4 * WORDS * FRAMES)
+    if memory == 1:  # one pair at a time: no padding at all
+        assert sum(taken) == 4 * text.mask.sum() * video.mask.sum()
