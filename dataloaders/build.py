@@ -20,6 +20,7 @@ from dataloaders.bad_videos import BadVideos
 from dataloaders.base import ClipDataset, PairDataset, Split, TextDataset, Tokenize
 from dataloaders.captions import read_ids
 from dataloaders.frame_cache import FrameCache
+from dataloaders.isolation import IsolatedDecoder
 from dataloaders.transforms import ClipTransform, RandAugment
 from dataloaders.video import find_videos, read_clip
 from utils.distributed import barrier, is_main, rank, world_size
@@ -158,6 +159,7 @@ def clip_reader(
         rule=args.frame_rule or find_dataset(args.datatype).frame_rule,
         augment=augment,
         cache=kept or None,
+        decode=IsolatedDecoder(args.isolate_decoder) if args.isolate_decoder else None,
     )
 
 

@@ -3,7 +3,9 @@
 Decoders play what is left of a truncated file as a shorter video, so they cannot be asked.
 """
 
+import errno
 import os
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,8 +25,11 @@ def missing_bytes(path: str | Path) -> int:
         Bytes missing, 0 if none.
 
     Raises:
-        OSError: the file cannot be opened or read.
+        OSError: the file cannot be opened or read, or is a pipe or a device.
     """
+    kind = stat.S_IFMT(os.stat(path).st_mode)
+    if kind not in (stat.S_IFREG, stat.S_IFDIR):
+        raise OSError(errno.EINVAL, "not a regular file")  # to open a pipe would be to wait
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(12)

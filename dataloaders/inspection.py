@@ -10,9 +10,11 @@ from pathlib import Path
 import torch  # noqa: F401  before decord, which brings its own copies of system libraries
 
 # isort: split
+import av
 import decord
 
 from dataloaders.container import missing_bytes
+from dataloaders.scrutiny import read_extent
 from dataloaders.video import reason_of
 
 PROBLEMS = {
@@ -20,6 +22,7 @@ PROBLEMS = {
     "unreadable": "the file cannot be opened",
     "empty": "0 bytes",
     "truncated": "the file ends before its container says",
+    "too large": "more pixels, frames or seconds than are decoded",
     "undecodable": "no video, or its first, middle or last frame cannot be decoded",
     "frame rate": "the header gives no possible number of frames a second",
     "one frame": "a still picture, which training takes as a video of one frame",
@@ -58,10 +61,12 @@ def inspect_video(path: Path) -> Inspection:
     if missing:
         return Inspection("truncated", f"{missing} bytes are missing")
     try:
+        if excess := read_extent(path).excess():
+            return Inspection("too large", excess)
         reader = decord.VideoReader(str(path), num_threads=1)
         frames, rate = len(reader), reader.get_avg_fps()
         reader.get_batch(sorted({0, frames // 2, frames - 1}))
-    except (decord.DECORDError, RuntimeError, AssertionError, IndexError) as error:
+    except (av.FFmpegError, decord.DECORDError, RuntimeError, AssertionError, IndexError) as error:
         return Inspection("undecodable", reason_of(error))
     if not (math.isfinite(rate) and rate >= SLOWEST_FRAME_RATE):
         return Inspection("frame rate", f"{rate:.2g} frames a second")

@@ -8,17 +8,20 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch  # before decord, which brings its own copies of system libraries
 
 # isort: split
+import av
 import decord
 import numpy as np
 
 from dataloaders.container import missing_bytes
 from dataloaders.frame_cache import FrameCache
+from dataloaders.scrutiny import has_damage, is_blank, read_extent
 from utils.errors import InputError
 from utils.files import atomic_write
 
@@ -115,6 +118,7 @@ def read_clip(
     *,
     augment: Callable[[np.ndarray], np.ndarray] | None = None,
     cache: FrameCache | None = None,
+    decode: Callable[..., np.ndarray] | None = None,
     **sampling: Any,
 ) -> torch.Tensor:
     """Read the sampled frames of a clip.
@@ -124,6 +128,7 @@ def read_clip(
         transform: uint8 (n, H, W, 3) -> uint8 (n, 3, R, R); with a cache its `repr` tells all of it.
         augment: uint8 (n, H, W, 3) -> the same, before `transform`.
         cache: keeps the transformed frames, or those before an augmentation.
+        decode: does what `decode_clip` does, which it is if left out.
         **sampling: keywords of `decode_clip`.
 
     Returns:
@@ -132,17 +137,14 @@ def read_clip(
     Raises:
         InputError: as `decode_clip`.
     """
-
-    def decode() -> np.ndarray:
-        return decode_clip(path, **sampling)
-
+    make = partial(decode or decode_clip, path, **sampling)
     if cache is None:
-        return transform(decode() if augment is None else augment(decode()))
+        return transform(make() if augment is None else augment(make()))
     settings = {"decoder": f"decord {decord.__version__}", **sampling}
     if augment is not None:
-        return transform(augment(cache.get(Path(path), settings, decode)))
+        return transform(augment(cache.get(Path(path), settings, make)))
     settings["transform"] = repr(transform)
-    frames = cache.get(Path(path), settings, lambda: transform(decode()).permute(0, 2, 3, 1).numpy())  # (n, R, R, 3)
+    frames = cache.get(Path(path), settings, lambda: transform(make()).permute(0, 2, 3, 1).numpy())  # (n, R, R, 3)
     return torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
 
 
@@ -171,10 +173,13 @@ def decode_clip(
         uint8 (n, H, W, 3), RGB, 1 <= n <= max_frames.
 
     Raises:
-        InputError: the file is missing, empty, truncated, no video, broken, or has no frame in the window.
+        InputError: the file is missing, empty, truncated, no video, broken, larger than `dataloaders.scrutiny` allows,
+            or has no frame in the window.
     """
     _check_file(Path(path))
     try:
+        if excess := read_extent(path).excess():
+            raise InputError(f"{path}: {excess}; cut or shrink the video")
         reader = decord.VideoReader(str(path), num_threads=1)
         fps, num_frames = reader.get_avg_fps(), len(reader)
         if not (math.isfinite(fps) and fps > 0):
@@ -192,9 +197,13 @@ def decode_clip(
         if not positions:
             lasts = f"the video lasts {num_frames / fps:.1f} s"
             raise InputError(f"{path}: no frame between {start} and {end} s, {lasts}; mend the annotation")
-        return reader.get_batch(positions).asnumpy()
-    except (decord.DECORDError, RuntimeError, AssertionError, IndexError) as error:
+        frames = reader.get_batch(positions).asnumpy()
+    except (av.FFmpegError, decord.DECORDError, RuntimeError, AssertionError, IndexError) as error:
         raise InputError(f"{path}: cannot be decoded ({reason_of(error)}); replace the file") from error
+    blank = [position for position, frame in zip(positions, frames, strict=True) if is_blank(frame)]
+    if blank and has_damage(path, blank[-1] + 1):
+        raise InputError(f"{path}: is damaged, its frame {blank[-1]} is lost; replace the file")
+    return frames
 
 
 def _check_file(path: Path) -> None:
@@ -214,6 +223,8 @@ def _check_file(path: Path) -> None:
 
 def reason_of(error: Exception) -> str:
     """What the decoder says, without its time stamps and source positions."""
+    if isinstance(error, av.FFmpegError):
+        return error.log[2].strip() if error.log else error.strerror
     first = str(error).strip().partition("\n")[0]
     return re.sub(r"\[[\d:]+\] \S+:\d+: ", "", first) or type(error).__name__
 

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 
-def write_video(path: Path, *, seconds=3, fps=10, hue=0, width=64, height=48, codec="libx264") -> Path:
-    """Write noise around a colour that brightens with time, so that clips and their frames can be told apart."""
+def write_video(path: Path, *, seconds=3, fps=10, hue=0, width=64, height=48, codec="libx264", black=0) -> Path:
+    """Write noise around a colour that brightens with time, so that clips and their frames can be told apart.
+
+    The first `black` frames are black.
+    """
     draw = np.random.default_rng(hue)
     colour = 96 + 32 * np.array([hue & 1, hue >> 1 & 1, hue >> 2 & 1])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,6 +26,7 @@ def write_video(path: Path, *, seconds=3, fps=10, hue=0, width=64, height=48, co
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number in range(round(seconds * fps)):
             frame = draw.integers(0, 32, (height, width, 3)) + colour + 64 * number // round(seconds * fps)
+            frame *= number >= black
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.astype(np.uint8), format="rgb24")))
         container.mux(stream.encode())
     return path

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import main_retrieval
 from tests.retrieval_case import Corpus, build_corpus
@@ -128,15 +129,55 @@ def test_weights_that_are_not_there(complain, corpus):
     assert line.startswith("--base_encoder ViT-B/64: no file and no model; give a path")
 
 
-def test_weights_that_run_code_are_refused(complain, corpus):
+@pytest.fixture
+def payload(tmp_path):
+    """A pickle's content that makes a file when it is unpickled, and that file."""
+
     class Command:
         def __reduce__(self):
-            return Path.touch, (corpus.folder / "ran",)
+            return Path.touch, (tmp_path / "ran",)
 
-    corpus.clip.write_bytes(pickle.dumps({"visual.proj": Command()}))
+    return {"video1": [["a", "caption"]], "visual.proj": Command()}, tmp_path / "ran"
+
+
+@pytest.mark.parametrize("flag", ["--init_model", "--estimator", "--base_encoder"])
+@pytest.mark.parametrize("write", [lambda value, path: path.write_bytes(pickle.dumps(value)), torch.save])
+def test_weights_that_run_code_are_refused(flag, write, complain, corpus, payload):
+    content, trace = payload
+    write(content, corpus.folder / "trap.bin")
+    line = complain(flag, corpus.folder / "trap.bin")
+    assert line.startswith("FOLDER/trap.bin: not a plain file of tensors, refused") and "give a state dict" in line
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(content))
+    assert trace.exists()  # what was refused would have run
+
+
+def test_captions_that_run_code_are_refused(complain, corpus, payload):
+    content, trace = payload
+    (corpus.annotations / "test_list.txt").write_text("video1\n")
+    (corpus.annotations / "raw-captions.pkl").write_bytes(pickle.dumps(content))
+    line = complain("--datatype", "msvd")
+    assert line.startswith("FOLDER/anns/raw-captions.pkl: is no pickle of plain captions (it asks for pathlib")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("flag", ["--init_model", "--base_encoder"])
+def test_programs_are_run_only_if_trusted(flag, complain, corpus):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(corpus.folder / "program.pt")
+    line = complain(flag, corpus.folder / "program.pt")
+    assert line.startswith("FOLDER/program.pt: a TorchScript archive with an unknown SHA-256")
+    assert "pass --trust_checkpoint" in line
+    line = complain(flag, corpus.folder / "program.pt", "--trust_checkpoint")
+    assert re.match("FOLDER/program.pt: (no model of HBI|not the weights of a CLIP)", line)
+
+
+@pytest.mark.parametrize("video_id", ["../secret", "/SECRET", "MSRVTT_Videos/../../secret"])
+def test_video_ids_do_not_leave_the_folder(video_id, complain, corpus):
+    secret = shutil.copy(corpus.videos / "video4.mp4", corpus.folder / "secret.mp4")
+    video_id = video_id.replace("/SECRET", secret)
+    rewrite_csv(corpus.annotations / "MSRVTT_JSFUSION_test.csv", lambda rows: rows[1].__setitem__(2, video_id))
     line = complain()
-    assert line.startswith("FOLDER/clip.pt: not a plain file of tensors, refused") and "give a state dict" in line
-    assert not (corpus.folder / "ran").exists()
+    assert re.match(r"FOLDER/MSRVTT_Videos: 1 of \d+ videos are missing: ", line)
 
 
 @pytest.mark.parametrize(("flag", "words"), [("--batch_size", ["--do_train", "1"]), ("--batch_size_val", [])])

@@ -120,6 +120,9 @@ def add_token_arguments(group: argparse._ArgumentGroup) -> None:
                        help="ids of videos to leave out, one a line, as scripts/check_data.py writes them")
     group.add_argument("--max_bad_videos", type=_SHARE, default=0.01, metavar="SHARE",
                        help="share of the training videos that may be broken; such are skipped, more stop the run")
+    group.add_argument("--isolate_decoder", type=_COUNT, nargs="?", const=60, metavar="SECONDS",
+                       help="decode in processes apart, where a file that crashes the decoder, or takes longer than "
+                            "this (60 if left out), is a broken video like any other")
     group.add_argument("--frame_cache", metavar="DIR", help="folder that keeps sampled frames, to decode a video once")
     group.add_argument("--frame_cache_gb", type=_AMOUNT, default=50.0, help="10^9 bytes that the kept frames may take")
     group.add_argument("--frame_cache_form", choices=("lossless", "compact"), default="lossless",
