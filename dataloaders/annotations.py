@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,8 @@ def _parse_json(text: str, path: Path, first_line: int) -> Any:
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise InputError(f"{path}, line {line}: is no JSON ({error.msg}); get the file again") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or nested as deep
+        raise InputError(f"{path}, from line {first_line} on: cannot be read ({error}); get the file again") from error
 
 
 def expect(value: Any, kind: type | tuple[type, ...], place: str) -> Any:
@@ -93,13 +97,18 @@ def expect(value: Any, kind: type | tuple[type, ...], place: str) -> Any:
         `value`.
 
     Raises:
-        InputError: another type, or a string of nothing but white space.
+        InputError: another type, a string of nothing but white space or with half a character, or a whole number that
+            no float holds.
     """
     if not isinstance(value, kind) or isinstance(value, bool):
         names = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
         raise InputError(f"{place}: expected {names}, found {json.dumps(value)[:60]}; mend the entry")
     if isinstance(value, str) and not value.strip():
         raise InputError(f"{place}: is empty; mend or remove the entry")
+    if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+        raise InputError(f"{place}: has half a character, {ascii(value)[:60]}; mend the entry")
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise InputError(f"{place}: is too large a number; mend the entry")
     return value
 
 

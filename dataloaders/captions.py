@@ -6,7 +6,7 @@ from typing import Any
 
 from dataloaders.annotations import expect, read_lines
 from dataloaders.base import Clip, Split
-from utils.errors import InputError
+from utils.errors import InputError, printable
 
 
 def read_ids(path: Path) -> list[str]:
@@ -41,7 +41,8 @@ def captions_of(captions: Mapping[str, Any], ids: Iterable[str], place: str) -> 
     ids = list(ids)
     silent = [video_id for video_id in ids if not captions.get(video_id)]
     if silent:
-        raise InputError(f"{place}: {len(silent)} listed videos have no caption, first {silent[0]}; get the file again")
+        first = printable(silent[0])
+        raise InputError(f"{place}: {len(silent)} listed videos have no caption, first {first}; get the file again")
     return [_sentences(captions[video_id], f"{place}, {video_id!r}") for video_id in ids]
 
 

@@ -51,7 +51,7 @@ def _seconds(value: Any, place: str) -> float | None:
         return None
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds >= 0):
         raise InputError(f"{place}: expected seconds, 0 or more, found {str(value)[:60]!r}; mend the row")

@@ -59,6 +59,8 @@ def read_extent(path: str | Path) -> Extent:
     """
     with _open(path) as container:
         for stream in container.streams.video:
+            if stream.codec_context is None:  # of no known codec, as the decoder will say
+                continue
             seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
             return Extent(stream.width, stream.height, stream.frames, seconds)
     return Extent(0, 0, 0, 0.0)
@@ -77,7 +79,7 @@ def has_damage(path: str | Path, frames: int) -> bool:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             return any(frame.is_corrupt for frame in islice(container.decode(stream), frames))
-    except (av.FFmpegError, IndexError):
+    except (av.FFmpegError, IndexError, AttributeError):  # the last where there is no codec for it
         return True
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from dataloaders.container import missing_bytes
 from dataloaders.frame_cache import FrameCache
 from dataloaders.scrutiny import has_damage, is_blank, read_extent
-from utils.errors import InputError
+from utils.errors import InputError, printable
 from utils.files import atomic_write
 
 # In order of preference where a folder holds one video in several containers.
@@ -263,7 +263,7 @@ def find_videos(
     if len(found) == len(ids):
         return found
     missing = [video_id for video_id in ids if video_id not in found]
-    message = f"{folder}: {len(missing)} of {len(ids)} videos are missing: {', '.join(missing[:5])}"
+    message = f"{folder}: {len(missing)} of {len(ids)} videos are missing: {', '.join(map(printable, missing[:5]))}"
     message += ", ..." if len(missing) > 5 else ""
     if missing_list is not None:
         with atomic_write(missing_list) as file:

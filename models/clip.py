@@ -113,7 +113,10 @@ class CLIP(nn.Module):
             KeyError: a key of the ViT form of CLIP is missing.
             RuntimeError: other keys are missing, unexpected or of another shape.
         """
-        clip = cls(CLIPConfig.from_state_dict(state, quick_gelu=quick_gelu))
+        try:
+            clip = cls(CLIPConfig.from_state_dict(state, quick_gelu=quick_gelu))
+        except (IndexError, ValueError, ZeroDivisionError) as error:
+            raise RuntimeError(f"shapes of no CLIP ViT: {error}") from error
         clip.load_state_dict({name: tensor.float() for name, tensor in state.items()})
         return clip
 

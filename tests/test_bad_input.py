@@ -173,7 +173,7 @@ def test_programs_are_run_only_if_trusted(flag, complain, corpus):
 
 @pytest.mark.parametrize("video_id", ["../secret", "/SECRET", "MSRVTT_Videos/../../secret"])
 def test_video_ids_do_not_leave_the_folder(video_id, complain, corpus):
-    secret = shutil.copy(corpus.videos / "video4.mp4", corpus.folder / "secret.mp4")
+    secret = str(shutil.copy(corpus.videos / "video4.mp4", corpus.folder / "secret.mp4"))
     video_id = video_id.replace("/SECRET", secret)
     rewrite_csv(corpus.annotations / "MSRVTT_JSFUSION_test.csv", lambda rows: rows[1].__setitem__(2, video_id))
     line = complain()

@@ -32,7 +32,7 @@ def read_answers(path: str | Path) -> list[str]:
         labels = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the answer vocabulary") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no JSON ({error}); get the file again") from error
     if not isinstance(labels, dict) or not labels:
         raise InputError(f"{path}: holds no map of answers to labels; give a file such as train_ans2label.json")

@@ -5,6 +5,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -116,22 +117,25 @@ def read_weights(path: str | Path, *, trust: bool = False) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
     if not zipfile.is_zipfile(path) and _is_archive_head(path):
         raise InputError(f"{path}: truncated or damaged archive; fetch it again")
     if zipfile.is_zipfile(path) and _is_torchscript(path):
         return _read_torchscript(path, trust)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{path}: not a plain file of tensors, refused ({reason[:120]}); give a state dict or safetensors"
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    if not isinstance(state, Mapping) or not all(map(_is_plain, state, state.values())):
         raise InputError(f"{path}: holds no plain map of names to tensors; give the model's state dict")
     return dict(state)
+
+
+def _is_plain(name: Any, tensor: Any) -> bool:
+    """Whether an entry is a name and a tensor of real numbers, each of which takes room in the file."""
+    return (
+        isinstance(name, str)
+        and isinstance(tensor, Tensor)
+        and tensor.layout is torch.strided
+        and not (tensor.is_meta or tensor.is_quantized or tensor.is_complex())
+        and tensor.nbytes <= tensor.untyped_storage().nbytes()
+    )
 
 
 def sha256(path: str | Path) -> str:
@@ -150,6 +154,16 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: damaged safetensors file ({error}); fetch it again") from error
 
 
+def _read_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{path}: not a plain file of tensors, refused ({reason[:120]}); give a state dict or safetensors"
+        ) from error
+
+
 def _is_archive_head(path: Path) -> bool:
     """Whether the file begins as a zip archive does, without necessarily ending as one."""
     with open(path, "rb") as file:
@@ -157,9 +171,17 @@ def _is_archive_head(path: Path) -> bool:
 
 
 def _is_torchscript(path: Path) -> bool:
-    """Whether a zip archive carries TorchScript code."""
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name or name.endswith("constants.pkl") for name in archive.namelist())
+    """Whether a zip archive carries TorchScript code.
+
+    Raises:
+        InputError: its list of contents is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise InputError(f"{path}: damaged archive ({error}); fetch it again") from error
+    return any("/code/" in name or name.endswith("constants.pkl") for name in names)
 
 
 def _read_torchscript(path: Path, trust: bool) -> dict[str, Tensor]:
