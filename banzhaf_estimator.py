@@ -15,13 +15,16 @@ from models import HBI
 from models.estimator_training import FEATURES, EstimatorTraining, pair_features
 from models.tokenizer import Tokenizer
 from utils.args import estimator_parser, log_ineffective_flags, parse, run
+from utils.builders import build_model, build_run
 from utils.checkpoint import load_weights, read_weights
+from utils.devices import autocast, to_device
 from utils.distributed import gather_shards, is_main, rank, start
-from utils.engine import autocast, build_model, build_run, encode, encode_clips, to_device
+from utils.encoding import encode, encode_clips
 from utils.errors import InputError
 from utils.logger import make_logger, table, write_metrics
 from utils.metrics import correlation
 from utils.plots import scatter
+from utils.randomness import seed_all
 
 Features = dict[str, Tensor]
 
@@ -34,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     if args.max_frames < 2:
         raise InputError(f"--max_frames {args.max_frames}: an interaction needs two frames or more")
     device = start(args.device, args.local_rank)
-    torch.manual_seed(args.seed)
+    seed_all(args.seed, deterministic=args.deterministic)
     logger = make_logger(args.output_dir)
     log_ineffective_flags(args, logger)
     model = build_model(args, device).requires_grad_(False)
@@ -113,7 +116,7 @@ def train(
         schedule_epochs=model.recipe.schedule_epochs or args.epochs,
         evaluate=lambda: evaluate(args, training, held_out, logger)["correlation"],
         state=training.teacher.state_dict,
-    ).fit(loader, args.epochs)
+    ).fit(args.epochs)
 
 
 def uncached_loader(args: argparse.Namespace, model: HBI, game: str, device: torch.device) -> EncodedLoader:

@@ -21,20 +21,23 @@ from dataloaders.build import (
 from models import HBI
 from models.tokenizer import Tokenizer
 from utils.args import log_ineffective_flags, parse, retrieval_parser, run
+from utils.builders import build_model, build_run, level_options
 from utils.checkpoint import load_weights, read_weights
+from utils.devices import PRECISIONS
 from utils.distributed import gather_shards, is_main, start
-from utils.engine import PRECISIONS, build_model, build_run, encode, encode_clips, level_options
+from utils.encoding import encode, encode_clips
 from utils.files import atomic_write
 from utils.logger import make_logger, table, write_metrics
 from utils.metrics import rank_statistics, retrieval_metrics, text_to_video_ranks
 from utils.post_processing import dual_softmax_metrics, query_bank_metrics
+from utils.randomness import seed_all
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Run the command line `argv` and return the metrics of the best or the given checkpoint."""
     args = parse(retrieval_parser(), argv)
     device = start(args.device, args.local_rank)
-    torch.manual_seed(args.seed)
+    seed_all(args.seed, deterministic=args.deterministic)
     logger = make_logger(args.output_dir)
     log_ineffective_flags(args, logger)
     merging = {"text_rates": (args.t_rate0, args.t_rate1), "video_rates": (args.v_rate0, args.v_rate1)}
@@ -79,7 +82,7 @@ def train(
         schedule_epochs=model.recipe.schedule_epochs or args.epochs,
         evaluate=lambda: evaluate(args, model, device, loaders, logger)[0]["t2v"]["R1"],
         evaluate_every=3 * args.n_display,
-    ).fit(loader, args.epochs)
+    ).fit(args.epochs)
 
 
 def evaluate(

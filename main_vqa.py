@@ -19,12 +19,14 @@ from models import HBIVQA
 from models.tokenizer import Tokenizer
 from utils.answers import answer_metrics, write_answers
 from utils.args import log_ineffective_flags, parse, question_parser, run
+from utils.builders import build_model, build_run, level_options
 from utils.checkpoint import load_weights, read_weights
 from utils.distributed import barrier, gather_shards, is_main, start
-from utils.engine import build_model, build_run, encode, encode_clips, level_options
+from utils.encoding import encode, encode_clips
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.logger import make_logger, table, write_metrics
+from utils.randomness import seed_all
 
 TOP = 5
 FIGURES = ("questions", "top1", "top5", "majority")
@@ -34,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     """Run the command line `argv` and return the metrics of the best or the given checkpoint."""
     args = parse(question_parser(), argv)
     device = start(args.device, args.local_rank)
-    torch.manual_seed(args.seed)
+    seed_all(args.seed, deterministic=args.deterministic)
     logger = make_logger(args.output_dir)
     log_ineffective_flags(args, logger)
     model = build_model(args, device, answers=find_answers(args), **level_options(args))
@@ -73,7 +75,7 @@ def train(
         return evaluate(args, model, device, loaders, logger)[0]["total"][scope]["top1"]
 
     training = build_run(args, model, loader, device, logger, schedule_epochs=args.epochs, evaluate=accuracy)
-    return training.fit(loader, args.epochs)
+    return training.fit(args.epochs)
 
 
 def evaluate(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from dataloaders.activity import read_activity
 from dataloaders.base import Clip, ClipDataset, PairDataset, Split, TextDataset, collate
@@ -16,8 +16,10 @@ from dataloaders.didemo import read_didemo
 from dataloaders.lsmdc import read_lsmdc
 from dataloaders.msrvtt import read_msrvtt
 from dataloaders.msvd import read_msvd
+from dataloaders.sampling import DrawnDataset, TrainingSampler
 from dataloaders.vatex import read_vatex
 from utils.errors import InputError
+from utils.preemption import heed_parent_only
 
 __all__ = [
     "DATASETS",
@@ -116,12 +118,12 @@ def build_dataloader(
 ) -> DataLoader:
     """Load batches in worker processes.
 
-    In training every process draws its part of a new permutation each epoch (call `loader.sampler.set_epoch(epoch)`),
-    and what does not fill a global batch is left out. In evaluation process r of w gets items len * r // w up to
-    len * (r + 1) // w in order, so that the parts in the order of ranks are the data set, without duplicates.
+    In training every process draws its part of a new permutation each epoch (call `loader.sampler.set_epoch(epoch)`,
+    which can also leave out items at its beginning), and what does not fill a global batch is left out. In evaluation
+    process r of w gets items len * r // w up to len * (r + 1) // w in order, so that the parts in the order of ranks
+    are the data set, without duplicates.
 
-    torch seeds Python's, numpy's and its own generator in each worker from `seed` and `rank`. With `workers` 0 items
-    are made in this process, with its generators.
+    What is drawn at random for a training batch depends on `seed`, the epoch and the batch's place in it alone.
 
     Args:
         dataset: a PairDataset, TextDataset or ClipDataset.
@@ -150,7 +152,8 @@ def build_dataloader(
         if len(dataset) < batch_size:
             there = f"there are only {len(dataset)} training pairs"
             raise InputError(f"batch size {batch_size}: {there}; give a smaller {flag}")
-        sampler = DistributedSampler(dataset, world_size, rank, shuffle=True, seed=seed, drop_last=True)
+        sampler = TrainingSampler(dataset, world_size, rank, shuffle=True, seed=seed, drop_last=True)
+        dataset = DrawnDataset(dataset)
     else:
         bounds = [len(dataset) * part // world_size for part in (rank, rank + 1)]
         dataset = Subset(dataset, range(*bounds))
@@ -165,5 +168,6 @@ def build_dataloader(
         persistent_workers=workers > 0,
         pin_memory=torch.device(device).type == "cuda",
         collate_fn=partial(collate, max_frames=max_frames),
+        worker_init_fn=heed_parent_only,
         generator=torch.Generator().manual_seed(seed + rank),
     )

@@ -146,6 +146,10 @@ class PairDataset(Dataset):
                 self.bad_videos.add(self.clips.clips[clip].video_id, str(error).strip())
                 index = torch.randint(len(self.texts), ()).item()
 
+    def name(self, index: int) -> str:
+        """What an item is called in a message: its video, and which caption it is."""
+        return f"{self.clips.clips[self.clip_of_caption[index]].video_id} with text {index}"
+
 
 def collate(items: Sequence[dict[str, Tensor | int]], max_frames: int) -> dict[str, Tensor]:
     """Stack items, and lay the frames of all clips one after another, so that no padding is carried around.

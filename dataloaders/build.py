@@ -132,9 +132,9 @@ def find_files(args: argparse.Namespace, name: str, video_ids: Iterable[str]) ->
 
 
 def build_bad_videos(args: argparse.Namespace, videos: int) -> BadVideos:
-    """Counts the broken ones of `videos` training videos from 0 on, for all processes, in --output_dir."""
+    """Counts the broken ones of `videos` training videos for all processes, in --output_dir; from 0, or on resuming."""
     path = Path(args.output_dir) / "bad_videos.txt"
-    if is_main():
+    if is_main() and not args.resume:
         path.unlink(missing_ok=True)
     barrier()
     return BadVideos(path, most=min(int(args.max_bad_videos * videos), videos - 1))

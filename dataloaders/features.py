@@ -27,6 +27,10 @@ class Rows(Dataset):
     def __getitem__(self, index: int) -> Batch:
         return {name: tensor[index] for name, tensor in self.tensors.items()}
 
+    def name(self, index: int) -> str:
+        """What an item is called in a message."""
+        return f"pair {index}"
+
 
 class EncodedLoader:
     """A loader whose batches go through an encoder.
@@ -37,7 +41,8 @@ class EncodedLoader:
     """
 
     def __init__(self, loader: DataLoader, encode: Callable[[Batch], Batch]):
-        self.loader, self.encode, self.sampler = loader, encode, loader.sampler
+        self.loader, self.encode = loader, encode
+        self.dataset, self.sampler, self.batch_size = loader.dataset, loader.sampler, loader.batch_size
 
     def __len__(self) -> int:
         return len(self.loader)

@@ -105,6 +105,10 @@ class QuestionVideoDataset(PairDataset):
         batch.clips = _OnceDecoded(self.clips)
         return [batch[question] for index in indices for question in self.rows[index]]
 
+    def name(self, index: int) -> str:
+        """What an item is called in a message: the names of its questions."""
+        return ", ".join(super(QuestionVideoDataset, self).name(question) for question in self.rows[index])
+
     @staticmethod
     def collate(items: Sequence[dict[str, Tensor | int]], max_frames: int) -> dict[str, Tensor]:
         """Stack questions and lay down the frames of each clip once.

@@ -17,15 +17,14 @@ from utils.args import estimator_parser, question_parser, retrieval_parser
 ROOT = Path(__file__).parents[1]
 ROOMS = sorted(path for room in ("models", "dataloaders", "utils") for path in (ROOT / room).glob("**/*.py"))
 SOURCES = [*ROOMS, *ROOT.glob("*.py"), *(ROOT / "scripts").glob("**/*.py")]
-DEMO = [ROOT / "scripts" / "demo.py", *(ROOT / "scripts" / "webdemo").glob("*.py")]
 TESTS = sorted((ROOT / "tests").glob("**/*.py"))
 OURS = {"models", "dataloaders", "utils", "scripts", "tests"} | {path.stem for path in (*ROOT.glob("*.py"), *TESTS)}
 
-# Which of our modules a room may import, apart from its own; utils.engine ties the rooms together and is no leaf.
-LEAVES = r"utils\.(?!engine)"
+# Which of our modules a room may import, apart from its own; utils.builders ties the rooms together and is no leaf.
+LEAVES = r"utils\.(?!builders)"
 ALLOWED = {
     "utils": LEAVES,
-    "utils.engine": LEAVES + "|models|dataloaders",
+    "utils.builders": LEAVES + "|models",
     "models": LEAVES + r"|dataloaders\.(video|transforms)$",
     "dataloaders": LEAVES,
 }
@@ -63,13 +62,11 @@ def test_imports_run_one_way(path):
     for name in imported_modules(path):
         if name.partition(".")[0] in OURS - {room}:
             assert allowed.match(name), f"{module} imports {name}"
-        assert room != "utils" or name != "utils.engine", f"{module} imports the engine"
+        assert room != "utils" or name != "utils.builders", f"{module} imports the builders"
 
 
 def test_every_import_is_a_requirement():
-    always, demo, dev = "requirements.txt", "requirements-demo.txt", "requirements-dev.txt"
-    without_demo = [path for path in SOURCES if path not in DEMO]
-    for paths, files in ((without_demo, [always]), (DEMO, [always, demo]), (TESTS, [always, demo, dev])):
+    for paths, files in ((SOURCES, ["requirements.txt"]), (TESTS, ["requirements.txt", "requirements-dev.txt"])):
         known = OURS | sys.stdlib_module_names | importable(*files)
         for path in paths:
             imported = {name.partition(".")[0] for name in imported_modules(path)}

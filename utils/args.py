@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from utils.distributed import announce_failure, another_failed, end
 from utils.errors import InputError
 from utils.memory import keep_freed_memory
+from utils.preemption import PREEMPTED, Preempted
 
 
 class _ArgumentParser(argparse.ArgumentParser):
@@ -90,6 +91,8 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--trust_checkpoint", action="store_true",
                        help="accept CLIP weights whose SHA-256 is not a published one")
     group.add_argument("--seed", type=_number(int, 0), default=42, help="seed of all random draws")
+    group.add_argument("--deterministic", action="store_true",
+                       help="the same bits each time on CUDA too, with slower kernels")
     group.add_argument("--n_display", type=_COUNT, default=50, help="steps from one line of the log to the next")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error in the input")
 
@@ -202,6 +205,19 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weight_decay", type=_AMOUNT, default=0.2, help="decay of all parameters but biases")
     group.add_argument("--gradient_accumulation_steps", type=_COUNT, default=1, help="batches summed up to a step")
     group.add_argument("--grad_checkpointing", action="store_true", help="less memory for more time in training")
+    group.add_argument("--max_bad_steps", type=_COUNT, default=20,
+                       help="steps in a row without a finite loss and gradient that end the run; each is skipped")
+
+
+def add_resume_arguments(parser: argparse.ArgumentParser) -> None:
+    """Stopping and going on: common to all entry scripts."""
+    group = parser.add_argument_group("resuming")
+    group.add_argument("--resume", metavar="auto|PATH",
+                       help="go on from the newest state in --output_dir, if there is one, or from this step_N folder")
+    group.add_argument("--save_every", type=_COUNT, metavar="STEPS",
+                       help="steps from one state to the next, beside those at the ends of epochs; left out: one is "
+                            "saved only when SIGTERM or SIGUSR1 asks to stop")
+    group.add_argument("--keep", type=_COUNT, default=2, help="states that are kept, the newest")
 
 
 def add_similarity_arguments(parser: argparse.ArgumentParser) -> None:
@@ -277,7 +293,7 @@ def _parser(
 ) -> argparse.ArgumentParser:
     """A parser of `groups` and of those that all entry scripts share."""
     parser = _ArgumentParser(description)
-    for add_group in (add_task_arguments, *groups, add_training_arguments, add_machine_arguments):
+    for add_group in (add_task_arguments, *groups, add_training_arguments, add_resume_arguments, add_machine_arguments):
         add_group(parser)
     add_ineffective_arguments(parser, "--world_size", "--distributed", *ineffective)
     return parser
@@ -310,6 +326,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Run an entry script: an InputError ends it with one line and code 2, or with its traceback under --debug.
 
+    A run that was asked to stop and has saved its state ends with one line and code 75, `PREEMPTED`.
+
     Args:
         main: takes the words after the script's name.
     """
@@ -326,6 +344,9 @@ def _outcome(main: Callable[[Sequence[str]], None]) -> int:
             raise
         _complain(f"{Path(sys.argv[0]).name}: error: {_reason(error)}")
         return 2
+    except Preempted as stopped:
+        _complain(f"{Path(sys.argv[0]).name}: {stopped}")
+        return PREEMPTED
     except RuntimeError:
         if another_failed():  # it has told why; that a collective with it fails here is no news
             return 2

@@ -67,14 +67,19 @@ def released_state(model: nn.Module) -> dict[str, Tensor]:
     return {released_name(name): tensor.detach().cpu() for name, tensor in model.state_dict().items()}
 
 
-def save_weights(state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Write a plain name -> tensor map, complete or not at all.
+def save_weights(state: Mapping, path: str | Path) -> None:
+    """Write a name -> tensor map, complete or not at all; plain for weights, nested for a training state.
 
     Raises:
         InputError: the folder cannot be written or the disk is full.
     """
     with atomic_write(path, "wb") as file:
-        torch.save(dict(state), file)
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # which torch's complaint about its unfinished archive hides
+                raise error.__context__ from None
+            raise
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:

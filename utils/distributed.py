@@ -37,8 +37,14 @@ def start(device: str | None = None, local_rank: int = 0, timeout: timedelta = t
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if _is_one_of_several():
-        backend, device_id = ("nccl", chosen) if chosen.type == "cuda" else ("gloo", None)
-        dist.init_process_group(backend, timeout=timeout, device_id=device_id)
+        # What the processes agree on lies on the CPU whatever the device, so that no device is waited for.
+        backend, device_id = ("cpu:gloo,cuda:nccl", chosen) if chosen.type == "cuda" else ("gloo", None)
+        store, number, processes = next(dist.rendezvous("env://"))
+        # torchrun's store outlives a restart, and with it the addresses of the processes before.
+        store = dist.PrefixStore(f"start_{restarts()}", store)
+        dist.init_process_group(
+            backend, store=store, rank=number, world_size=processes, timeout=timeout, device_id=device_id
+        )
     return chosen
 
 
@@ -109,6 +115,20 @@ def barrier() -> None:
         dist.barrier()
 
 
+def on_any(flag: bool) -> bool:
+    """Whether `flag` is set on any process; all of them ask together."""
+    if world_size() == 1:
+        return bool(flag)
+    flags = torch.tensor(int(flag))
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags)
+
+
+def restarts() -> int:
+    """How often torchrun has started the processes anew because one of them failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 def announce_failure(line: str) -> bool:
     """Tell the other processes that this one ends.
 
@@ -136,7 +156,8 @@ def _count(key: str, step: int) -> int:
         return 0
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
-        return dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5)).add(key, step)
+        store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5))
+        return store.add(f"start_{restarts()}: {key}", step)
     except dist.DistError:
         return 0
 

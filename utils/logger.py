@@ -128,14 +128,15 @@ class Scalars:
 
     Args:
         folder: where the event file goes.
+        done: steps done before; what an earlier run noted of later ones is void.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, done: int = 0) -> None:
         self._writer = None
         if is_main():
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and this class alone needs it
 
-            self._writer = SummaryWriter(folder)
+            self._writer = SummaryWriter(folder, purge_step=done + 1 if done else None)
 
     def add(self, values: Mapping[str, float], step: int) -> None:
         """Add the named values of one step."""

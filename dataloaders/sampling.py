@@ -1,0 +1,68 @@
+"""The order of the training items, and the random draws of each batch."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from torch.utils.data import Dataset, DistributedSampler
+
+from utils.randomness import draws_of
+
+
+class Draw(NamedTuple):
+    """An item that is drawn, and the key of the random draws that go with it."""
+
+    index: int
+    key: tuple[int, int, int]
+
+
+class TrainingSampler(DistributedSampler):
+    """Each process's part of a new permutation each epoch, from any place in it.
+
+    It yields `Draw`s for a `DrawnDataset`. Their keys are seed, epoch and place, so that what is drawn for a batch
+    depends neither on the loading process that makes it nor on what was made before.
+    """
+
+    skipped = 0
+
+    def set_epoch(self, epoch: int, skipped: int = 0) -> None:
+        """Choose the permutation, and how many of this process's items are left out at its beginning."""
+        super().set_epoch(epoch)
+        self.skipped = skipped
+
+    def __iter__(self) -> Iterator[Draw]:
+        items = (
+            Draw(index, (self.seed, self.epoch, place * self.num_replicas + self.rank))
+            for place, index in enumerate(super().__iter__())
+        )
+        return islice(items, self.skipped, None)
+
+    def indices(self, places: slice) -> list[int]:
+        """Which items have these places in this process's part of the epoch."""
+        return list(super().__iter__())[places]
+
+
+class DrawnDataset(Dataset):
+    """A data set for a `TrainingSampler`: the random draws of a batch follow from the key of its first item.
+
+    Args:
+        dataset: items by index; its `__getitems__`, if it has one, makes those of a batch.
+    """
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def name(self, index: int) -> str:
+        """What an item is called in a message."""
+        return self.dataset.name(index)
+
+    def __getitems__(self, draws: Sequence[Draw]) -> list[Any]:
+        """The items of a batch."""
+        indices = [draw.index for draw in draws]
+        with draws_of(*draws[0].key):
+            if hasattr(self.dataset, "__getitems__"):
+                return self.dataset.__getitems__(indices)
+            return [self.dataset[index] for index in indices]

@@ -1,1 +1,0 @@
-"""A web page over an index of videos."""

@@ -1,0 +1,334 @@
+"""Saved states: whole or refused, and from each of them training goes on as if it had never stopped."""
+
+import json
+import logging
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import main_retrieval
+from dataloaders.sampling import DrawnDataset, TrainingSampler
+from tests.chaos.training import command_line
+from tests.retrieval_case import build_corpus
+from utils.args import run
+from utils.checkpoint import read_weights
+from utils.errors import InputError
+from utils.preemption import StopRequest, heed_parent_only
+from utils.randomness import draws_of, random_state, restore_random_state
+from utils.trainer import Trainer
+from utils.training_state import TrainingStates, check_state, read_state
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+LOGGER = logging.getLogger("states")
+
+
+def draw_all():
+    return torch.rand(2).tolist(), np.random.normal(), random.gauss(0, 1), random.random()
+
+
+def test_random_state_brings_all_draws_back():
+    draw_all()  # leaves half of a pair of normal draws behind in numpy and Python
+    generator = torch.Generator().manual_seed(3)
+    state = random_state(CPU, generator)
+    first = draw_all(), torch.rand(3, generator=generator).tolist()
+    restore_random_state(state, CPU, generator)
+    assert (draw_all(), torch.rand(3, generator=generator).tolist()) == first
+
+
+def test_draws_of_a_key_leave_the_others_alone():
+    state = random_state(CPU)
+    expected = draw_all()
+    restore_random_state(state, CPU)
+    with draws_of(1, 2, 3):
+        inside = draw_all()
+    assert draw_all() == expected
+    with draws_of(1, 2, 3):
+        assert draw_all() == inside
+    with draws_of(1, 2, 4):
+        assert draw_all() != inside
+
+
+class Noise(torch.utils.data.Dataset):
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        return index, torch.rand(()).item(), random.random(), np.random.rand()
+
+
+def batches(workers, epochs, skipped=0):
+    """The batches of the last of some epochs."""
+    sampler = TrainingSampler(Noise(), 2, 1, seed=5, drop_last=True)
+    loader = torch.utils.data.DataLoader(
+        DrawnDataset(Noise()), batch_size=2, sampler=sampler, num_workers=workers, collate_fn=list,
+        persistent_workers=workers > 0,
+    )  # fmt: skip
+    for epoch in epochs:
+        sampler.set_epoch(epoch, skipped)
+        found = list(loader)
+    return found
+
+
+def test_a_batch_depends_on_its_place_alone():
+    whole = batches(0, [0, 1])
+    assert len(whole) == 5
+    assert batches(2, [0, 1]) == whole  # whichever process made it, and what was made before
+    assert batches(1, [1], skipped=4) == whole[2:]
+    assert batches(0, [0]) != whole
+
+
+@pytest.fixture
+def states(tmp_path):
+    """Three states, of which two are kept."""
+    states = TrainingStates(tmp_path / "training_state", keep=2)
+    for step in (9, 10, 11):
+        states.save(step, {"weight": torch.full((1000,), float(step))}, {"lr": 0.1, "resume": "auto"}, 1)
+    return states
+
+
+def test_the_newest_states_are_kept_and_found(states, caplog):
+    assert sorted(path.name for path in states.folder.iterdir()) == ["step_10", "step_11"]
+    assert states.find(LOGGER) == states.path(11)
+    assert check_state(states.path(11))["arguments"] == {"lr": 0.1}
+    assert read_state(states.path(10))["weight"][0] == 10
+
+
+def flip_a_byte(folder):
+    content = bytearray((folder / "state.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "state.pt").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_a_byte,
+        lambda folder: (folder / "state.pt").unlink(),
+        lambda folder: (folder / "state.json").unlink(),
+        lambda folder: (folder / "state.json").write_text("{"),
+        lambda folder: (folder / "state.json").write_text("[]"),
+    ],
+    ids=["flipped", "no_tensors", "no_description", "half_description", "other_description"],
+)
+def test_a_damaged_state_gives_its_place_to_the_one_before(damage, states, caplog):
+    damage(states.path(11))
+    with caplog.at_level("WARNING"):
+        assert states.find(LOGGER) == states.path(10)
+    assert "step_11" in caplog.text and "the state before is taken" in caplog.text
+    with pytest.raises(InputError, match="step_11.*--resume"):
+        check_state(states.path(11))
+
+
+def test_a_full_disk_leaves_the_states_before(states):
+    """A limit on the size of files stands in for the disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    try:
+        with pytest.raises(InputError, match="state.pt: cannot be written .File too large.; free space"):
+            states.save(12, {"weight": torch.zeros(2**20)}, {}, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(states.folder.glob("**/.*"))
+    states.path(12).rmdir()  # which holds nothing
+    assert states.find(LOGGER) == states.path(11) and read_state(states.path(11))["weight"][0] == 11
+    assert states.path(10).is_dir()
+
+
+def test_signals_are_noted_and_then_as_before():
+    before = signal.getsignal(signal.SIGTERM)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        with StopRequest() as stop:
+            assert not stop.received
+            os.kill(os.getpid(), number)
+            assert stop.received
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+class Slow(torch.utils.data.Dataset):
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        time.sleep(0.01)
+        return os.getpid()
+
+
+def test_loading_processes_outlive_signals_but_not_their_parent():
+    loader = torch.utils.data.DataLoader(Slow(), num_workers=1, worker_init_fn=heed_parent_only)
+    iterator = iter(loader)
+    worker = next(iterator).item()
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        subprocess.run(["kill", f"-{int(number)}", str(worker)], check=True)
+    assert [item.item() for item in iterator] == [worker] * 39
+    again = iter(loader)
+    next(again)
+    process = again._workers[0]
+    process.terminate()
+    process.join(timeout=10)
+    assert process.exitcode == 0
+
+
+class Line(torch.nn.Module):
+    """A loss that is finite or not, as the batch says."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(3))
+        self.steps = 0
+
+    def forward(self, factor):
+        return {"loss": (self.weight * factor).sum()}
+
+    def after_step(self):
+        self.steps += 1
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 3e38])
+def test_a_step_that_is_not_finite_moves_nothing(factor):
+    model = Line()
+    trainer = Trainer(model, torch.optim.Adam(model.parameters()), device=CPU)
+    trainer.step({"factor": torch.tensor(1.0)}, update=True)
+    assert trainer.finite
+    before = trainer.state()
+    trainer.step({"factor": torch.tensor(factor)}, update=True)
+    after = trainer.state()
+    assert not trainer.finite and model.steps == 1
+    assert torch.equal(after["model"]["weight"], before["model"]["weight"])
+    assert all(torch.equal(after["optimizer"][0][name], value) for name, value in before["optimizer"][0].items())
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return build_corpus(tmp_path_factory.mktemp("shapes"), train=2, test=2)
+
+
+@pytest.fixture(scope="module")
+def whole(corpus, tmp_path_factory):
+    """A run of two epochs of five steps, the states of which are all kept, and its command line."""
+    folder = tmp_path_factory.mktemp("whole")
+    words = command_line(corpus, "--workers", 0, "--output_dir", folder)
+    main_retrieval.main([*words, "--save_every", "1", "--keep", "10"])
+    return folder, words
+
+
+def weights(folder):
+    return read_weights(folder / "pytorch_model.bin.1")
+
+
+def assert_same(found, expected):
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("step", [3, 5, 10])
+def test_from_any_state_the_same_weights_come(step, whole, corpus, tmp_path):
+    """From the middle of an epoch, from its end before its evaluation, and from the end of the training."""
+    folder, _ = whole
+    words = command_line(corpus, "--workers", 1, "--output_dir", tmp_path)
+    main_retrieval.main([*words, "--resume", str(folder / "training_state" / f"step_{step}")])
+    assert_same(weights(tmp_path), weights(folder))
+    log = (tmp_path / "log.txt").read_text()
+    assert "resumed: --workers: 0 in the state, 1 now" in log and f"after step {step}" in log
+    assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads((folder / "metrics.json").read_text())
+    assert f"step {step % 5 + 1} of 5" in log or step == 10
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "is the state of an earlier run; give --resume auto or another --output_dir"),
+        (["--resume", "auto", "--recipe", "corrected"], "--recipe: released in the state, corrected now; give"),
+        (["--resume", "auto", "--num_hidden_layers", "2"], "--num_hidden_layers: 4 in the state, 2 now"),
+        (["--resume", "auto", "--batch_size", "4"], "--batch_size: 2 in the state, 4 now"),
+        (["--resume", "nowhere"], "nowhere: holds no complete training state"),
+    ],
+)
+def test_what_does_not_fit_is_refused(words, reason, whole):
+    with pytest.raises(InputError, match=reason):
+        main_retrieval.main([*whole[1], *words])
+
+
+def test_a_signal_saves_and_ends_the_run(whole, corpus, tmp_path, monkeypatch):
+    folder, _ = whole
+    words = command_line(corpus, "--workers", 0, "--output_dir", tmp_path)
+    step = Trainer.step
+
+    def step_and_signal(self, *arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(Trainer, "step", step_and_signal)
+    monkeypatch.setattr(sys, "argv", ["main_retrieval.py", *words])
+    with pytest.raises(SystemExit) as ended:
+        run(main_retrieval.main)
+    assert ended.value.code == 75
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "training_state").iterdir()] == ["step_1"]
+    main_retrieval.main([*words, "--resume", "auto"])
+    assert_same(weights(tmp_path), weights(folder))
+
+
+def test_steps_that_are_not_finite_are_told_and_end_the_run(corpus, tmp_path, monkeypatch):
+    words = command_line(corpus, "--workers", 0, "--output_dir", tmp_path, "--max_bad_steps", 2)
+    losses = iter([1.0, float("nan"), 1.0, float("inf"), float("nan")])
+    loss = main_retrieval.HBI.loss
+
+    def spoilt(self, *arguments):
+        terms = loss(self, *arguments)
+        return terms | {"loss": terms["loss"] * next(losses)}
+
+    monkeypatch.setattr(main_retrieval.HBI, "loss", spoilt)
+    with pytest.raises(InputError, match="2 steps in a row without a finite loss.*last good state is .*step_5"):
+        main_retrieval.main(words)
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count("is skipped") == 3
+    assert "step 2 is skipped" in log and "loss nan" in log and "entity.ce_t2v " in log and "samples: video" in log
+    state = read_state(tmp_path / "training_state" / "step_5")
+    assert all(tensor.isfinite().all() for tensor in state["model"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "kills"), [(1, 3)])
+def test_killed_training_ends_with_the_same_weights(processes, kills):
+    """The short form of tests/chaos/kill.py."""
+    command = [sys.executable, "-m", "tests.chaos.kill", f"--processes={processes}", f"--kills={kills}"]
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert result.returncode == 0, result.stderr
+    assert "weights bit-identical" in result.stdout
+
+
+@pytest.mark.slow
+def test_torchrun_starts_again_after_a_killed_process(corpus, tmp_path):
+    """A run in two processes, one of which is killed: torchrun starts both again, and they resume."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1"]
+    words = command_line(corpus, "--save_every", "1", "--epochs", "1", "--workers", "0")
+    for name in ("alone", "killed"):
+        with subprocess.Popen(
+            [*launcher, "main_retrieval.py", *words, "--output_dir", str(tmp_path / name)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as launched:
+            if name == "killed":
+                while not (tmp_path / name / "training_state" / "step_2" / "state.json").exists():
+                    assert launched.poll() is None
+                    time.sleep(0.05)
+                ranks = subprocess.check_output(["pgrep", "-P", str(launched.pid)], text=True).split()
+                os.kill(int(ranks[1]), signal.SIGKILL)
+            said = launched.communicate()[1]
+            assert launched.returncode == 0, said
+    assert "resumed from" in (tmp_path / "killed" / "log.txt").read_text()
+    alone, killed = (read_weights(tmp_path / name / "pytorch_model.bin.0") for name in ("alone", "killed"))
+    assert_same(killed, alone)

@@ -1,0 +1,125 @@
+"""From the arguments of an entry script to its model and its training run."""
+
+import argparse
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from models import HBI, load_model
+from utils.checkpoint import released_name, released_state
+from utils.distributed import restarts
+from utils.engine import Run
+from utils.optim import BertAdam, parameter_groups
+from utils.trainer import Trainer
+from utils.training_state import TrainingStates
+
+
+def build_model(args: argparse.Namespace, device: torch.device, **options) -> HBI:
+    """The model that the arguments describe.
+
+    Args:
+        args: of an entry script.
+        device: where the model goes.
+        **options: of `models.load_model`, beside those that all entry scripts have.
+    """
+    if not args.init_model:
+        options |= {"temporal": args.agg_module, "temporal_layers": args.num_hidden_layers}
+    model = load_model(
+        args.init_model,
+        base_encoder=args.base_encoder,
+        device=device,
+        trust_checkpoint=args.trust_checkpoint,
+        interaction=args.interaction,
+        recipe=args.recipe,
+        **options,
+    )
+    model.clip.set_grad_checkpointing(args.grad_checkpointing)
+    return model
+
+
+def level_options(args: argparse.Namespace) -> dict:
+    """The options of `build_model` that a script has which trains the levels."""
+    return {
+        "estimator": args.estimator,
+        "rates": args.rate,
+        "trained_levels": args.num_levels,
+        "kl": args.kl,
+        "skl": args.skl,
+        "teacher": args.teacher,
+    }
+
+
+def build_optimizer(
+    model: nn.Module, *, lr: float, coef_lr: float, weight_decay: float, warmup: float, total_steps: int
+) -> BertAdam:
+    """The released optimiser over the trainable parameters, grouped by their released names; see `utils.optim`."""
+    named = ((released_name(name), parameter) for name, parameter in model.named_parameters())
+    groups = parameter_groups(named, lr, coef_lr, weight_decay)
+    return BertAdam(groups, lr=lr, total_steps=max(total_steps, 1), warmup=warmup)
+
+
+def schedule_steps(loader: DataLoader, accumulation: int, epochs: int) -> int:
+    """Optimiser steps of `epochs` passes over a loader of which `accumulation` batches make a step."""
+    return -(-len(loader) // accumulation) * epochs
+
+
+def build_run(
+    args: argparse.Namespace,
+    model: nn.Module,
+    loader: DataLoader,
+    device: torch.device,
+    logger: logging.Logger,
+    *,
+    schedule_epochs: int,
+    evaluate: Callable[[], float],
+    evaluate_every: int | None = None,
+    state: Callable[[], dict[str, Tensor]] | None = None,
+) -> Run:
+    """The training run that the arguments describe, at the step where it was saved if it is to resume.
+
+    Args:
+        args: of an entry script.
+        model: see `Trainer`.
+        loader: whose length gives the steps of an epoch.
+        device: of this process.
+        logger: where the lines go.
+        schedule_epochs: horizon of the learning-rate schedule.
+        evaluate: see `Run`.
+        evaluate_every: see `Run`.
+        state: see `Run`; None: the whole model's, in the released spelling.
+    """
+    optimizer = build_optimizer(
+        model,
+        lr=args.lr,
+        coef_lr=args.coef_lr,
+        weight_decay=args.weight_decay,
+        warmup=args.warmup_proportion,
+        total_steps=schedule_steps(loader, args.gradient_accumulation_steps, schedule_epochs),
+    )
+    trainer = Trainer(
+        model,
+        optimizer,
+        device=device,
+        precision=args.precision,
+        accumulation=args.gradient_accumulation_steps,
+    )
+    run = Run(
+        trainer,
+        loader,
+        args.output_dir,
+        logger,
+        evaluate=evaluate,
+        state=state or (lambda: released_state(model)),
+        display=args.n_display,
+        evaluate_every=evaluate_every,
+        states=TrainingStates(Path(args.output_dir) / "training_state", args.keep),
+        save_every=args.save_every,
+        max_bad_steps=args.max_bad_steps,
+        arguments=args,
+    )
+    run.resume(args.resume or ("auto" if restarts() else None))
+    return run

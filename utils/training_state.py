@@ -1,0 +1,125 @@
+"""The state of a training run on disk, from which it goes on as if it had never stopped.
+
+It lies beside the released-format weights: `training_state/step_N/state.pt` holds tensors and numbers, and
+`state.json`, written last, its SHA-256, the step and the arguments. A folder without a fitting state.json is damaged.
+"""
+
+import argparse
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from utils.checkpoint import save_weights, sha256
+from utils.errors import InputError
+from utils.files import atomic_write
+
+# Of another run: the state does not fit, or the batches already seen were others.
+DECISIVE = (
+    "recipe", "agg_module", "num_hidden_layers", "interaction", "num_levels", "datatype", "msrvtt_split", "labels",
+    "game", "seed", "batch_size", "questions_per_clip", "gradient_accumulation_steps",
+)  # fmt: skip
+# Of one start of the run.
+PASSING = ("resume", "local_rank", "debug", "ineffective_flags")
+
+
+class TrainingStates:
+    """The states in a folder, the newest `keep` of them."""
+
+    def __init__(self, folder: str | Path, keep: int):
+        self.folder, self.keep = Path(folder), keep
+
+    def save(self, step: int, tensors: Mapping, arguments: Mapping, processes: int) -> None:
+        """Write the state after `step` and remove those that are too old.
+
+        Args:
+            step: batches trained on.
+            tensors: what `torch.load(weights_only=True)` can read.
+            arguments: of the command line.
+            processes: that train together.
+
+        Raises:
+            InputError: the folder cannot be written or the disk is full; the states before are as they were.
+        """
+        folder = self.path(step)
+        description = folder / "state.json"
+        description.unlink(missing_ok=True)
+        save_weights(tensors, folder / "state.pt")
+        kept = {name: value for name, value in arguments.items() if name not in PASSING}
+        with atomic_write(description) as file:
+            digest = sha256(folder / "state.pt")
+            json.dump({"step": step, "processes": processes, "sha256": digest, "arguments": kept}, file, indent=2)
+        for old in self._steps()[self.keep :]:
+            (self.path(old) / "state.json").unlink(missing_ok=True)
+            shutil.rmtree(self.path(old), ignore_errors=True)
+
+    def find(self, logger: logging.Logger) -> Path | None:
+        """The folder of the newest state that is whole; the log names each damaged one."""
+        for step in self._steps():
+            try:
+                check_state(self.path(step))
+            except InputError as error:
+                logger.warning("%s: left out, the state before is taken", error)
+            else:
+                return self.path(step)
+        return None
+
+    def _steps(self) -> list[int]:
+        """The steps of all states, whole or not, the newest first."""
+        matches = (re.fullmatch(r"step_(\d+)", path.name) for path in self.folder.glob("step_*"))
+        return sorted((int(match[1]) for match in matches if match), reverse=True)
+
+    def path(self, step: int) -> Path:
+        """The folder of the state after `step`."""
+        return self.folder / f"step_{step}"
+
+
+def check_state(folder: str | Path) -> dict:
+    """What state.json says of the state in `folder`.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    folder = Path(folder)
+    try:
+        description = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        whole = description["sha256"] == sha256(folder / "state.pt")
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: holds no complete training state; give a step_N folder to --resume") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / 'state.json'}: is damaged; give another state to --resume") from error
+    if not whole:
+        raise InputError(f"{folder / 'state.pt'}: is damaged, its SHA-256 is another; give another state to --resume")
+    return description
+
+
+def read_state(folder: str | Path) -> dict:
+    """The tensors and numbers of a state that has been checked, on the CPU; nothing is unpickled but those.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    path = Path(folder) / "state.pt"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{path}: cannot be read; all processes must share --output_dir") from error
+
+
+def compare_arguments(then: Mapping, now: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """Tell by `say` which arguments are not those of the state, one a line.
+
+    Raises:
+        InputError: one is decisive.
+    """
+    now = {name: value for name, value in json.loads(json.dumps(vars(now))).items() if name not in PASSING}
+    differing = [name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)]
+    for name in differing:
+        difference = f"--{name}: {then.get(name)} in the state, {now.get(name)} now"
+        if name in DECISIVE:
+            raise InputError(f"{difference}; give the same, or another --output_dir to start anew")
+        say(difference)
