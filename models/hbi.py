@@ -319,7 +319,13 @@ class HBI(nn.Module):
 
     @torch.no_grad()
     def encode_video(
-        self, paths: Sequence[str | Path], max_frames: int = 12, framerate: float = 1
+        self,
+        paths: Sequence[str | Path],
+        max_frames: int = 12,
+        framerate: float = 1,
+        *,
+        start: float | None = None,
+        end: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Decode video files and encode them to frame tokens (B, N_v, D) and their mask (B, N_v).
 
@@ -327,12 +333,15 @@ class HBI(nn.Module):
             paths: video files.
             max_frames: N_v; longer videos are sampled evenly.
             framerate: frames a second.
+            start: seconds; None for the beginning.
+            end: seconds; None for the end.
 
         Raises:
             InputError: a file is missing or cannot be decoded.
         """
         transform = ClipTransform(self.clip.config.resolution)
-        clips = [read_clip(path, transform, max_frames=max_frames, framerate=framerate) for path in paths]
+        sampling = {"max_frames": max_frames, "framerate": framerate, "start": start, "end": end}
+        clips = [read_clip(path, transform, **sampling) for path in paths]
         lengths = torch.tensor([len(clip) for clip in clips])
         mask = (torch.arange(max_frames) < lengths[:, None]).long().to(self.device)
         return self.frame_tokens(torch.cat(clips).to(self.device), mask), mask

@@ -184,8 +184,7 @@ class HBIVQA(HBI):
         *,
         top: int = 5,
         max_words: int = 32,
-        max_frames: int = 12,
-        framerate: float = 1,
+        **sampling,
     ) -> list[tuple[str, float]]:
         """Answer one question about one video file.
 
@@ -194,8 +193,7 @@ class HBIVQA(HBI):
             video: the file.
             top: how many answers.
             max_words: N_t.
-            max_frames: N_v; longer videos are sampled evenly.
-            framerate: frames a second.
+            **sampling: of `encode_video`.
 
         Returns:
             The `top` most probable answers with their probabilities, the best first.
@@ -204,6 +202,6 @@ class HBIVQA(HBI):
             InputError: the file is missing or cannot be decoded.
         """
         text = self.encode_text([question], max_words)
-        logits = self.mixed_logits(text, self.encode_video([video], max_frames, framerate))
+        logits = self.mixed_logits(text, self.encode_video([video], **sampling))
         probability, label = logits.squeeze(0).softmax(dim=-1).topk(min(top, len(self.answers)))
         return [(self.answers[place], share) for place, share in zip(label.tolist(), probability.tolist(), strict=True)]

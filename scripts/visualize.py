@@ -16,7 +16,8 @@ from scripts.figures.heatmap import heatmap_figure
 from scripts.figures.hierarchy import hierarchy_figure
 from scripts.figures.style import figure_path, save_figure
 from scripts.figures.view import look
-from utils.args import add_merge_arguments, run
+from scripts.model_arguments import add_model_arguments, model_options
+from utils.args import run
 from utils.distributed import start
 
 
@@ -36,13 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     figure.add_argument("--heatmap", help="heat maps to write, likewise")
     figure.add_argument("--interaction", choices=("estimator", "exact"), default="estimator",
                         help="what the lines show: the model's estimate, or the exact interaction")
-    model = parser.add_argument_group("model")
-    model.add_argument("--checkpoint", required=True, help="pytorch_model.bin.N")
-    model.add_argument("--base_encoder", help="CLIP weights it was trained from, if not OpenAI's; the name is enough")
-    model.add_argument("--recipe", choices=("released", "corrected"), default="released", help="as it was trained")
-    add_merge_arguments(parser)
-    parser.add_argument("--device", help="as PyTorch names it; left out: CUDA where there is one, else the CPU")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error in the input")
+    add_model_arguments(parser)
     return parser
 
 
@@ -52,14 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     draw = {figure_path(args.output): hierarchy_figure}
     if args.heatmap:
         draw[figure_path(args.heatmap)] = heatmap_figure
-    model = load_model(
-        args.checkpoint,
-        base_encoder=args.base_encoder,
-        device=start(args.device),
-        text_rates=(args.t_rate0, args.t_rate1),
-        video_rates=(args.v_rate0, args.v_rate1),
-        recipe=args.recipe,
-    )
+    model = load_model(**model_options(args), device=start(args.device))
     view = look(
         model,
         args.caption,

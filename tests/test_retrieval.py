@@ -11,6 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import main_retrieval
 from dataloaders import build_split
+from scripts.search import main as search
+from scripts.searching.query import VideoIndex
 from tests.retrieval_case import build_corpus
 from tests.test_args import LEVEL_DEFAULTS, RETRIEVAL_DEFAULTS
 from utils.checkpoint import read_weights
@@ -248,3 +250,19 @@ def test_every_published_flag_at_once(corpus, evaluated, trained, launch):
     outcome = launch(*words, "--world_size", "1", "--distributed")
     assert outcome.metrics == evaluated.metrics
     assert outcome.log.count("accepted, without effect: --world_size --distributed") == 1
+
+
+def test_a_search_finds_first_what_the_evaluation_ranks_first(corpus, trained, evaluated, tmp_path):
+    clips = build_split("msrvtt", corpus.annotations, "test").clips
+    folder, index = tmp_path / "videos", tmp_path / "index"
+    folder.mkdir()
+    for clip in clips:
+        (folder / f"{clip.video_id}.mp4").symlink_to(corpus.videos / f"{clip.video_id}.mp4")
+    checkpoint = trained.folder / "pytorch_model.bin.best.0"
+    sizes = ["--max_words", "16", "--max_frames", "4", "--workers", "0"]
+    search(list(map(str, ["index", folder, "--checkpoint", checkpoint, "--index", index, "--device", "cpu", *sizes])))
+    opened = VideoIndex(index)
+    captions = build_split("msrvtt", corpus.annotations, "test").captions
+    for caption, row in zip(captions, similarity(evaluated), strict=True):
+        (hit,) = opened.search(caption, top=1, shortlist=6)
+        assert (hit.file, hit.similarity) == (f"{clips[row.argmax()].video_id}.mp4", pytest.approx(row.max(), abs=1e-5))

@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.shortlist import Shortlist, pooled
+from models import CLIP, HBI
+from models.shortlist import Shortlist, pooled, text_vectors, video_vectors
+from tests.test_clip import SMALL
 
 
 def ragged(seed, count, tokens, width=8):
@@ -40,3 +42,14 @@ def test_the_nearest_come_first():
     assert len(shortlist) == 300
     assert torch.equal(shortlist.search(queries, 7), (queries @ vectors.T).topk(7).indices)
     assert torch.equal(shortlist.search(queries, 1000), (queries @ vectors.T).argsort(descending=True))
+
+
+def test_vectors_of_a_model_are_pooled_by_the_weights_of_its_entity_level():
+    torch.manual_seed(0)
+    model = HBI(CLIP(SMALL), temporal_layers=1).eval()
+    tokens, mask = ragged(2, 4, 6, width=SMALL.embed_dim)
+    for vectors, head in ((text_vectors, model.levels[0].text_weight), (video_vectors, model.levels[0].video_weight)):
+        head.apply(lambda layer: [torch.nn.init.normal_(weight) for weight in layer.parameters(recurse=False)])
+        weight = head(tokens, mask).softmax(dim=-1)
+        assert torch.allclose(vectors(model, tokens, mask), pooled(tokens, mask, weight), atol=1e-6)
+        assert not torch.allclose(vectors(model, tokens, mask), pooled(tokens, mask), atol=1e-2)

@@ -16,7 +16,7 @@ from models import HBI
 from models.hbi import LevelInteraction
 from models.tokenizer import Tokenizer
 from scripts.figures.words import Piece, split_pieces
-from utils.errors import InputError
+from scripts.model_arguments import check_sizes
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def look(
     *,
     max_words: int = 32,
     max_frames: int = 12,
-    framerate: int = 1,
     exact: bool = False,
+    **sampling: float | None,
 ) -> View:
     """Ask a model for its interactions of one pair; the video is decoded once.
 
@@ -73,21 +73,17 @@ def look(
         video: file.
         max_words: text tokens, both special ones included; padding takes part in the merges.
         max_frames: frames; padding likewise.
-        framerate: frames taken of a second.
         exact: the exact interaction in place of the estimator's.
+        **sampling: further keywords of `dataloaders.video.decode_clip`.
 
     Raises:
         InputError: fewer than 2 words, more words or frames than the model has positions for, or a video that
             cannot be decoded.
     """
-    positions = model.clip.config.context_length
-    if not (2 <= max_words <= positions and max_frames <= positions):
-        raise InputError(
-            f"the model has {positions} positions: give --max_words 2 to {positions}, --max_frames up to it"
-        )
+    check_sizes(model, max_words, max_frames)
     tokenizer = Tokenizer()
     ids, text_mask = tokenizer([caption], max_words)
-    frames = read_clip(video, ClipTransform(model.clip.config.resolution), max_frames=max_frames, framerate=framerate)
+    frames = read_clip(video, ClipTransform(model.clip.config.resolution), max_frames=max_frames, **sampling)
     video_mask = (torch.arange(max_frames) < len(frames)).long().unsqueeze(0)
     with torch.no_grad():
         on_device = [tensor.to(model.device) for tensor in (ids, text_mask, frames, video_mask)]

@@ -1,0 +1,48 @@
+"""Which model a script loads, and how it was trained."""
+
+import argparse
+from typing import Any
+
+from models import HBI
+from utils.args import add_merge_arguments
+from utils.errors import InputError
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The checkpoint of a retrieval model, what its file does not tell, and the device."""
+    model = parser.add_argument_group("model")
+    model.add_argument("--checkpoint", required=True, help="pytorch_model.bin.N")
+    model.add_argument("--base_encoder", help="CLIP weights it was trained from, if not OpenAI's; the name is enough")
+    model.add_argument("--recipe", choices=("released", "corrected"), default="released", help="as it was trained")
+    add_merge_arguments(parser)
+    add_device_arguments(parser)
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the model runs, and how the script ends."""
+    parser.add_argument("--device", help="as PyTorch names it; left out: CUDA where there is one, else the CPU")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error in the input")
+
+
+def model_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The keywords of `models.load_model` that the arguments tell, all but the device."""
+    return {
+        "checkpoint": args.checkpoint,
+        "base_encoder": args.base_encoder,
+        "recipe": args.recipe,
+        "text_rates": (args.t_rate0, args.t_rate1),
+        "video_rates": (args.v_rate0, args.v_rate1),
+    }
+
+
+def check_sizes(model: HBI, max_words: int, max_frames: int) -> None:
+    """Refuse sizes that the model cannot take.
+
+    Raises:
+        InputError: fewer than 2 words, or more words or frames than the model has positions for.
+    """
+    positions = model.clip.config.context_length
+    if not (2 <= max_words <= positions and max_frames <= positions):
+        raise InputError(
+            f"the model has {positions} positions: give --max_words 2 to {positions}, --max_frames up to it"
+        )

@@ -1,0 +1,1 @@
+"""Search among one's own videos: an index of their segments, and queries to it."""

@@ -1,0 +1,147 @@
+"""Questions to an index.
+
+S segments of all videos, N_v frames of a segment, K candidates, D width.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models import HBI, load_model
+from models.shortlist import Shortlist, text_vectors, video_vectors
+from scripts.searching.storage import AGAIN, Manifest, read_entry, read_manifest
+from utils.checkpoint import sha256
+from utils.errors import InputError
+
+SHORTLIST = 100
+"""Segments that are compared with a query word by word."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a video.
+
+    Attributes:
+        file: path of the video within the indexed folder.
+        start, end: seconds.
+    """
+
+    file: str
+    start: float
+    end: float
+
+    def overlaps(self, other: "Segment") -> bool:
+        """Whether two segments share a moment of one video."""
+        return self.file == other.file and self.start < other.end and other.start < self.end
+
+
+@dataclass(frozen=True)
+class Hit(Segment):
+    """A segment that a query found, and its similarity."""
+
+    similarity: float
+
+
+def clock(seconds: float) -> str:
+    """A time in a video as hours, minutes and seconds: 3723.4 is "1:02:03", 65 is "1:05"."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+class VideoIndex:
+    """An index in memory, 4 * N_v * D bytes a segment, and its model.
+
+    Args:
+        path: folder of the index.
+        device: where the model goes.
+        checkpoint: where the model's file lies now; None: where it lay when the index was made.
+
+    Raises:
+        InputError: it is no index, damaged or empty, or the model cannot be read or is another one.
+    """
+
+    def __init__(self, path: Path, device: str | torch.device = "cpu", checkpoint: str | None = None):
+        self.path, self.manifest = path, read_manifest(path)
+        entries = {file: read_entry(self.manifest.entry(path, file)) for file in self.manifest.files}
+        self.skipped = {file: entry.reason for file, entry in entries.items() if entry.reason}
+        self.segments = [Segment(file, *times) for file, entry in entries.items() for times in entry.times.tolist()]
+        if not self.segments:
+            raise InputError(f"{path}: holds no video yet; {AGAIN}")
+        self._ends = {segment.file: segment.end for segment in self.segments}  # of the last segment of each file
+        self.tokens = torch.cat([entry.tokens for entry in entries.values()])  # (S, N_v, D)
+        self.mask = torch.cat([entry.mask for entry in entries.values()])  # (S, N_v)
+        self.model = load_indexed_model(self.manifest, device, checkpoint)
+        self.shortlist = Shortlist(video_vectors(self.model, *self._on_device(slice(None))))
+
+    def file(self, name: str) -> Path:
+        """Where a video of the index lies.
+
+        Raises:
+            KeyError: it is not in the index.
+        """
+        if name not in self.manifest.files:
+            raise KeyError(name)
+        return Path(self.manifest.folder, name)
+
+    def sampling(self, segment: Segment) -> dict[str, float | None]:
+        """Keywords of `dataloaders.video.decode_clip` that give the frames of a segment."""
+        end = None if segment.end == self._ends[segment.file] else segment.end
+        sizes = {name: self.manifest.sampling[name] for name in ("max_frames", "framerate")}
+        return {**sizes, "start": segment.start, "end": end}
+
+    def _on_device(self, places: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Tokens and mask of some segments, where the model is."""
+        return self.tokens[places].to(self.model.device), self.mask[places].to(self.model.device)
+
+    def search(self, query: str, *, top: int = 10, shortlist: int = SHORTLIST) -> list[Hit]:
+        """Find what a sentence describes.
+
+        Args:
+            query: a sentence.
+            top: how many segments.
+            shortlist: K, how many segments the interaction ranks: those whose pooled vectors are nearest.
+
+        Returns:
+            At most `top` segments that do not overlap, the most similar first.
+
+        Raises:
+            InputError: the query is empty.
+        """
+        if not query.strip():
+            raise InputError("the query is empty: describe what to look for")
+        text = self.model.encode_text([query], self.manifest.max_words)
+        near = self.shortlist.search(text_vectors(self.model, *text), max(shortlist, top))[0]
+        return self._best(near, self.model.similarity(text, self._on_device(near))[0].cpu(), top)
+
+    def _best(self, near: Tensor, similarity: Tensor, top: int) -> list[Hit]:
+        """The best of the segments `near` (K,) by their similarities (K,), without overlaps."""
+        hits: list[Hit] = []
+        for place in similarity.argsort(descending=True, stable=True).tolist():
+            segment = self.segments[near[place]]
+            if len(hits) < top and not any(segment.overlaps(hit) for hit in hits):
+                hits.append(Hit(**asdict(segment), similarity=similarity[place].item()))
+        return hits
+
+
+def load_indexed_model(manifest: Manifest, device: str | torch.device, checkpoint: str | None = None) -> HBI:
+    """Load the model that an index was made with.
+
+    Args:
+        manifest: of the index.
+        device: where the model goes.
+        checkpoint: where the model's file lies now, if it was moved.
+
+    Raises:
+        InputError: the file cannot be read, or it is another model.
+    """
+    options = dict(manifest.model) | ({"checkpoint": checkpoint} if checkpoint else {})
+    model = load_model(**options, device=device)
+    if sha256(options["checkpoint"]) != manifest.digest:
+        raise InputError(
+            f"{options['checkpoint']}: is not the model that the index was made with; give that one by --checkpoint, "
+            "or make another index"
+        )
+    return model

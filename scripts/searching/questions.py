@@ -1,0 +1,43 @@
+"""Questions about one video."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models import HBIVQA, load_model
+from utils.errors import InputError
+
+ANSWERS = "train_ans2label.json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer and how probable the model holds it."""
+
+    answer: str
+    probability: float
+
+
+def load_question_model(device: str | torch.device, answers: str | None = None, **options: Any) -> HBIVQA:
+    """Load a model that answers questions.
+
+    Args:
+        device: where the model goes.
+        answers: file of its answers; None takes the one that training wrote beside the checkpoint.
+        **options: keywords of `models.load_model`.
+
+    Raises:
+        InputError: a file cannot be read, or the model has no answer heads.
+    """
+    model = load_model(**options, answers=answers or _answers_beside(options["checkpoint"]), device=device)
+    if not isinstance(model, HBIVQA):
+        raise InputError(f"{options['checkpoint']}: answers no questions; give a checkpoint that main_vqa.py wrote")
+    return model
+
+
+def _answers_beside(checkpoint: str) -> Path | None:
+    """The answers that lie beside a checkpoint, if they do."""
+    path = Path(checkpoint).parent / ANSWERS
+    return path if path.is_file() else None
