@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Brings .venv up to requirements.txt, and with "dev" to requirements-dev.txt too; returns at once when it is.
-#   PYTHON=python3.12 bash scripts/setup.sh [dev]
+# Brings .venv up to requirements.txt, with "demo" and "dev" to those lists too; returns at once when it is.
+#   PYTHON=python3.12 bash scripts/setup.sh [demo] [dev]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 files=(requirements.txt)
-[ "${1:-}" = dev ] && files+=(requirements-dev.txt)
+for list in "$@"; do files+=("requirements-$list.txt"); done
 
 # The lists as last installed lie in .venv: where all are the same as ours there is nothing to do.
 current=yes

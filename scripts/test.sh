@@ -2,7 +2,7 @@
 # Lint, duplicate check and all tests, offline once installed. Arguments go to pytest: bash scripts/test.sh -m "not slow"
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash scripts/setup.sh dev
+bash scripts/setup.sh demo dev
 
 export HF_HUB_OFFLINE=1
 export OMP_NUM_THREADS=1 # the tests themselves run side by side, one a core

@@ -1,0 +1,79 @@
+"""Search your videos on a web page, look at what the model saw, and ask questions: `python scripts/demo.py`.
+
+Without arguments it takes the index and the models that scripts/quickstart.sh has made.
+"""
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.benchmarks.measure import count
+from scripts.model_arguments import add_device_arguments
+from scripts.searching.query import VideoIndex
+from scripts.searching.questions import load_question_model
+from utils.args import run
+from utils.distributed import start
+from utils.errors import InputError
+
+RUNS = (Path("output/quickstart"), Path("output/quickstart-fast"))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--index", type=Path, help="folder that scripts/search.py index made (the quickstart's)")
+    parser.add_argument("--checkpoint", help="where the index's model lies now (where it lay then)")
+    parser.add_argument("--questions", help="checkpoint of a model that answers questions (the quickstart's, if any)")
+    parser.add_argument("--answers", help="the answers of that model (train_ans2label.json beside it)")
+    parser.add_argument("--recipe", choices=("released", "corrected"), default="corrected", help="of that model")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s, this machine alone)")
+    parser.add_argument("--port", type=count, default=7860, help="port to listen at (%(default)s)")
+    add_device_arguments(parser)
+    return parser
+
+
+def find_index() -> Path:
+    """The index that the quickstart made.
+
+    Raises:
+        InputError: it made none.
+    """
+    for folder in RUNS:
+        if (folder / "index").is_dir():
+            return folder / "index"
+    raise InputError(
+        f"{RUNS[0] / 'index'}: no index is there; run bash scripts/quickstart.sh, or make one with scripts/search.py "
+        "index and give it by --index"
+    )
+
+
+def find_questions(index: Path) -> str | None:
+    """The best checkpoint for question answering in the folder beside an index, None if there is none."""
+    return next((str(path) for path in sorted((index.parent / "vqa").glob("pytorch_model.bin.best.*"))), None)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve the page until it is interrupted."""
+    args = build_parser().parse_args(argv)
+    if importlib.util.find_spec("gradio") is None:
+        raise InputError("gradio is not installed: run pip install -r requirements-demo.txt")
+    # Slow to import, and installed for the demo alone.
+    import uvicorn
+
+    from scripts.webdemo.explorer import Explorer
+    from scripts.webdemo.serving import build_app
+
+    path, device = args.index or find_index(), start(args.device)
+    index = VideoIndex(path, device, args.checkpoint)
+    checkpoint = args.questions or find_questions(path)
+    questions = checkpoint and load_question_model(device, args.answers, checkpoint=checkpoint, recipe=args.recipe)
+    print(f"{len(index.manifest.files)} videos at http://{args.host}:{args.port} (Ctrl-C ends it)")
+    uvicorn.run(build_app(Explorer(index, questions or None)), host=args.host, port=args.port, log_level="warning")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""A web page over an index of videos."""
