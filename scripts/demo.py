@@ -1,6 +1,6 @@
 """Search your videos on a web page, look at what the model saw, and ask questions: `python scripts/demo.py`.
 
-Without arguments it takes the index and the models that scripts/quickstart.sh has made.
+Without arguments it takes the models that scripts/quickstart.sh has trained, and indexes the quickstart's videos.
 """
 
 import argparse
@@ -13,19 +13,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.benchmarks.measure import count
 from scripts.model_arguments import add_device_arguments
+from scripts.search import main as search
 from scripts.searching.query import VideoIndex
 from scripts.searching.questions import load_question_model
 from utils.args import run
 from utils.distributed import start
 from utils.errors import InputError
 
-RUNS = (Path("output/quickstart"), Path("output/quickstart-fast"))
+QUICKSTARTS = {Path("output/quickstart"): Path("data/shapes"), Path("output/quickstart-fast"): Path("data/shapes-fast")}
+"""Output folder -> data folder."""
+QUICKSTART_MODEL = ("--recipe", "corrected", "--rate", "0.4", "0.3", "0.3", "--max_words", "24")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--index", type=Path, help="folder that scripts/search.py index made (the quickstart's)")
+    parser.add_argument("--index", type=Path, help="folder that scripts/search.py index made (the quickstart's videos)")
     parser.add_argument("--checkpoint", help="where the index's model lies now (where it lay then)")
     parser.add_argument("--questions", help="checkpoint of a model that answers questions (the quickstart's, if any)")
     parser.add_argument("--answers", help="the answers of that model (train_ans2label.json beside it)")
@@ -36,24 +39,27 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def find_index() -> Path:
-    """The index that the quickstart made.
+def index_quickstart() -> Path:
+    """Bring the index of the quickstart's videos up to date, and return its folder.
 
     Raises:
-        InputError: it made none.
+        InputError: the quickstart has not been run.
     """
-    for folder in RUNS:
-        if (folder / "index").is_dir():
-            return folder / "index"
+    for output, data in QUICKSTARTS.items():
+        if checkpoint := best_checkpoint(output / "hbi_exact"):
+            index = output / "index"
+            words = [str(data / "MSRVTT_Videos"), "--checkpoint", checkpoint, "--index", str(index)]
+            search(["index", *words, *QUICKSTART_MODEL])
+            return index
     raise InputError(
-        f"{RUNS[0] / 'index'}: no index is there; run bash scripts/quickstart.sh, or make one with scripts/search.py "
-        "index and give it by --index"
+        f"{next(iter(QUICKSTARTS))}: no model is there; run bash scripts/quickstart.sh, or give an --index that "
+        "scripts/search.py index made"
     )
 
 
-def find_questions(index: Path) -> str | None:
-    """The best checkpoint for question answering in the folder beside an index, None if there is none."""
-    return next((str(path) for path in sorted((index.parent / "vqa").glob("pytorch_model.bin.best.*"))), None)
+def best_checkpoint(folder: Path) -> str | None:
+    """The best checkpoint of a training run, None if there is none."""
+    return next(map(str, sorted(folder.glob("pytorch_model.bin.best.*"))), None)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -67,9 +73,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from scripts.webdemo.explorer import Explorer
     from scripts.webdemo.serving import build_app
 
-    path, device = args.index or find_index(), start(args.device)
+    path, device = args.index or index_quickstart(), start(args.device)
     index = VideoIndex(path, device, args.checkpoint)
-    checkpoint = args.questions or find_questions(path)
+    checkpoint = args.questions or best_checkpoint(path.parent / "vqa")
     questions = checkpoint and load_question_model(device, args.answers, checkpoint=checkpoint, recipe=args.recipe)
     print(f"{len(index.manifest.files)} videos at http://{args.host}:{args.port} (Ctrl-C ends it)")
     uvicorn.run(build_app(Explorer(index, questions or None)), host=args.host, port=args.port, log_level="warning")
