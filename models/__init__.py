@@ -9,6 +9,7 @@ from torch import Tensor
 from models.clip import CLIP, CLIPConfig
 from models.hbi import HBI
 from models.hbi_vqa import HBIVQA
+from models.hub import WEIGHTS, read_config
 from models.pretrained import load_clip, uses_quick_gelu
 from utils.answers import read_answers
 from utils.checkpoint import load_weights, read_weights
@@ -30,7 +31,8 @@ def load_model(
     """Build a model from a checkpoint, or from CLIP's weights to be trained.
 
     Args:
-        checkpoint: file in the released format; every size is derived from it.
+        checkpoint: file in the released format, or the folder of an export (`models.hub`), which tells its options too;
+            every size is derived from it.
         base_encoder: CLIP's weights, see `models.pretrained.load_clip`; needed where there is no checkpoint. Beside a
             checkpoint only its name counts, which tells the activation of the towers.
         estimator: file of the trained Banzhaf estimator (12 keys), which becomes the teacher.
@@ -49,9 +51,15 @@ def load_model(
         InputError: a file is missing, damaged or of another architecture, or has another number of answers.
     """
     state = None
+    quick_gelu = base_encoder is None or uses_quick_gelu(base_encoder)
+    if checkpoint is not None and Path(checkpoint).is_dir():
+        config = read_config(checkpoint)
+        checkpoint, quick_gelu = Path(checkpoint) / WEIGHTS, config["quick_gelu"]
+        answers = config["answers"] if answers is None else answers
+        options = config["options"] | options
     if checkpoint is not None:
         state = read_weights(checkpoint, trust=trust_checkpoint)
-        clip = clip_of_checkpoint(state, checkpoint, quick_gelu=base_encoder is None or uses_quick_gelu(base_encoder))
+        clip = clip_of_checkpoint(state, checkpoint, quick_gelu=quick_gelu)
         options = checkpoint_options(state) | options
     elif base_encoder is not None:
         clip = load_clip(base_encoder, trust=trust_checkpoint)

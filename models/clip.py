@@ -80,7 +80,7 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Encode normalised images (M, 3, R, R) to the class token of each, projected: (M, D)."""
         x = self.conv1(images).flatten(2).transpose(1, 2)  # (M, patches, width)
-        x = torch.cat([self.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+        x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         x = self.ln_pre(x + self.positional_embedding)
         x = self.transformer(x, asked=1)  # the class token alone is used
         return self.ln_post(x.select(1, 0)) @ self.proj

@@ -8,6 +8,7 @@ Dimension letters: B samples, N tokens, C clusters, D width.
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,7 @@ def dpc_knn(
     """
     distance = torch.cdist(tokens, tokens) / tokens.shape[-1] ** 0.5  # (B, N, N)
     if mask is not None:
-        largest = distance.amax() if fill_over_batch else distance.amax(dim=(1, 2), keepdim=True)
+        largest = distance.max() if fill_over_batch else distance.amax(dim=(1, 2), keepdim=True)
         distance = torch.where(mask.bool().unsqueeze(1), distance, largest + 1)
     nearest = distance.topk(min(NEIGHBOURS, tokens.shape[1]), dim=-1, largest=False).values
     density = (-nearest.square().mean(dim=-1)).exp()  # (B, N)
@@ -85,6 +86,12 @@ def dpc_knn(
     assignment = from_centre.argmin(dim=1)
     rank = torch.arange(clusters, device=tokens.device).expand_as(centres)
     return assignment.scatter(1, centres, rank), centres
+
+
+@cache
+def fixed_draw(tokens: int) -> Tensor:
+    """Uniform numbers (N,), the same in every process; kept, so that an exported graph holds them as constants."""
+    return torch.rand(tokens, generator=torch.Generator().manual_seed(0))
 
 
 class TokenMerge(nn.Module):
@@ -136,8 +143,7 @@ class TokenMerge(nn.Module):
             return None
         if self.training:
             return self.noise * torch.rand(tokens.shape[:2], device=tokens.device)
-        generator = torch.Generator().manual_seed(0)
-        return (self.noise * torch.rand(tokens.shape[1], generator=generator)).to(tokens.device)
+        return self.noise * fixed_draw(tokens.shape[1]).to(tokens.device)
 
 
 class MergeAttention(nn.Module):

@@ -1,0 +1,205 @@
+"""A model as ONNX graphs, and whether they compute what it does.
+
+Dimension letters: A texts, B videos, N_t words, N_v frames, D width, R resolution, C answers.
+"""
+
+import importlib
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from models import HBI, HBIVQA
+from utils.errors import InputError
+from utils.files import atomic_write
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-4
+BATCHES = ((2, 2), (1, 3), (4, 1))
+"""Texts and videos of the inputs that a graph is checked with; questions come with a video each."""
+
+
+class TextTower(nn.Module):
+    """Captions to word tokens: ids and mask, int64 (A, N_t), to (A, N_t, D)."""
+
+    def __init__(self, model: HBI):
+        """Args: model: whose tower."""
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, text_mask: Tensor) -> Tensor:
+        """See the class."""
+        return self.model.text_tokens(ids, text_mask)
+
+
+class FrameTower(nn.Module):
+    """Clips to frame tokens, temporal encoder included.
+
+    Frames, uint8 (B, N_v, 3, R, R), and mask, int64 (B, N_v), to (B, N_v, D).
+    """
+
+    def __init__(self, model: HBI):
+        """Args: model: whose tower."""
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: Tensor, video_mask: Tensor) -> Tensor:
+        """See the class."""
+        return self.model.frame_tokens(frames, video_mask)
+
+
+class Levels(nn.Module):
+    """Tokens and masks of both sides to what each level says, and to their mix by the model's rates.
+
+    A retrieval model compares all texts with all videos: (A, B) each. A model for question answering rates its answers
+    to each question about its own video: (A, C) each.
+    """
+
+    def __init__(self, model: HBI):
+        """Args: model: whose levels."""
+        super().__init__()
+        self.model = model
+
+    def forward(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        ascent = self.model.ascend(text, text_mask, video, video_mask)
+        if isinstance(self.model, HBIVQA):
+            levels = [head(*sets) for (_, *sets), head in zip(ascent, self.model.answer_heads, strict=True)]
+        else:
+            levels = [level(*sets).sim for level, *sets in ascent]
+        return *levels, sum(rate * level for rate, level in zip(self.model.rates, levels, strict=True))
+
+
+def require(package: str) -> ModuleType:
+    """Import a package that only this export needs.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        remedy = f"pip install {' '.join(PACKAGES)}, or give --without_onnx"
+        raise InputError(f"{package}: is not installed, but ONNX graphs need it; {remedy}") from error
+
+
+def write_graphs(model: HBI, folder: Path, *, max_words: int, max_frames: int) -> dict[str, float]:
+    """Write text.onnx, frames.onnx, and similarity.onnx or for question answering answers.onnx.
+
+    Batches may have any size; the numbers of words and frames are those given.
+
+    Args:
+        model: on the CPU, in evaluation mode.
+        folder: for the files.
+        max_words: N_t.
+        max_frames: N_v.
+
+    Returns:
+        File name -> largest difference from the model's own outputs.
+
+    Raises:
+        InputError: a package is missing, a file cannot be written, or a graph differs from the model by more than
+            `TOLERANCE`.
+    """
+    for package in PACKAGES:
+        require(package)
+    texts, videos = Dim("texts", min=1), Dim("videos", min=1)
+    answers = isinstance(model, HBIVQA)
+    both = (texts, texts) if answers else (texts, videos)
+    levels = [*(level.name for level in model.levels), "answers" if answers else "similarity"]
+    graphs = {
+        "text": (TextTower(model), [texts] * 2, ["text"]),
+        "frames": (FrameTower(model), [videos] * 2, ["video"]),
+        levels[-1]: (Levels(model), [both[0]] * 2 + [both[1]] * 2, levels),
+    }
+    found = {}
+    for name, (module, batches, outputs) in graphs.items():
+        cases = [
+            example_inputs(module, texts, texts if answers else videos, max_words, max_frames)
+            for texts, videos in BATCHES
+        ]
+        path = folder / f"{name}.onnx"
+        write_graph(module, cases[0], batches, outputs, path)
+        found[path.name] = largest_difference(module, cases, path)
+        if not found[path.name] <= TOLERANCE:
+            raise InputError(f"{path}: differs from the model by {found[path.name]:.2g}; do not use it")
+    return found
+
+
+def example_inputs(
+    module: nn.Module, texts: int, videos: int, max_words: int, max_frames: int
+) -> dict[str, Tensor]:
+    """Random inputs of a graph by name, with padding."""
+    draw = torch.Generator().manual_seed(texts)
+    config = module.model.clip.config
+    text_mask, video_mask = (
+        (torch.arange(most) < torch.randint(1 + most // 2, most + 1, (count, 1), generator=draw)).long()
+        for count, most in ((texts, max_words), (videos, max_frames))
+    )
+    if isinstance(module, TextTower):
+        ids = torch.randint(config.vocabulary, text_mask.shape, generator=draw)
+        return {"ids": ids * text_mask, "text_mask": text_mask}
+    if isinstance(module, FrameTower):
+        shape = (*video_mask.shape, 3, config.resolution, config.resolution)
+        frames = torch.randint(256, shape, generator=draw, dtype=torch.uint8)
+        return {"frames": frames, "video_mask": video_mask}
+    text, video = (torch.randn(*mask.shape, config.embed_dim, generator=draw) for mask in (text_mask, video_mask))
+    return {"text": text, "text_mask": text_mask, "video": video, "video_mask": video_mask}
+
+
+@torch.no_grad()
+def write_graph(
+    module: nn.Module, inputs: dict[str, Tensor], batches: list[Dim], outputs: list[str], path: Path
+) -> None:
+    """Trace a module on named inputs whose first dimensions are `batches`, and write the graph."""
+    module.eval()(**inputs)  # keeps what is drawn once
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            (),
+            kwargs=inputs,
+            dynamic_shapes={name: {0: batch} for name, batch in zip(inputs, batches, strict=True)},
+            input_names=list(inputs),
+            output_names=outputs,
+            custom_translation_table=missing_operators(),
+            dynamo=True,
+            verbose=False,
+        )
+    with atomic_write(path, "wb") as file:
+        file.write(program.model_proto.SerializeToString())
+
+
+def missing_operators() -> dict[Callable, Callable]:
+    """What the exporter does not know of the clustering, in ONNX's terms."""
+    op = require("onnxscript").opset18
+
+    def distance(one: Any, other: Any, p: float, compute_mode: int | None) -> Any:
+        """Rows are subtracted, not multiplied: near tokens keep their order, which decides what is merged."""
+        return op.ReduceL2(op.Sub(op.Unsqueeze(one, [-2]), op.Unsqueeze(other, [-3])), [-1], keepdims=0)
+
+    def sort(values: Any, *, stable: bool, dim: int = -1, descending: bool = False) -> Any:
+        """Of equal values ONNX's TopK takes the first first, as a stable sort does."""
+        return op.TopK(values, op.Shape(values, start=-1), axis=dim, largest=int(descending))
+
+    return {torch.ops.aten._cdist_forward.default: distance, torch.ops.aten.sort.stable: sort}
+
+
+@torch.no_grad()
+def largest_difference(module: nn.Module, cases: list[dict[str, Tensor]], path: Path) -> float:
+    """The most by which the graph's outputs differ from the module's; not a number if some are none."""
+    session = require("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    differences = []
+    for inputs in cases:
+        expected = module(**inputs)
+        computed = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+        for ours, theirs in zip(expected if isinstance(expected, tuple) else (expected,), computed, strict=True):
+            differences.append((ours - torch.from_numpy(theirs)).abs().max())
+    return torch.stack(differences).max().item()

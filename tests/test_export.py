@@ -1,0 +1,157 @@
+"""A model taken elsewhere: the same from its folder, and the same as ONNX graphs."""
+
+import importlib
+import json
+import sys
+from dataclasses import replace
+
+import onnxruntime
+import pytest
+import torch
+
+from models import CLIP, HBI, HBIVQA, CLIPConfig, load_model
+from models.hub import save_folder
+from models.recipe import RELEASED
+from scripts.export import main
+from scripts.graphs import TOLERANCE, Levels, example_inputs, write_graph
+from utils.args import run
+from utils.checkpoint import released_state, save_weights
+from utils.errors import InputError
+
+WORDS, FRAMES = 12, 8
+SMALL = CLIPConfig(
+    resolution=16, patch=8, vision_width=64, vision_layers=1, text_width=64, text_layers=1, embed_dim=64, vocabulary=99
+)
+ANSWERS = ("a ball", "a dog", "two")
+
+
+def build(**options) -> HBI:
+    torch.manual_seed(0)
+    return HBI(CLIP(SMALL), temporal_layers=1, **options).eval()
+
+
+def ask(**options) -> HBIVQA:
+    torch.manual_seed(0)
+    return HBIVQA(CLIP(SMALL), ANSWERS, temporal_layers=1, **options).eval()
+
+
+def tokens(count, length, seed):
+    draw = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(length // 2, length + 1, (count, 1), generator=draw)
+    return torch.randn(count, length, 64, generator=draw), (torch.arange(length) < lengths).long()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rates": (0.5, 0.25, 0.25), "text_rates": (0.5, 0.5), "recipe": "corrected", "teacher": "exact"},
+        {"rates": (0, 0, 1), "video_rates": (0.75, 0.3), "interaction": "mean", "temporal": None, "trained_levels": 2},
+        {"rates": (1, 1, 1), "recipe": replace(RELEASED, cluster_noise=0.0), "temporal": "seqLSTM", "kl": 2},
+    ],
+)
+def test_a_folder_gives_back_the_model(options, tmp_path):
+    model = build(**options)
+    save_folder(model, tmp_path)
+    loaded = load_model(tmp_path)
+    text, video = tokens(3, WORDS, seed=0), tokens(4, FRAMES, seed=1)
+    assert torch.equal(loaded.similarity(text, video), model.similarity(text, video))
+    settings = ("rates", "kl", "skl", "exact_teacher", "trained_levels", "recipe")
+    assert all(getattr(loaded, name) == getattr(model, name) for name in settings)
+    assert load_model(str(tmp_path), rates=(0, 1, 0)).rates == (0, 1, 0)
+
+
+def test_a_folder_gives_back_a_model_that_answers(tmp_path):
+    model = ask(rates=(0.2, 0.3, 0.5))
+    save_folder(model, tmp_path)
+    loaded = load_model(tmp_path)
+    pairs = tokens(3, WORDS, seed=0), tokens(3, FRAMES, seed=1)
+    assert loaded.answers == ANSWERS and torch.equal(loaded.mixed_logits(*pairs), model.mixed_logits(*pairs))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda config: config.pop("kl"), "has no proper 'kl'"),
+        (lambda config: config.update(rates=[1, 0]), "has no proper 'rates'"),
+        (lambda config: config.update(recipe="mine"), "unknown recipe 'mine'"),
+        (lambda config: config.update(recipe={"mine": 1}), "unexpected keyword argument"),
+        (lambda config: config.update(answers=["a"]), "has 1 answers"),
+        (lambda config: config.update(model_type="clip"), "describes no model of HBI"),
+        (lambda config: config.clear(), "describes no model of HBI"),
+    ],
+)
+def test_a_damaged_config_is_refused(change, reason, tmp_path):
+    save_folder(ask(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    change(config)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=reason):
+        load_model(tmp_path)
+
+
+def test_an_incomplete_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="config.json: cannot be read"):
+        load_model(tmp_path)
+    save_folder(build(), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="model.safetensors: no such file"):
+        load_model(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_script_writes_graphs_that_agree_with_the_model(tmp_path, capsys):
+    save_weights(released_state(build()), tmp_path / "model.bin.0")
+    folder = tmp_path / "exported"
+    words = f"--checkpoint {tmp_path}/model.bin.0 --output {folder} --max_words {WORDS} --max_frames {FRAMES}"
+    main([*words.split(), "--rate", "1", "0.5", "0.25"])
+    assert capsys.readouterr().out.count("differs from PyTorch by") == 3
+    model = load_model(folder)
+
+    def compute(name, **inputs):
+        session = onnxruntime.InferenceSession(folder / name)
+        return [torch.from_numpy(x) for x in session.run(None, {key: x.numpy() for key, x in inputs.items()})]
+
+    text_mask, video_mask = tokens(5, WORDS, seed=0)[1], tokens(3, FRAMES, seed=1)[1]
+    ids = torch.randint(1, 99, (5, WORDS)) * text_mask
+    frames = torch.randint(256, (3, FRAMES, 3, 16, 16), dtype=torch.uint8)
+    (text,) = compute("text.onnx", ids=ids, text_mask=text_mask)
+    (video,) = compute("frames.onnx", frames=frames, video_mask=video_mask)
+    sides = {"text": text, "text_mask": text_mask, "video": video, "video_mask": video_mask}
+    *levels, mixed = compute("similarity.onnx", **sides)
+    with torch.no_grad():
+        text, video = model.text_tokens(ids, text_mask), model.frame_tokens(frames, video_mask)
+        outputs = model.level_outputs(text, text_mask, video, video_mask)
+    for ours, output in zip(levels, outputs, strict=True):
+        assert torch.allclose(ours, output.sim, atol=TOLERANCE)
+    assert torch.allclose(mixed, model.similarity((text, text_mask), (video, video_mask)), atol=TOLERANCE)
+
+
+def test_answers_become_a_graph(tmp_path):
+    model = ask()
+    module, path = Levels(model), tmp_path / "answers.onnx"
+    inputs = example_inputs(module, 3, 3, WORDS, FRAMES)
+    batch = torch.export.Dim("questions")
+    names = ["entity", "action", "event", "answers"]
+    write_graph(module, inputs, [batch] * 4, names, path)
+    asked = example_inputs(module, 5, 5, WORDS, FRAMES)
+    feed = {name: tensor.numpy() for name, tensor in asked.items()}
+    logits = torch.from_numpy(onnxruntime.InferenceSession(path).run(["answers"], feed)[0])
+    text, text_mask, video, video_mask = asked.values()
+    assert torch.allclose(logits, model.mixed_logits((text, text_mask), (video, video_mask)), atol=TOLERANCE)
+
+
+def test_missing_packages_are_named_in_one_line(tmp_path, monkeypatch, capsys):
+    save_folder(build(), tmp_path / "model")
+
+    def absent(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", f"{tmp_path}/model", "--output", f"{tmp_path}/out"])
+    with pytest.raises(SystemExit) as end:
+        run(main)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install onnx onnxscript onnxruntime" in line and "--without_onnx" in line
+    main(["--checkpoint", f"{tmp_path}/model", "--output", f"{tmp_path}/out", "--without_onnx"])
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"config.json", "model.safetensors"}
