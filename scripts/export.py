@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from models import load_model
 from models.hub import CONFIG, WEIGHTS, save_folder
 from scripts.benchmarks.measure import count
-from scripts.graphs import write_graphs
+from scripts.graphs import require_packages, write_graphs
 from utils.args import run
 
 
@@ -51,6 +51,8 @@ def share(text: str) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     """Export the model of the command line `argv`."""
     args = build_parser().parse_args(argv)
+    if not args.without_onnx:
+        require_packages()
     given = {
         "recipe": args.recipe, "rates": args.rate, "text_rates": args.text_rates, "video_rates": args.video_rates
     }  # fmt: skip

@@ -76,17 +76,20 @@ class Levels(nn.Module):
         return *levels, sum(rate * level for rate, level in zip(self.model.rates, levels, strict=True))
 
 
-def require(package: str) -> ModuleType:
-    """Import a package that only this export needs.
+def require_packages() -> dict[str, ModuleType]:
+    """Import the packages that only this export needs.
+
+    Returns:
+        Name -> package.
 
     Raises:
-        InputError: it is not installed.
+        InputError: one is not installed.
     """
     try:
-        return importlib.import_module(package)
+        return {package: importlib.import_module(package) for package in PACKAGES}
     except ImportError as error:
         remedy = f"pip install {' '.join(PACKAGES)}, or give --without_onnx"
-        raise InputError(f"{package}: is not installed, but ONNX graphs need it; {remedy}") from error
+        raise InputError(f"ONNX graphs need packages that are not installed ({error}); {remedy}") from error
 
 
 def write_graphs(model: HBI, folder: Path, *, max_words: int, max_frames: int) -> dict[str, float]:
@@ -107,8 +110,6 @@ def write_graphs(model: HBI, folder: Path, *, max_words: int, max_frames: int) -
         InputError: a package is missing, a file cannot be written, or a graph differs from the model by more than
             `TOLERANCE`.
     """
-    for package in PACKAGES:
-        require(package)
     texts, videos = Dim("texts", min=1), Dim("videos", min=1)
     answers = isinstance(model, HBIVQA)
     both = (texts, texts) if answers else (texts, videos)
@@ -179,7 +180,7 @@ def write_graph(
 
 def missing_operators() -> dict[Callable, Callable]:
     """What the exporter does not know of the clustering, in ONNX's terms."""
-    op = require("onnxscript").opset18
+    op = require_packages()["onnxscript"].opset18
 
     def distance(one: Any, other: Any, p: float, compute_mode: int | None) -> Any:
         """Rows are subtracted, not multiplied: near tokens keep their order, which decides what is merged."""
@@ -195,7 +196,7 @@ def missing_operators() -> dict[Callable, Callable]:
 @torch.no_grad()
 def largest_difference(module: nn.Module, cases: list[dict[str, Tensor]], path: Path) -> float:
     """The most by which the graph's outputs differ from the module's; not a number if some are none."""
-    session = require("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = require_packages()["onnxruntime"].InferenceSession(str(path), providers=["CPUExecutionProvider"])
     differences = []
     for inputs in cases:
         expected = module(**inputs)

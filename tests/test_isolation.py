@@ -30,7 +30,7 @@ isolation.serve(isolation.Connection(int(sys.argv[1])))
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def decoder():
     return IsolatedDecoder(30)
 
