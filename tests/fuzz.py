@@ -22,6 +22,7 @@ import conftest
 import formats
 import safetensors.torch
 import torch
+from damage import damage_bytes, damage_file, damage_state
 
 import banzhaf_estimator
 import main_retrieval
@@ -37,96 +38,11 @@ from utils.answers import read_answers
 from utils.checkpoint import released_state
 from utils.errors import InputError
 
-NUMBERS = (0, 1, 2, 0x7F, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
-VALUES = (
-    None, True, 0, -1, 10**4000, 1e308, float("nan"), float("inf"), "", " ", "\0", "\ud800", "é" * 300, "../secret",
-    "a\nb", [], {}, [[]], {"": None}, [None],
-)  # fmt: skip
 WORDS = (
     "", " ", "-1", "0", "nan", "inf", "1e999", "9" * 30, "9" * 5000, "0x10", "1_0", "é", "\ud800", "..", "/",
     "/dev/null", "None", "--", "-", "a,b", "[1]", "cuda:99", "cuda:x", "meta", "mps",
 )  # fmt: skip
 Attempt = Callable[[random.Random], None]
-
-
-def damage_bytes(whole: bytes, draw: random.Random, start: int = 0, end: int | None = None) -> bytes:
-    """Change some bytes between `start` and `end`."""
-    content = bytearray(whole)
-    end = len(whole) if end is None else end
-    place = draw.randrange(start, end)
-    length = min(end - place, draw.choice([1, 4, 16, 100, 1000, end - start]))
-    match draw.choice(["flip", "number", "noise", "zeros", "cut", "repeat"]):
-        case "flip":
-            for _ in range(draw.choice([1, 2, 4, 16, 64])):
-                content[draw.randrange(start, end)] ^= 1 << draw.randrange(8)
-        case "number":
-            content[place : place + 4] = draw.choice(NUMBERS).to_bytes(4, draw.choice(["big", "little"]))
-        case "noise":
-            content[place : place + length] = draw.randbytes(length)
-        case "zeros":
-            content[place : place + length] = bytes(length)
-        case "cut":
-            del content[place : place + length]
-        case "repeat":
-            content[place:place] = content[place : place + length]
-    return bytes(content)
-
-
-def damage_value(value: Any, draw: random.Random) -> Any:
-    """Replace or remove one part of a JSON value."""
-    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
-    if not keys or draw.random() < 0.2:
-        return draw.choice(VALUES)
-    changed, key = value.copy(), draw.choice(keys)
-    if draw.random() < 0.15:
-        del changed[key]
-    elif isinstance(value, dict) and draw.random() < 0.1:
-        changed[draw.choice(["", "\0", "\ud800", "x" * 1000])] = changed.pop(key)
-    else:
-        changed[key] = damage_value(value[key], draw)
-    return changed
-
-
-def damage_table(text: str, draw: random.Random) -> str:
-    """Change a cell, a line or the order of lines."""
-    lines = text.splitlines()
-    place = draw.randrange(len(lines))
-    separator = "\t" if "\t" in text else ","
-    cells = lines[place].split(separator)
-    match draw.choice(["cell", "remove", "add", "line", "twice", "quote"]):
-        case "cell":
-            cells[draw.randrange(len(cells))] = str(draw.choice(VALUES[2:15])).replace("\ud800", "?")
-        case "remove":
-            del cells[draw.randrange(len(cells))]
-        case "add":
-            cells.append("more")
-        case "line":
-            cells = []
-        case "twice":
-            cells *= 2
-        case "quote":
-            cells[draw.randrange(len(cells))] = '"open'
-    lines[place] = separator.join(cells)
-    return "\n".join(lines) + "\n"
-
-
-def damage_file(path: Path, draw: random.Random) -> None:
-    """Damage a file in a way that its format makes likely to matter."""
-    content = path.read_bytes()
-    if draw.random() < 0.4:
-        content = damage_bytes(content, draw)
-    elif path.suffix == ".json":
-        content = json.dumps(damage_value(json.loads(content), draw)).encode()
-    elif path.suffix == ".jsonl":
-        lines = content.decode().splitlines()
-        place = draw.randrange(len(lines))
-        lines[place] = json.dumps(damage_value(json.loads(lines[place]), draw))
-        content = "\n".join(lines).encode()
-    elif path.suffix != ".pkl":
-        content = damage_table(content.decode(), draw).encode()
-    else:
-        content = damage_bytes(content, draw)
-    path.write_bytes(content)
 
 
 def video_attempt(folder: Path, part: str) -> Attempt:
@@ -259,28 +175,6 @@ def write_safetensors(state: dict[str, torch.Tensor], path: Path) -> None:
     dense = {name: tensor for name, tensor in state.items() if tensor.layout is torch.strided and not tensor.is_meta}
     whole = {name: tensor.contiguous().clone() for name, tensor in dense.items() if tensor.numel() < 10**7}
     safetensors.torch.save_file(whole, path)
-
-
-def damage_state(state: dict[str, torch.Tensor], draw: random.Random) -> dict[str, torch.Tensor]:
-    """Change, remove or rename one tensor."""
-    state = dict(state)
-    name = draw.choice(list(state))
-    tensor = state.pop(name)
-    changes = [
-        lambda: {},
-        lambda: {name + ".more": tensor},
-        lambda: {name: tensor.flatten()[:0]},
-        lambda: {name: tensor.flatten()[0]},
-        lambda: {name: tensor.unsqueeze(0)},
-        lambda: {name: tensor.repeat(2, *[1] * (tensor.dim() - 1)) if tensor.dim() else tensor},
-        lambda: {name: tensor.flatten()[:3].clone()},
-        lambda: {name: tensor.to(torch.complex64)},
-        lambda: {name: tensor.bool()},
-        lambda: {name: tensor.flatten()[0].expand(10**6, 10**6)},
-        lambda: {name: tensor.to_sparse()},
-        lambda: {name: tensor.to("meta")},
-    ]
-    return state | draw.choice(changes)()
 
 
 def argument_attempt(folder: Path) -> Attempt:
