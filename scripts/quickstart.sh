@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # From an empty machine to a table of results: sets up .venv, makes the built-in videos, pretrains a small CLIP, trains an
-# estimator and four models, evaluates them, and draws one video's interactions.
+# estimator, retrieval and question answering, evaluates them, and draws one video's interactions.
 #   bash scripts/quickstart.sh [--fast]      --fast: the same road with little data and few steps
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case "${1:-}" in
-  "") output=output/quickstart data=data/shapes corpus=(--train 600 --test 200) pretraining=(--steps 2500)
-      epochs=4 estimator_epochs=4 question_epochs=3 batch=64 ;;
+  "") output=output/quickstart data=data/shapes corpus=(--train 600 --test 200) pretraining=(--steps 2200)
+      epochs=3 estimator_epochs=4 question_epochs=4 batch=64 questions=256 ;;
   --fast) output=output/quickstart-fast data=data/shapes-fast corpus=(--train 48 --test 24) pretraining=(--steps 60)
-      epochs=1 estimator_epochs=1 question_epochs=1 batch=32 ;;
+      epochs=1 estimator_epochs=1 question_epochs=1 batch=32 questions=64 ;;
   *) echo "usage: bash scripts/quickstart.sh [--fast]" >&2; exit 2 ;;
 esac
 
@@ -20,6 +20,11 @@ python=.venv/bin/python
 clip=$data/tiny_clip.pt
 videos=(--max_words 24 --max_frames 12 --workers 1 --augment none --frame_cache "$output/frames"
   --anno_path "$data/anns" --video_path "$data/MSRVTT_Videos" --base_encoder "$clip" --recipe corrected)
+asked=(--max_words 24 --max_frames 12 --num_thread_reader 1 --frame_cache "$output/frames" --base_encoder "$clip"
+  --recipe corrected --train_csv "$data/qa/train.jsonl" --val_csv "$data/qa/test.jsonl"
+  --data_path "$data/qa/train_ans2label.json" --features_path "$data/MSRVTT_Videos")
+answering=(--do_train --epochs "$question_epochs" --batch_size "$questions" --questions_per_clip 8 --batch_size_val 256
+  --lr 1e-3 --coef_lr 0.3 --n_display 10)
 training=(--do_train 1 --epochs "$epochs" --batch_size "$batch" --lr 1e-3 --coef_lr 0.3 --n_display 40)
 
 step() { printf '\n== %s\n' "$*"; }
@@ -48,9 +53,16 @@ $python main_retrieval.py "${training[@]}" "${videos[@]}" "${levels[@]}" \
 step "HBI, taught by the exact interaction"
 $python main_retrieval.py "${training[@]}" "${videos[@]}" "${levels[@]}" --teacher exact --output_dir "$output/hbi_exact"
 
+step "questions about videos: entity level only"
+$python main_vqa.py "${answering[@]}" "${asked[@]}" --num_levels 1 --rate 1 0 0 --skl 0 --kl 0 --output_dir "$output/answers_entity"
+
+step "questions about videos: HBI, three levels, taught by the exact interaction"
+$python main_vqa.py "${answering[@]}" "${asked[@]}" --teacher exact --output_dir "$output/answers"
+
 step "results"
 $python scripts/compare_runs.py "zero-shot=$output/zero_shot" "interaction only=$output/interaction" \
-  "HBI=$output/hbi" "HBI, exact teacher=$output/hbi_exact" --output "$output/results.json"
+  "HBI=$output/hbi" "HBI, exact teacher=$output/hbi_exact" \
+  "answers, entity level only=$output/answers_entity" "answers, HBI=$output/answers" --output "$output/results.json"
 
 step "the levels of one test video"
 IFS=, read -r _ _ video caption < <(sed -n 2p "$data/anns/MSRVTT_JSFUSION_test.csv")
