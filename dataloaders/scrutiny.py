@@ -57,7 +57,7 @@ def read_extent(path: str | Path) -> Extent:
     Raises:
         av.FFmpegError: not one of `CONTAINERS`, or broken.
     """
-    with _open(path) as container:
+    with open_video(path) as container:
         for stream in container.streams.video:
             if stream.codec_context is None:  # of no known codec, as the decoder will say
                 continue
@@ -75,7 +75,7 @@ def is_blank(frame: np.ndarray) -> bool:
 def has_damage(path: str | Path, frames: int) -> bool:
     """Whether one of the first `frames` frames cannot be decoded whole."""
     try:
-        with _open(path) as container:
+        with open_video(path) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             return any(frame.is_corrupt for frame in islice(container.decode(stream), frames))
@@ -83,7 +83,11 @@ def has_damage(path: str | Path, frames: int) -> bool:
         return True
 
 
-def _open(path: str | Path) -> av.container.InputContainer:
-    """Open a file that is one of `CONTAINERS`."""
+def open_video(path: str | Path) -> av.container.InputContainer:
+    """Open a file that is one of `CONTAINERS`.
+
+    Raises:
+        av.FFmpegError: it is not, or it is broken.
+    """
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     return av.open(str(path), options=options, metadata_errors="replace")

@@ -1,5 +1,6 @@
 """A model as a folder: config.json, which tells all that the weights do not, and model.safetensors."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,7 +12,7 @@ import safetensors.torch
 from models.hbi import HBI
 from models.hbi_vqa import HBIVQA
 from models.recipe import PRESETS, Recipe
-from utils.checkpoint import released_state
+from utils.checkpoint import released_state, sha256
 from utils.errors import InputError
 from utils.files import atomic_write
 
@@ -50,6 +51,13 @@ def save_folder(model: HBI, folder: str | Path) -> None:
     with atomic_write(Path(folder) / WEIGHTS, "wb") as file:
         state = {name: tensor.contiguous() for name, tensor in released_state(model).items()}
         file.write(safetensors.torch.save(state, metadata={"format": "pt"}))
+
+
+def model_digest(checkpoint: str | Path) -> str:
+    """SHA-256 of a checkpoint, or over those of the two files of a folder, as 64 hexadecimal digits."""
+    if not Path(checkpoint).is_dir():
+        return sha256(checkpoint)
+    return hashlib.sha256("".join(sha256(Path(checkpoint) / name) for name in (CONFIG, WEIGHTS)).encode()).hexdigest()
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from av.filter import Graph
 from av.video.stream import VideoStream
 from tqdm import tqdm
 
+from dataloaders.scrutiny import open_video, read_extent
 from dataloaders.video import VIDEO_SUFFIXES
 from utils.args import run
 from utils.errors import InputError
@@ -87,9 +88,11 @@ def compress_video(path: Path, output: Path, *, fps: int, short_side: int) -> No
     Raises:
         av.FFmpegError, IndexError: the video cannot be decoded, or has no pictures.
         InputError: the output cannot be written.
-        ValueError: it has no frame.
+        ValueError: it has no frame, or is larger than `dataloaders.scrutiny` allows.
     """
-    with av.open(str(path)) as reader, atomic_write(output, "wb") as file, av.open(file, "w", format="mp4") as writer:
+    if excess := read_extent(path).excess():
+        raise ValueError(excess)
+    with open_video(path) as reader, atomic_write(output, "wb") as file, av.open(file, "w", format="mp4") as writer:
         pictures = reader.streams.video[0]
         pictures.thread_count = 1
         graph = _filters(pictures, fps, short_side)

@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models import load_model
+from models.hub import model_digest
 from scripts.benchmarks.measure import count
 from scripts.model_arguments import add_device_arguments, add_model_arguments, check_sizes, model_options
 from scripts.searching.build import build_index
@@ -23,7 +24,6 @@ from scripts.searching.query import SHORTLIST, Hit, VideoIndex, clock
 from scripts.searching.questions import Answer, load_question_model
 from scripts.searching.storage import Manifest
 from utils.args import run
-from utils.checkpoint import sha256
 from utils.distributed import is_main, start
 from utils.errors import InputError
 from utils.files import atomic_write
@@ -87,7 +87,7 @@ def make_index(args: argparse.Namespace) -> None:
     manifest = Manifest(
         folder=str(args.folder.resolve()),
         model=options,
-        digest=sha256(args.checkpoint),
+        digest=model_digest(args.checkpoint),
         sampling={name: getattr(args, name) for name in ("max_frames", "framerate", "segment", "overlap")},
         max_words=args.max_words,
     )

@@ -87,3 +87,8 @@ def test_the_script_ends_with_code_1_if_a_video_is_broken(source, tmp_path):
     (source / "text.mp4").write_text("no video")
     command = [sys.executable, "scripts/compress_videos.py", "--input", str(source), "--output", str(tmp_path / "out")]
     assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 1
+
+
+def test_playlists_are_not_followed(source, tmp_path):
+    (source / "list.mp4").write_text("ffconcat version 1.0\nfile tall.mp4\n")
+    assert list(run(source, tmp_path / "out")) == [str(source / "list.mp4")]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models import CLIP, HBI, HBIVQA, CLIPConfig, load_model
-from models.hub import save_folder
+from models.hub import model_digest, save_folder
 from models.recipe import RELEASED
 from scripts.export import main
 from scripts.graphs import TOLERANCE, Levels, example_inputs, write_graph
@@ -87,6 +87,15 @@ def test_a_damaged_config_is_refused(change, reason, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=reason):
         load_model(tmp_path)
+
+
+def test_a_folder_is_told_from_another_by_its_digest(tmp_path):
+    save_folder(build(), tmp_path / "one")
+    save_folder(build(), tmp_path / "same")
+    save_folder(build(kl=3), tmp_path / "other")
+    digests = {name: model_digest(tmp_path / name) for name in ("one", "same", "other")}
+    assert digests["one"] == digests["same"] != digests["other"]
+    assert model_digest(tmp_path / "one" / "model.safetensors") != digests["one"]
 
 
 def test_an_incomplete_folder_is_refused(tmp_path):

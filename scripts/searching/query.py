@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from models import HBI, load_model
+from models.hub import model_digest
 from models.shortlist import Shortlist, text_vectors, video_vectors
 from scripts.searching.storage import AGAIN, Manifest, read_entry, read_manifest
-from utils.checkpoint import sha256
 from utils.errors import InputError
 
 SHORTLIST = 100
@@ -139,7 +139,7 @@ def load_indexed_model(manifest: Manifest, device: str | torch.device, checkpoin
     """
     options = dict(manifest.model) | ({"checkpoint": checkpoint} if checkpoint else {})
     model = load_model(**options, device=device)
-    if sha256(options["checkpoint"]) != manifest.digest:
+    if model_digest(options["checkpoint"]) != manifest.digest:
         raise InputError(
             f"{options['checkpoint']}: is not the model that the index was made with; give that one by --checkpoint, "
             "or make another index"
