@@ -18,6 +18,7 @@ from models.recipe import CORRECTED
 from tests.retrieval_case import build_corpus, wait_for_port
 from tests.test_clip import SMALL
 from tests.test_hbi import on_fake_cuda
+from utils.checkpoint import read_weights
 from utils.errors import InputError
 from utils.optim import BertAdam
 
@@ -77,7 +78,7 @@ def train(corpus, launch):
 
 @pytest.fixture(scope="session")
 def trained(train):
-    return train("--loose_type", "--linear_patch", "2d")
+    return train("--loose_type", "--linear_patch", "2d", "--save_every", "1")
 
 
 def test_training_writes_checkpoints_answers_and_metrics(trained, corpus):
@@ -102,6 +103,14 @@ def test_predictions_agree_with_the_questions_and_the_metrics(trained, corpus):
     right = [prediction["truth"] == prediction["top5"][0][0] for prediction in predictions]
     assert total["top1"] == pytest.approx(100 * sum(right) / len(asked))
     assert {kind for kind in trained.metrics if kind != "total"} == {row["answer_type"] for row in asked}
+
+
+def test_training_goes_on_from_a_saved_state(trained, train):
+    last_but_one, _ = sorted((trained.folder / "training_state").iterdir(), key=lambda path: int(path.name[5:]))
+    resumed = train("--resume", last_but_one)
+    ours, theirs = (read_weights(outcome.folder / "pytorch_model.bin.0") for outcome in (resumed, trained))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    assert resumed.metrics == trained.metrics
 
 
 def test_a_checkpoint_gives_the_answers_of_its_training(trained, launch):
