@@ -297,38 +297,10 @@ def test_steps_that_are_not_finite_are_told_and_end_the_run(corpus, tmp_path, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "kills"), [(1, 3)])
-def test_killed_training_ends_with_the_same_weights(processes, kills):
-    """The short form of tests/chaos/kill.py."""
-    command = [sys.executable, "-m", "tests.chaos.kill", f"--processes={processes}", f"--kills={kills}"]
-    result = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+def test_killed_trainings_end_with_the_same_weights():
+    """The short form of tests/chaos/kill.py: in one process, in two, and under torchrun."""
+    command = [sys.executable, "-m", "tests.chaos.kill", "--kills=1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
-    assert "weights bit-identical" in result.stdout
-
-
-@pytest.mark.slow
-def test_torchrun_starts_again_after_a_killed_process(corpus, tmp_path):
-    """A run in two processes, one of which is killed: torchrun starts both again, and they resume."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1"]
-    words = command_line(corpus, "--save_every", "1", "--epochs", "1", "--workers", "0")
-    for name in ("alone", "killed"):
-        with subprocess.Popen(
-            [*launcher, "main_retrieval.py", *words, "--output_dir", str(tmp_path / name)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as launched:
-            if name == "killed":
-                while not (tmp_path / name / "training_state" / "step_2" / "state.json").exists():
-                    assert launched.poll() is None
-                    time.sleep(0.05)
-                ranks = subprocess.check_output(["pgrep", "-P", str(launched.pid)], text=True).split()
-                os.kill(int(ranks[1]), signal.SIGKILL)
-            said = launched.communicate()[1]
-            assert launched.returncode == 0, said
-    assert "resumed from" in (tmp_path / "killed" / "log.txt").read_text()
-    alone, killed = (read_weights(tmp_path / name / "pytorch_model.bin.0") for name in ("alone", "killed"))
-    assert_same(killed, alone)
+    assert result.stdout.count("weights bit-identical") == 3

@@ -1,11 +1,15 @@
 """Kill a short training at random moments, resume it each time, and compare its weights with an undisturbed run's.
 
-python -m tests.chaos.kill --kills 20 --processes 2
+python -m tests.chaos.kill --kills 20 --processes 1 2
 """
 
 import argparse
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,16 +28,22 @@ def main() -> None:
     """Kill until there were enough kills and the last training has come to its end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        check(Path(folder), args.kills, args.processes, random.Random(args.seed))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        words = command_line(build_corpus(folder / "shapes", train=2, test=2), "--save_every", 1, "--resume", "auto")
+        for processes in args.processes:
+            runs = folder / str(processes)
+            runs.mkdir()
+            check(runs, words, args.kills, processes, random.Random(args.seed))
+            if processes > 1:
+                check_restart(runs, words, processes)
 
 
-def check(folder: Path, kills: int, processes: int, draw: random.Random) -> None:
+def check(folder: Path, words: list[str], kills: int, processes: int, draw: random.Random) -> None:
     """Train undisturbed, then with kills, and compare; a training that ends before its kill is followed by another."""
-    words = command_line(build_corpus(folder / "shapes", train=2, test=2), "--save_every", 1, "--resume", "auto")
     started = time.monotonic()
     codes = finish(start([*words, "--output_dir", str(folder / "whole")], folder / "whole.log", processes))
     assert not any(codes), (folder / "whole.log").read_text()
@@ -47,7 +57,7 @@ def check(folder: Path, kills: int, processes: int, draw: random.Random) -> None
         while killed:
             log = folder / f"killed{trainings}.log"
             running = start([*words, "--output_dir", str(output)], log, processes)
-            killed = sum(moments.values()) < kills and wait(running, draw.uniform(0, duration))
+            killed = sum(moments.values()) < kills and wait(running, draw.uniform(0, 0.9 * duration))
             if killed:
                 draw.choice(running).kill()
                 moments[moment(output, log)] += 1
@@ -62,6 +72,26 @@ def check(folder: Path, kills: int, processes: int, draw: random.Random) -> None
     print(f"{kills} kills of {processes} processes in {trainings} trainings: weights bit-identical")
     print(", ".join(f"{number} {name}" for name, number in moments.most_common()))
     print(f"the others ended {slowest:.1f} s after a kill at the latest", flush=True)
+
+
+def check_restart(folder: Path, words: list[str], processes: int) -> None:
+    """Kill one process of several under torchrun, which starts all of them anew, and compare with the undisturbed."""
+    output = folder / "torchrun"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [*launcher, "--max-restarts=1", "main_retrieval.py", *words, "--output_dir", str(output)]
+    with (
+        (folder / "torchrun.log").open("w") as log,
+        subprocess.Popen(command, stdout=log, stderr=log) as launched,
+    ):
+        while not (output / "training_state" / "step_3" / "state.json").exists():
+            assert launched.poll() is None, (folder / "torchrun.log").read_text()
+            time.sleep(0.02)
+        ranks = Path(f"/proc/{launched.pid}/task/{launched.pid}/children").read_text().split()
+        os.kill(int(ranks[-1]), signal.SIGKILL)
+    said = (folder / "torchrun.log").read_text()
+    assert launched.returncode == 0 and "resumed from" in said, said
+    compare(folder / "whole", output)
+    print("one killed under torchrun --max-restarts=1: weights bit-identical", flush=True)
 
 
 def wait(running: list, seconds: float) -> bool:
@@ -83,7 +113,8 @@ def finish(running: list) -> list[int]:
 
 def moment(output: Path, log: Path) -> str:
     """What the training was doing, as far as its files tell."""
-    if list(output.glob("**/.*")):
+    # Those that were not touched for long are left from an earlier kill.
+    if any(time.time() - path.stat().st_mtime < 0.5 for path in output.glob("**/.*")):
         return "while a file was being written"
     lines = log.read_text().splitlines() if log.exists() else []
     steps = [line for line in lines if "epoch" in line or "R@1" in line or "resumed" in line]
