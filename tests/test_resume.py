@@ -298,8 +298,8 @@ def test_steps_that_are_not_finite_are_told_and_end_the_run(corpus, tmp_path, mo
 
 @pytest.mark.slow
 def test_killed_trainings_end_with_the_same_weights():
-    """The short form of tests/chaos/kill.py: in one process, in two, and under torchrun."""
-    command = [sys.executable, "-m", "tests.chaos.kill", "--kills=1"]
+    """The short form of tests/chaos/kill.py: in one process, and in two under torchrun."""
+    command = [sys.executable, "-m", "tests.chaos.kill", "--kills", "1", "0", "--videos", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr

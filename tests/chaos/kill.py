@@ -1,6 +1,6 @@
 """Kill a short training at random moments, resume it each time, and compare its weights with an undisturbed run's.
 
-python -m tests.chaos.kill --kills 20 --processes 1 2
+python -m tests.chaos.kill --processes 1 2 --kills 20 20
 """
 
 import argparse
@@ -27,17 +27,19 @@ LONGEST_WAIT = 60  # seconds in which the others must end after one process was 
 def main() -> None:
     """Kill until there were enough kills and the last training has come to its end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--kills", type=int, nargs="+", default=[20, 20], help="for each number of processes")
+    parser.add_argument("--videos", type=int, default=2, help="to train on; five pairs each, two a step")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        words = command_line(build_corpus(folder / "shapes", train=2, test=2), "--save_every", 1, "--resume", "auto")
-        for processes in args.processes:
+        corpus = build_corpus(folder / "shapes", train=args.videos, test=2)
+        words = command_line(corpus, "--save_every", 1, "--resume", "auto")
+        for processes, kills in zip(args.processes, args.kills, strict=True):
             runs = folder / str(processes)
             runs.mkdir()
-            check(runs, words, args.kills, processes, random.Random(args.seed))
+            check(runs, words, kills, processes, random.Random(args.seed))
             if processes > 1:
                 check_restart(runs, words, processes)
 
@@ -56,6 +58,7 @@ def check(folder: Path, words: list[str], kills: int, processes: int, draw: rand
         killed = True
         while killed:
             log = folder / f"killed{trainings}.log"
+            fresh, began = not output.exists(), time.monotonic()
             running = start([*words, "--output_dir", str(output)], log, processes)
             killed = sum(moments.values()) < kills and wait(running, draw.uniform(0, 0.9 * duration))
             if killed:
@@ -67,6 +70,7 @@ def check(folder: Path, words: list[str], kills: int, processes: int, draw: rand
                 slowest = max(slowest, time.monotonic() - killed_at)
             else:
                 assert not any(codes), log.read_text()
+                duration = min(duration, time.monotonic() - began) if fresh else duration
         compare(folder / "whole", output)
         shutil.rmtree(output)
     print(f"{kills} kills of {processes} processes in {trainings} trainings: weights bit-identical")

@@ -16,7 +16,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def command_line(corpus: Corpus, *words: str) -> list[str]:
-    """A training of a tiny model with augmentation: 5 steps an epoch, an evaluation after each third and each epoch."""
+    """A training of a tiny model with augmentation, and evaluations after each third step and each epoch."""
     flags = {
         "--do_train": 1, "--base_encoder": corpus.clip, "--anno_path": corpus.annotations,
         "--video_path": corpus.videos, "--batch_size": 2, "--batch_size_val": 4, "--max_words": 12, "--max_frames": 2,
