@@ -56,7 +56,7 @@ class Explorer:
             The correlation of the two at each level as a table in Markdown, and heat maps of both as HTML.
         """
         views = {kind: self.look(query, segment, exact=kind == "exact") for kind in ("estimator", "exact")}
-        rows = ["| level | words x frames | correlation |", "| --- | --- | --- |"]
+        rows = ["| level | players | correlation |", "| --- | --- | --- |"]
         for guess, truth in zip(*(view.bands for view in views.values()), strict=True):
             players = f"{len(truth.words)} x {len(truth.frames)}"
             rows.append(f"| {truth.name} | {players} | {correlation(guess.interaction, truth.interaction)} |")

@@ -14,6 +14,7 @@ from utils.errors import InputError
 STYLE = """
 #results .grid-wrap { max-height: none; overflow: visible; }
 #results .caption-label { max-width: 100%; white-space: normal; overflow-wrap: anywhere; }
+#correlations th { white-space: nowrap; }
 .figure { overflow-x: auto; }
 .figure img { width: 100%; min-width: 40rem; max-width: 64rem; margin: 0 auto; display: block; background: white; }
 .player video { width: 100%; max-height: 22rem; background: black; }
