@@ -81,7 +81,7 @@ def make_index(args: argparse.Namespace) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("hbi").setLevel(logging.INFO)
     device = start(args.device)
-    options = {**model_options(args), "checkpoint": str(Path(args.checkpoint).resolve()), "rates": args.rate}
+    options = {**model_options(args, rates=args.rate), "checkpoint": str(Path(args.checkpoint).resolve())}
     model = load_model(**options, device=device)
     check_sizes(model, args.max_words, args.max_frames)
     manifest = Manifest(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from models import CLIP, HBI, HBIVQA
+from models.hub import save_folder
 from scripts.search import main as search
 from scripts.searching import build
 from scripts.searching.query import Hit, VideoIndex, clock
@@ -252,6 +253,16 @@ def test_the_command_line(checkpoint, videos, tmp_path, capsys):
     for row, result in zip(rows, written["results"], strict=True):
         hit = Hit(**result)
         assert row.split() == [hit.file, clock(hit.start), clock(hit.end), f"{hit.similarity:.3f}"]
+
+
+def test_an_exported_model_makes_the_same_entries(model, checkpoint, videos, tmp_path, capsys):
+    save_folder(model, tmp_path / "exported")
+    found = []
+    for name in (checkpoint, tmp_path / "exported"):
+        index = tmp_path / f"index of {name.name}"
+        search(["index", str(videos / "deeper"), "--checkpoint", str(name), "--index", str(index), "--workers", "0"])
+        found.append(VideoIndex(index).tokens)
+    assert torch.equal(*found)
 
 
 def test_questions_on_the_command_line(videos, tmp_path, capsys):

@@ -33,7 +33,7 @@ class Manifest:
     Attributes:
         folder: of the videos.
         model: keywords of `models.load_model`.
-        digest: SHA-256 of the model's checkpoint.
+        digest: `models.hub.model_digest` of the model.
         sampling: keywords of `SegmentReader`, which say what frames are taken.
         max_words: tokens of a query.
         files: path of each video within the folder -> its size in bytes and its time of change in nanoseconds.
