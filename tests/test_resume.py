@@ -23,7 +23,7 @@ from utils.args import run
 from utils.checkpoint import read_weights
 from utils.errors import InputError
 from utils.preemption import StopRequest, heed_parent_only
-from utils.randomness import draws_of, random_state, restore_random_state
+from utils.randomness import draws_of, random_state, restore_random_state, seed_all
 from utils.trainer import Trainer
 from utils.training_state import TrainingStates, check_state, read_state
 
@@ -127,6 +127,14 @@ def test_a_damaged_state_gives_its_place_to_the_one_before(damage, states, caplo
     assert "step_11" in caplog.text and "the state before is taken" in caplog.text
     with pytest.raises(InputError, match="step_11.*--resume"):
         check_state(states.path(11))
+
+
+def test_a_damaged_state_takes_no_place_from_others(states):
+    flip_a_byte(states.path(11))
+    alone = TrainingStates(states.folder, keep=1)
+    alone.save(10, {"weight": torch.zeros(1)}, {}, 1)
+    assert [path.name for path in states.folder.iterdir()] == ["step_10"]
+    assert alone.find(LOGGER) == states.path(10)
 
 
 def test_a_full_disk_leaves_the_states_before(states):
@@ -255,6 +263,21 @@ def test_from_any_state_the_same_weights_come(step, whole, corpus, tmp_path):
 def test_what_does_not_fit_is_refused(words, reason, whole):
     with pytest.raises(InputError, match=reason):
         main_retrieval.main([*whole[1], *words])
+
+
+def test_going_back_beside_later_states_is_refused(whole):
+    folder, words = whole
+    with pytest.raises(InputError, match="step_10: is later than .*step_3; to go back, remove it or give another"):
+        main_retrieval.main([*words, "--resume", str(folder / "training_state" / "step_3")])
+
+
+def test_deterministic_kernels_only(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    seed_all(1, deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    first = draw_all()
+    seed_all(1)
+    assert not torch.are_deterministic_algorithms_enabled() and draw_all() == first
 
 
 def test_a_signal_saves_and_ends_the_run(whole, corpus, tmp_path, monkeypatch):

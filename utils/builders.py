@@ -121,5 +121,6 @@ def build_run(
         max_bad_steps=args.max_bad_steps,
         arguments=args,
     )
-    run.resume(args.resume or ("auto" if restarts() else None))
+    begun = restarts() and run.states.find(logger) is not None
+    run.resume("auto" if begun else args.resume)
     return run

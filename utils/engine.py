@@ -74,15 +74,18 @@ class Run:
                 beginning.
 
         Raises:
-            InputError: it is missing, damaged, or of a run with other decisive arguments; or there are states that a
-                run from the beginning would mix with its own.
+            InputError: it is missing, damaged, or of a run with other decisive arguments; or there are later states,
+                which the run would mix with its own.
         """
-        folder = self.states.find(self.logger) if source in (None, "auto") else Path(source)
-        if source is None and folder is not None:
-            raise InputError(f"{folder}: is the state of an earlier run; give --resume auto or another --output_dir")
+        newest = self.states.find(self.logger)
+        if source is None and newest is not None:
+            raise InputError(f"{newest}: is the state of an earlier run; give --resume auto or another --output_dir")
+        folder = newest if source in (None, "auto") else Path(source)
         if folder is None:
             return
         description = check_state(folder)
+        if newest not in (None, folder) and check_state(newest)["step"] > description["step"]:
+            raise InputError(f"{newest}: is later than {folder}; to go back, remove it or give another --output_dir")
         compare_arguments(description["arguments"], self.arguments, lambda line: self.logger.info("resumed: %s", line))
         if description["processes"] != world_size():
             self.logger.warning(

@@ -34,7 +34,7 @@ class TrainingStates:
         self.folder, self.keep = Path(folder), keep
 
     def save(self, step: int, tensors: Mapping, arguments: Mapping, processes: int) -> None:
-        """Write the state after `step` and remove those that are too old.
+        """Write the state after `step` and remove those that are too old, and what later ones there are.
 
         Args:
             step: batches trained on.
@@ -53,9 +53,11 @@ class TrainingStates:
         with atomic_write(description) as file:
             digest = sha256(folder / "state.pt")
             json.dump({"step": step, "processes": processes, "sha256": digest, "arguments": kept}, file, indent=2)
-        for old in self._steps()[self.keep :]:
-            (self.path(old) / "state.json").unlink(missing_ok=True)
-            shutil.rmtree(self.path(old), ignore_errors=True)
+        steps = self._steps()
+        kept = [other for other in steps if other <= step][: self.keep]  # what is beyond this step is damaged
+        for other in set(steps) - set(kept):
+            (self.path(other) / "state.json").unlink(missing_ok=True)
+            shutil.rmtree(self.path(other), ignore_errors=True)
 
     def find(self, logger: logging.Logger) -> Path | None:
         """The folder of the newest state that is whole; the log names each damaged one."""
