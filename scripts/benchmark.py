@@ -15,13 +15,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin
 
 import torch
 
-from scripts.benchmarks import frames, labels
+from scripts.benchmarks import features, frames, labels, loader, similarity, train, vqa
 from scripts.benchmarks.measure import Row, count
 from utils.args import run
 from utils.errors import InputError
 from utils.files import atomic_write
 
-SUBJECTS = {"frames": frames, "labels": labels}
+SUBJECTS = {
+    "features": features,
+    "similarity": similarity,
+    "labels": labels,
+    "train": train,
+    "vqa": vqa,
+    "loader": loader,
+    "frames": frames,
+}
 """Each has `add_arguments(parser)` and `measure`, which takes those arguments and gives the rows of the table."""
 
 

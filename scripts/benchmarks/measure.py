@@ -31,7 +31,7 @@ def measure_call(call: Callable[[], Result], repeats: int) -> tuple[Result, Row]
         repeats: how often, at least 1.
 
     Returns:
-        What the call gave, and a row: "min s" and "median s" by the clock, "processor s" (least, all threads
+        What the call gave, and a row: "min s", "median s" and "mean s" by the clock, "processor s" (least, all threads
         together), and "peak MB" on Linux.
     """
     result, peak = _peak_memory(call)
@@ -41,8 +41,8 @@ def measure_call(call: Callable[[], Result], repeats: int) -> tuple[Result, Row]
         call()
         wall.append(time.perf_counter() - before[0])
         processor.append(time.process_time() - before[1])
-    row = {"min s": min(wall), "median s": statistics.median(wall), "processor s": min(processor), "peak MB": peak}
-    return result, row
+    seconds = {"min s": min(wall), "median s": statistics.median(wall), "mean s": statistics.fmean(wall)}
+    return result, {**seconds, "processor s": min(processor), "peak MB": peak}
 
 
 def _peak_memory(call: Callable[[], Result]) -> tuple[Result, float | None]:

@@ -1,0 +1,69 @@
+"""The model that is measured, and what a row says of its arithmetic."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from models import CLIP, HBI, CLIPConfig
+from models.hbi_vqa import HBIVQA
+from scripts.benchmarks.measure import Result, Row, measure_call
+
+SIZES = CLIPConfig(
+    resolution=224, patch=32, vision_width=768, vision_layers=12, text_width=512, text_layers=12, embed_dim=512
+)
+"""CLIP ViT-B/32."""
+PRODUCT = 2048
+
+
+def random_model(answers: int = 0, **options) -> HBI:
+    """HBI on a ViT-B/32 of random weights, in evaluation mode; with `answers`, one that answers questions."""
+    torch.manual_seed(0)
+    clip = CLIP(SIZES)
+    model = HBIVQA(clip, [str(answer) for answer in range(answers)], **options) if answers else HBI(clip, **options)
+    return model.eval()
+
+
+def ragged_mask(count: int, positions: int, shortest: int) -> torch.Tensor:
+    """Masks int64 (count, positions) of evenly spread lengths, the same each time."""
+    generator = torch.Generator().manual_seed(count)
+    lengths = torch.randint(shortest, positions + 1, (count, 1), generator=generator)
+    return (torch.arange(positions) < lengths).long()
+
+
+def random_frames(mask: torch.Tensor) -> torch.Tensor:
+    """Packed frames uint8 (M, 3, R, R) for the ones of a mask."""
+    return torch.randint(0, 256, (int(mask.sum()), 3, SIZES.resolution, SIZES.resolution), dtype=torch.uint8)
+
+
+def measure_arithmetic(call: Callable[[], Result], repeats: int, dtype: torch.dtype) -> tuple[Result, Row]:
+    """`measure_call`, and how the arithmetic of matrix products and convolutions compares with the machine's peak.
+
+    Args:
+        call: what to measure.
+        repeats: how often.
+        dtype: whose peak counts, that of a square matrix product, measured just before and after.
+
+    Returns:
+        What the call gave, and its row with "GFLOP", "GFLOP/s" (of the median) and "share of peak" besides.
+    """
+    with FlopCounterMode(display=False) as counter:
+        call()
+    before = peak_rate(dtype)
+    result, row = measure_call(call, repeats)
+    rate = counter.get_total_flops() / row["median s"]
+    peak = max(before, peak_rate(dtype))
+    arithmetic = {"GFLOP": counter.get_total_flops() / 1e9, "GFLOP/s": rate / 1e9, "share of peak": rate / peak}
+    return result, row | arithmetic
+
+
+def peak_rate(dtype: torch.dtype) -> float:
+    """FLOP/s of a matrix product of two (2048, 2048), the best of nine."""
+    square = torch.randn(PRODUCT, PRODUCT).to(dtype)
+    seconds = []
+    for _ in range(9):
+        began = time.perf_counter()
+        square @ square
+        seconds.append(time.perf_counter() - began)
+    return 2 * PRODUCT**3 / min(seconds)

@@ -1,0 +1,50 @@
+"""One training step of HBI on a ViT-B/32 of random weights: forward, backward, clipping, optimiser."""
+
+import resource
+from argparse import ArgumentParser
+from functools import partial
+
+import torch
+
+from scripts.benchmarks.measure import Row, count
+from scripts.benchmarks.model import measure_arithmetic, ragged_mask, random_frames, random_model
+from utils.engine import PRECISIONS, Trainer, build_optimizer
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The batch and the way of training."""
+    parser.add_argument("--pairs", type=count, default=8, help="pairs of a batch")
+    parser.add_argument("--words", type=count, default=24, help="positions of a text, a quarter or more of them valid")
+    parser.add_argument("--frames", type=count, default=12, help="frames of each video")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the forward pass")
+    parser.add_argument("--grad_checkpointing", action="store_true", help="less memory for more time")
+    parser.add_argument("--repeats", type=count, default=1, help="runs")
+
+
+def measure(pairs: int, words: int, frames: int, precision: str, grad_checkpointing: bool, repeats: int) -> list[Row]:
+    """Seconds, megabytes and arithmetic; "process MB" is the most that the whole process had in memory.
+
+    Args:
+        pairs: of a batch.
+        words: positions of a text.
+        frames: of each video.
+        precision: of the forward pass.
+        grad_checkpointing: compute activations a second time instead of keeping them.
+        repeats: runs.
+    """
+    model = random_model(teacher="exact").train()
+    model.clip.set_grad_checkpointing(grad_checkpointing)
+    optimizer = build_optimizer(model, lr=1e-4, coef_lr=1e-3, weight_decay=0.2, warmup=0.1, total_steps=100)
+    trainer = Trainer(model, optimizer, device=model.device, precision=precision)
+    text_mask, video_mask = ragged_mask(pairs, words, max(words // 4, 1)), torch.ones(pairs, frames, dtype=torch.int64)
+    batch = {
+        "ids": torch.randint(1, model.clip.config.vocabulary, text_mask.shape) * text_mask,
+        "text_mask": text_mask,
+        "frames": random_frames(video_mask),
+        "video_mask": video_mask,
+        "video_ids": torch.arange(pairs),
+    }
+    _, row = measure_arithmetic(partial(trainer.step, batch, update=True), repeats, PRECISIONS[precision])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
+    way = ", checkpointed" if grad_checkpointing else ""
+    return [{"case": f"{precision}{way}", **row, "process MB": peak, "pairs/s": pairs / row["median s"]}]
