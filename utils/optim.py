@@ -4,12 +4,14 @@ Source: the released optimiser of HBI (arXiv 2303.14369, section 4.1), which is 
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+PORTION = 2**23
+"""Elements of the parameters that move together."""
 _NO_DECAY = ("bias", "LayerNorm.bias", "LayerNorm.weight")
 
 
@@ -62,7 +64,8 @@ class BertAdam(Optimizer):
         m <- beta1 * m + (1 - beta1) * g,   v <- beta2 * v + (1 - beta2) * g^2
         p <- p - lr * warmup_cosine(steps of p so far / total_steps, warmup) * (m / (sqrt(v) + eps) + weight_decay * p)
 
-    A step starts kernels over whole lists of parameters and never waits for the device.
+    A step starts kernels over lists of parameters, short enough that what it computes on the way takes little memory,
+    and never waits for the device.
 
     Args:
         params: parameters, or groups with their own "lr" and "weight_decay".
@@ -109,13 +112,12 @@ class BertAdam(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if parameters:
-                self._step_group(group, parameters)
+            for parameters in _portions([parameter for parameter in group["params"] if parameter.grad is not None]):
+                self._step_portion(group, parameters)
         return loss
 
-    def _step_group(self, group: dict, parameters: list[Tensor]) -> None:
-        """Move the parameters of one group, all of which have gradients."""
+    def _step_portion(self, group: dict, parameters: list[Tensor]) -> None:
+        """Move some parameters of one group, all of which have gradients."""
         states = [self._state_of(parameter) for parameter in parameters]
         first_moments = [state["first_moment"] for state in states]
         second_moments = [state["second_moment"] for state in states]
@@ -149,6 +151,19 @@ class BertAdam(Optimizer):
             state["first_moment"] = torch.zeros_like(parameter)
             state["second_moment"] = torch.zeros_like(parameter)
         return state
+
+
+def _portions(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Divide parameters into lists of about `PORTION` elements, or of one larger parameter."""
+    portion, elements = [], 0
+    for parameter in parameters:
+        if portion and elements + parameter.numel() > PORTION:
+            yield portion
+            portion, elements = [], 0
+        portion.append(parameter)
+        elements += parameter.numel()
+    if portion:
+        yield portion
 
 
 def _clip_factors(gradients: list[Tensor], max_norm: float) -> list[Tensor]:
