@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from models import CLIPConfig
 from scripts.benchmark import format_table, main
+from scripts.benchmarks import model as benchmark_model
 from scripts.benchmarks.measure import measure_call
 from utils.errors import InputError
 
@@ -69,3 +71,45 @@ def test_peak_memory_is_that_of_the_call():
     result, row = measure_call(lambda: len(bytearray(b"x") * 50_000_000), 1)
     assert result == 50_000_000
     assert row["peak MB"] == pytest.approx(48, abs=8)
+
+
+@pytest.fixture()
+def tiny_model(monkeypatch):
+    monkeypatch.setattr(benchmark_model, "SIZES", CLIPConfig(16, 8, 64, 1, 64, 1, 64, vocabulary=90))
+    monkeypatch.setattr(benchmark_model, "PRODUCT", 64)
+
+
+def test_arithmetic_is_counted(tmp_path, tiny_model):
+    file, picture = tmp_path / "similarity.json", tmp_path / "curve.png"
+    sizes = ["--sizes", "3", "5", "--words", "4", "--frames", "3", "--repeats", "1", "--threads", "1"]
+    main(["similarity", *sizes, "--plot", str(picture), "--json", str(file)])
+    rows = {row["case"]: row for row in json.loads(file.read_text())["rows"]}
+    assert list(rows) == ["3 x 3, fp32", "5 x 5, fp32", "3 x 3, bf16", "5 x 5, bf16"]
+    assert rows["5 x 5, fp32"]["GFLOP"] > rows["3 x 3, fp32"]["GFLOP"] > 0
+    assert rows["5 x 5, fp32"]["same top-1"] == 1
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cases"),
+    [
+        (["features", "--videos", "2", "--frames", "2"], ["fp32", "bf16"]),
+        (["train", "--pairs", "2", "--words", "4", "--frames", "3", "--precision", "bf16"], ["bf16"]),
+        (["train", "--pairs", "2", "--words", "4", "--frames", "3", "--grad_checkpointing"], ["fp32, checkpointed"]),
+        (["vqa", "--videos", "2", "--questions", "2", "--words", "4"], ["encoding", "encoding and answering"]),
+    ],
+)
+def test_every_subject_gives_its_rows(arguments, cases, tmp_path, tiny_model):
+    file = tmp_path / "rows.json"
+    main([*arguments, "--repeats", "1", "--threads", "1", "--json", str(file)])
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["case"] for row in rows] == cases
+    assert all(row["min s"] > 0 for row in rows)
+
+
+def test_samples_are_compared_with_decoding(tmp_path, video_file):
+    file = tmp_path / "loader.json"
+    main(["loader", "--video", str(video_file), "--repeats", "1", "--threads", "1", "--json", str(file)])
+    decoding, test, training = json.loads(file.read_text())["rows"]
+    assert decoding["of decoding"] == 1
+    assert test["sample MB"] == training["sample MB"] < 2

@@ -6,7 +6,7 @@ import torch
 
 from scripts.benchmarks.measure import Row, count
 from scripts.benchmarks.model import measure_arithmetic, random_frames, random_model
-from utils.engine import PRECISIONS, autocast
+from utils.devices import PRECISIONS, autocast
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from scripts.benchmarks.measure import Row, count
 from scripts.benchmarks.model import measure_arithmetic, ragged_mask, random_model
-from utils.engine import PRECISIONS
+from utils.devices import PRECISIONS
 from utils.plots import lines
 
 

@@ -8,7 +8,9 @@ import torch
 
 from scripts.benchmarks.measure import Row, count
 from scripts.benchmarks.model import measure_arithmetic, ragged_mask, random_frames, random_model
-from utils.engine import PRECISIONS, Trainer, build_optimizer
+from utils.builders import build_optimizer
+from utils.devices import PRECISIONS
+from utils.trainer import Trainer
 
 
 def add_arguments(parser: ArgumentParser) -> None:
