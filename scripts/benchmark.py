@@ -6,6 +6,7 @@
 import argparse
 import json
 import os
+import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,7 +108,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(format_table(rows, earlier))
     if output:
         with atomic_write(output) as file:
-            json.dump({"subject": name, "torch": torch.__version__, "rows": rows}, file, indent=1)
+            versions = {"torch": torch.__version__, "python": platform.python_version()}
+            machine = {"system": platform.platform(), "processors": os.cpu_count(), "threads": threads}
+            json.dump({"subject": name, **versions, **machine, "rows": rows}, file, indent=1)
 
 
 if __name__ == "__main__":
