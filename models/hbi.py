@@ -291,8 +291,7 @@ class HBI(nn.Module):
         Attention over all cells of a pair's map is the dearest part of a step, so each process runs student and
         teacher on its share of the pairs.
         """
-        token_sim = output.token_sim.diagonal(dim1=0, dim2=1).permute(2, 0, 1)  # (B, N_t, N_v)
-        whole = token_sim, output.text_score, output.video_score, text_mask, video_mask
+        whole = output.pair_sim, output.text_score, output.video_score, text_mask, video_mask
         own = [None if tensor is None else own_share(tensor) for tensor in whole]
         student, teacher = level.student(own[0]), self.teach(*own)
         return losses.banzhaf_alignment(
@@ -394,7 +393,7 @@ class HBI(nn.Module):
         found = []
         for level, words, frames in self.ascend(*text, *video):
             output = level(words, frames)
-            token_sim = output.token_sim.diagonal(dim1=0, dim2=1).permute(2, 0, 1)
+            token_sim = output.pair_sim
             interaction = (
                 self.exact(token_sim, output.text_score, output.video_score, words.mask, frames.mask)
                 if exact

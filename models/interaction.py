@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 PADDED_SCORE = -9e15
+BLOCK_MEMORY = 64 * 2**20  # bytes
 
 
 class TokenWeight(nn.Sequential):
@@ -26,19 +28,16 @@ class TokenWeight(nn.Sequential):
         return score if mask is None else score.float().masked_fill(mask == 0, PADDED_SCORE)
 
 
-def token_similarity(text: Tensor, video: Tensor, text_mask: Tensor | None, video_mask: Tensor | None) -> Tensor:
+def token_similarity(text: Tensor, video: Tensor) -> Tensor:
     """Cosine of every word with every frame of every pair.
 
     Args:
-        text: (A, N_t, D).
-        video: (B, N_v, D).
-        text_mask: (A, N_t), 1 for valid words: the cosines of padding are 0. None: no padding.
-        video_mask: (B, N_v), likewise.
+        text: (A, N_t, D), of length 1 or, where padding, 0; see `unit`.
+        video: (B, N_v, D), likewise.
 
     Returns:
-        (A, B, N_t, N_v), in [-1, 1].
+        (A, B, N_t, N_v), in [-1, 1], 0 at padding.
     """
-    text, video = unit(text, text_mask), unit(video, video_mask)
     return torch.einsum("atd,bvd->abtv", text, video)
 
 
@@ -46,6 +45,33 @@ def unit(tokens: Tensor, mask: Tensor | None) -> Tensor:
     """Scale tokens (B, N, D) to length 1, in float32, and padding to 0."""
     tokens = F.normalize(tokens.float(), dim=-1)
     return tokens if mask is None else tokens * mask.unsqueeze(-1)
+
+
+def similarity_in_blocks(text: Tensor, video: Tensor, text_weight: Tensor, video_weight: Tensor) -> Tensor:
+    """`weighted_similarity` of all pairs, for training in bounded memory.
+
+    Where the token similarities of all pairs take more than `BLOCK_MEMORY`, a block of texts after another is compared,
+    and computed once more in the backward pass instead of kept.
+
+    Args:
+        text: (A, N_t, D), as `unit` gives it.
+        video: (B, N_v, D), likewise.
+        text_weight: (A, N_t), weight of each word's best frame.
+        video_weight: (B, N_v), weight of each frame's best word.
+
+    Returns:
+        (A, B).
+    """
+
+    def compare(text: Tensor, text_weight: Tensor) -> Tensor:
+        return weighted_similarity(token_similarity(text, video), text_weight, video_weight)
+
+    texts = max(1, BLOCK_MEMORY // (4 * text.shape[1] * video.shape[0] * video.shape[1]))
+    if not torch.is_grad_enabled() or texts >= len(text):
+        return compare(text, text_weight)
+    blocks = zip(text.split(texts), text_weight.split(texts), strict=True)
+    options = {"use_reentrant": False, "preserve_rng_state": False}
+    return torch.cat([checkpoint(compare, *block, **options) for block in blocks])
 
 
 def weighted_similarity(token_sim: Tensor, text_weight: Tensor, video_weight: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.banzhaf import BanzhafModule
-from models.interaction import Packed, TokenWeight, packed_similarity, token_similarity, unit, weighted_similarity
+from models.interaction import Packed, TokenWeight, packed_similarity, similarity_in_blocks, token_similarity, unit
 from models.recipe import Recipe
 from models.token_merge import Clusters, MergeStage
 
@@ -79,18 +79,30 @@ class LevelOutput:
     Attributes:
         name: "entity", "action" or "event".
         sim: (A, B) similarity.
-        token_sim: (A, B, N_t, N_v) token similarity, N_t and N_v counted at this level.
+        text_unit, video_unit: (A, N_t, D) and (B, N_v, D), tokens of length 1, padding 0; N_t and N_v counted at this
+            level.
         text_score, video_score: (A, N_t) and (B, N_v), the scores whose softmax weighs the tokens.
         text, video: `Clusters`, which token of this level each original word and frame is in.
     """
 
     name: str
     sim: Tensor
-    token_sim: Tensor
+    text_unit: Tensor
+    video_unit: Tensor
     text_score: Tensor
     video_score: Tensor
     text: Clusters
     video: Clusters
+
+    @property
+    def token_sim(self) -> Tensor:
+        """Token similarity of all pairs (A, B, N_t, N_v), computed when asked for: training never holds it whole."""
+        return token_similarity(self.text_unit, self.video_unit)
+
+    @property
+    def pair_sim(self) -> Tensor:
+        """Token similarity of the true pairs, text b with video b: (B, N_t, N_v)."""
+        return self.text_unit @ self.video_unit.mT
 
 
 class Level(nn.Module):
@@ -131,11 +143,12 @@ class Level(nn.Module):
 
     def forward(self, text: TokenSet, video: TokenSet) -> LevelOutput:
         """Compare every text (A) with every video (B)."""
-        token_sim = token_similarity(text.tokens, video.tokens, text.mask, video.mask)
+        text_unit, video_unit = unit(text.tokens, text.mask), unit(video.tokens, video.mask)
         text_score, text_weight = self.weigh(text, self.text_weight)
         video_score, video_weight = self.weigh(video, self.video_weight)
-        sim = weighted_similarity(token_sim, text_weight, video_weight)
-        return LevelOutput(self.name, sim, token_sim, text_score, video_score, text.clusters, video.clusters)
+        sim = similarity_in_blocks(text_unit, video_unit, text_weight, video_weight)
+        clusters = text.clusters, video.clusters
+        return LevelOutput(self.name, sim, text_unit, video_unit, text_score, video_score, *clusters)
 
     def similarity(self, text: TokenSet, video: TokenSet, memory: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """`forward(...).sim`, float32 (A, B), without computing padding.

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models import interaction
 from models import level as level_module
 from models.interaction import packed_similarity
 from models.level import Level, TokenSet
@@ -64,3 +65,16 @@ def test_no_block_takes_more_than_the_memory(memory, monkeypatch):
     assert max(taken) <= max(memory, 4 * WORDS * FRAMES)
     if memory == 1:  # one pair at a time: no padding at all
         assert sum(taken) == 4 * text.mask.sum() * video.mask.sum()
+
+
+def test_training_in_blocks_gives_the_same_gradients(monkeypatch):
+    torch.manual_seed(0)
+    text, video = interaction.unit(torch.randn(7, 5, 8), None), interaction.unit(torch.randn(6, 4, 8), None)
+    inputs = [x.requires_grad_() for x in (text, video, torch.rand(7, 5), torch.rand(6, 4))]
+    results = []
+    for memory in (2**20, 4 * 6 * 5 * 4 * 2, 1):  # all texts at once, two, and one
+        monkeypatch.setattr(interaction, "BLOCK_MEMORY", memory)
+        sim = interaction.similarity_in_blocks(*inputs)
+        results.append([sim, *torch.autograd.grad((sim**2).sum(), inputs)])
+    for blocks in results[1:]:
+        torch.testing.assert_close(blocks, results[0])
