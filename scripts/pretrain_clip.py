@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=Path("data/shapes/tiny_clip.pt"), help="file to write")
-    parser.add_argument("--steps", type=int, default=2200, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps")
     parser.add_argument("--minutes", type=float, default=math.inf, help="time after which to end early")
     parser.add_argument("--batch_size", type=int, default=64, help="pictures in a step")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="largest learning rate")

@@ -6,8 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case "${1:-}" in
-  "") output=output/quickstart data=data/shapes corpus=(--train 600 --test 200) pretraining=(--steps 2200)
-      epochs=3 estimator_epochs=4 question_epochs=4 batch=64 questions=256 ;;
+  "") output=output/quickstart data=data/shapes corpus=(--train 600 --test 200) pretraining=(--steps 2000)
+      epochs=3 estimator_epochs=4 question_epochs=3 batch=64 questions=256 ;;
   --fast) output=output/quickstart-fast data=data/shapes-fast corpus=(--train 48 --test 24) pretraining=(--steps 60)
       epochs=1 estimator_epochs=1 question_epochs=1 batch=32 questions=64 ;;
   *) echo "usage: bash scripts/quickstart.sh [--fast]" >&2; exit 2 ;;
@@ -54,15 +54,15 @@ step "HBI, taught by the exact interaction"
 $python main_retrieval.py "${training[@]}" "${videos[@]}" "${levels[@]}" --teacher exact --output_dir "$output/hbi_exact"
 
 step "questions about videos: entity level only"
-$python main_vqa.py "${answering[@]}" "${asked[@]}" --num_levels 1 --rate 1 0 0 --skl 0 --kl 0 --output_dir "$output/answers_entity"
+$python main_vqa.py "${answering[@]}" "${asked[@]}" --num_levels 1 --rate 1 0 0 --skl 0 --kl 0 --output_dir "$output/vqa_entity"
 
 step "questions about videos: HBI, three levels, taught by the exact interaction"
-$python main_vqa.py "${answering[@]}" "${asked[@]}" --teacher exact --output_dir "$output/answers"
+$python main_vqa.py "${answering[@]}" "${asked[@]}" --teacher exact --output_dir "$output/vqa"
 
 step "results"
 $python scripts/compare_runs.py "zero-shot=$output/zero_shot" "interaction only=$output/interaction" \
   "HBI=$output/hbi" "HBI, exact teacher=$output/hbi_exact" \
-  "answers, entity level only=$output/answers_entity" "answers, HBI=$output/answers" --output "$output/results.json"
+  "answers, entity level only=$output/vqa_entity" "answers, HBI=$output/vqa" --output "$output/results.json"
 
 step "the levels of one test video"
 IFS=, read -r _ _ video caption < <(sed -n 2p "$data/anns/MSRVTT_JSFUSION_test.csv")
