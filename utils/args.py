@@ -9,7 +9,7 @@ from logging import Logger
 from pathlib import Path
 from typing import Any, NoReturn
 
-from utils.distributed import announce_failure, another_failed, end
+from utils.distributed import announce_failure, another_failed, end, shares_no_machine
 from utils.errors import InputError
 from utils.memory import keep_freed_memory
 from utils.preemption import PREEMPTED, Preempted
@@ -331,7 +331,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     Args:
         main: takes the words after the script's name.
     """
-    keep_freed_memory()
+    if shares_no_machine():  # several processes need the memory more than the time
+        keep_freed_memory()
     end(_outcome(main))
 
 

@@ -124,6 +124,11 @@ def on_any(flag: bool) -> bool:
     return bool(flags)
 
 
+def shares_no_machine() -> bool:
+    """Whether the launcher, if there is one, started this process alone on its machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1
+
+
 def restarts() -> int:
     """How often torchrun has started the processes anew because one of them failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
