@@ -101,9 +101,7 @@ def test_retrieval_commands(shell):
 @pytest.mark.slow
 @pytest.mark.xdist_group("published port")
 def test_activitynet_training_on_eight_processes(shell):
-    """One epoch of small batches: as it stands the command takes seven minutes and 15 GB on two processors, in which the
-    estimator attends over the 64 x 64 cells of each of 128 pairs.
-    """
+    """One epoch of small batches: as it stands the command takes seven minutes and 15 GB on two processors."""
     (train,) = commands("Train on ActivityNet Captions")
     assert "--nproc_per_node=8" in train and "--epochs 10" in train and "--batch_size 128" in train
     folder = shell("train", train.replace("--epochs 10", "--epochs 1").replace("--batch_size 128", "--batch_size 8"))
