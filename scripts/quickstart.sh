@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 case "${1:-}" in
   "") output=output/quickstart data=data/shapes corpus=(--train 600 --test 200) pretraining=(--steps 2000)
-      epochs=3 estimator_epochs=4 question_epochs=3 batch=64 questions=256 ;;
+      epochs=3 estimator_epochs=4 question_epochs=2 batch=64 questions=256 ;;
   --fast) output=output/quickstart-fast data=data/shapes-fast corpus=(--train 48 --test 24) pretraining=(--steps 60)
       epochs=1 estimator_epochs=1 question_epochs=1 batch=32 questions=64 ;;
   *) echo "usage: bash scripts/quickstart.sh [--fast]" >&2; exit 2 ;;
