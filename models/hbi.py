@@ -194,19 +194,12 @@ class HBI(nn.Module):
         """
         return [level(*sets) for level, *sets in self.ascend(text, text_mask, video, video_mask, levels)]
 
-    def teach(
-        self,
-        token_sim: Tensor,
-        text_score: Tensor,
-        video_score: Tensor,
-        text_mask: Tensor | None,
-        video_mask: Tensor | None,
-    ) -> Tensor:
+    def teach(self, token_sim: Tensor, *scores_and_masks: Tensor | None) -> Tensor:
         """The teacher's interaction of true pairs, without gradient; arguments and result as for `exact`."""
         if not self.exact_teacher:
             return self.teacher(token_sim.detach())
         with torch.no_grad():
-            return self.exact(token_sim, text_score, video_score, text_mask, video_mask)
+            return self.exact(token_sim, *scores_and_masks)
 
     def exact(
         self,
