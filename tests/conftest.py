@@ -1,4 +1,4 @@
-"""Small real videos and annotation folders that several tests share."""
+"""Small real videos, annotation folders and a model that several tests share."""
 
 import csv
 import json
@@ -10,6 +10,15 @@ import utils.torchvision_import  # noqa: F401  before a test imports torchvision
 import av
 import numpy as np
 import pytest
+import torch
+
+from models.clip import CLIP, CLIPConfig
+from models.hbi import HBI
+from utils.checkpoint import released_state, save_weights
+
+SMALL = CLIPConfig(
+    resolution=32, patch=8, vision_width=128, vision_layers=2, text_width=64, text_layers=2, embed_dim=64
+)
 
 
 def write_video(path: Path, *, seconds=3, fps=10, hue=0, width=64, height=48, codec="libx264", black=0) -> Path:
@@ -60,3 +69,18 @@ def msrvtt_folder(tmp_path_factory) -> Path:
         writer.writerow(["ret0", "msr4", "video4", "a noise, around colour 4", ""])
         writer.writerow(["ret1", "msr5", "video5", "a noise around colour 5", "action"])
     return root
+
+
+@pytest.fixture(scope="module")
+def model() -> HBI:
+    """A small model with random weights."""
+    torch.manual_seed(0)
+    return HBI(CLIP(SMALL), temporal_layers=1).eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, tmp_path_factory) -> Path:
+    """Its weights in the released format."""
+    path = tmp_path_factory.mktemp("model") / "pytorch_model.bin.0"
+    save_weights(released_state(model), path)
+    return path

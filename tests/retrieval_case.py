@@ -10,7 +10,7 @@ import torch
 from models import CLIP
 from models.banzhaf import BanzhafModule
 from scripts.make_shapes import make_corpus
-from tests.test_clip import SMALL
+from tests.conftest import SMALL
 from utils.checkpoint import save_weights
 
 

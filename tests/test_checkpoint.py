@@ -10,8 +10,8 @@ from torch import nn
 
 from models import HBI, load_clip, load_model
 from models.clip import CLIP
+from tests.conftest import SMALL
 from tests.golden_case import filled_state
-from tests.test_clip import SMALL
 from utils import checkpoint
 from utils.checkpoint import load_weights, read_weights, released_state, save_weights
 from utils.errors import InputError

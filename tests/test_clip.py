@@ -7,10 +7,7 @@ import torch
 from models.clip import CLIP, CLIPConfig
 from models.pretrained import uses_quick_gelu
 from models.tokenizer import Tokenizer
-
-SMALL = CLIPConfig(
-    resolution=32, patch=8, vision_width=128, vision_layers=2, text_width=64, text_layers=2, embed_dim=64
-)
+from tests.conftest import SMALL
 
 
 def pooled(clip, images, captions):

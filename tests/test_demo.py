@@ -23,8 +23,7 @@ from scripts.searching.query import VideoIndex
 from scripts.searching.storage import Manifest
 from scripts.webdemo.explorer import Explorer
 from scripts.webdemo.serving import build_app
-from tests.conftest import write_video
-from tests.test_clip import SMALL
+from tests.conftest import SMALL, write_video
 from utils.checkpoint import released_state, save_weights, sha256
 from utils.errors import InputError
 

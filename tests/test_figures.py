@@ -2,14 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.transforms import Bbox
 
 from dataloaders.transforms import ClipTransform
 from dataloaders.video import read_clip
-from models import CLIP, HBI
 from models.tokenizer import Tokenizer
 from scripts.figures.curves import curves_figure, panels, read_scalars
 from scripts.figures.heatmap import frame_ranges, heatmap_figure
@@ -18,28 +16,13 @@ from scripts.figures.view import look
 from scripts.figures.words import join_words, split_pieces
 from scripts.plot_run import main as plot_run
 from scripts.visualize import main as visualize
-from tests.conftest import write_video
-from tests.test_clip import SMALL
-from utils.checkpoint import released_state, save_weights
+from tests.conftest import SMALL, write_video
 from utils.errors import InputError
 from utils.logger import Scalars
 
 SHORT = "a skateboarder photoshops $5 and costs $6"
 LONG = " ".join([SHORT, "while", *["the", "extraordinarily", "long", "road", "of", "a", "handrail"] * 9])
 SIZES = {"short": (SHORT, 32, 12, 4), "long": (LONG, 64, 64, 10)}
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return HBI(CLIP(SMALL), temporal_layers=1).eval()
-
-
-@pytest.fixture(scope="module")
-def checkpoint(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "pytorch_model.bin.0"
-    save_weights(released_state(model), path)
-    return path
 
 
 @pytest.fixture(scope="module")

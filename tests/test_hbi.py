@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from models import CLIP, HBI, CLIPConfig, load_model
 from models.recipe import CORRECTED, RELEASED
 from models.tokenizer import Tokenizer
-from tests.test_clip import SMALL
+from tests.conftest import SMALL
 from utils.checkpoint import released_state, save_weights
 
 FRAMES = 9

@@ -15,7 +15,7 @@ from formats import FORMATS, write_format
 
 from main_retrieval import main
 from models.clip import CLIP
-from tests.test_clip import SMALL
+from tests.conftest import SMALL
 from utils.errors import InputError
 
 ROOT = Path(__file__).parents[1]

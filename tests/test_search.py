@@ -17,27 +17,13 @@ from scripts.searching import build
 from scripts.searching.query import Hit, VideoIndex, clock
 from scripts.searching.segments import windows
 from scripts.searching.storage import ENTRIES, Manifest, read_manifest
-from tests.conftest import write_video
-from tests.test_clip import SMALL
+from tests.conftest import SMALL, write_video
 from utils import distributed, files
 from utils.checkpoint import released_state, save_weights, sha256
 from utils.errors import InputError
 
 SAMPLING = {"max_frames": 4, "framerate": 1, "segment": 8, "overlap": 3}
 FORK = multiprocessing.get_context("fork")
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return HBI(CLIP(SMALL), temporal_layers=1).eval()
-
-
-@pytest.fixture(scope="module")
-def checkpoint(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "pytorch_model.bin.0"
-    save_weights(released_state(model), path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from models import CLIP, HBI
 from models.shortlist import Shortlist, pooled, text_vectors, video_vectors
-from tests.test_clip import SMALL
+from tests.conftest import SMALL
 
 
 def ragged(seed, count, tokens, width=8):

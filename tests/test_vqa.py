@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import main_vqa
 from models import CLIP, HBIVQA, CLIPConfig, load_model
 from models.recipe import CORRECTED
+from tests.conftest import SMALL
 from tests.retrieval_case import build_corpus, wait_for_port
-from tests.test_clip import SMALL
 from tests.test_hbi import on_fake_cuda
 from utils.checkpoint import read_weights
 from utils.errors import InputError

@@ -9,8 +9,7 @@ import torch
 
 from models import CLIP, HBI
 from scripts.demo import index_quickstart
-from tests.conftest import write_video
-from tests.test_clip import SMALL
+from tests.conftest import SMALL, write_video
 from utils.checkpoint import released_state, save_weights
 
 CELLS = re.findall(
