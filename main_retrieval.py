@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from dataloaders.build import (
     selection_split,
 )
 from models import HBI
+from models.shortlist import two_stage_similarity
 from models.tokenizer import Tokenizer
 from utils.args import log_ineffective_flags, parse, retrieval_parser, run
 from utils.builders import build_model, build_run, level_options
@@ -28,9 +30,12 @@ from utils.distributed import gather_shards, is_main, start
 from utils.encoding import encode, encode_clips
 from utils.files import atomic_write
 from utils.logger import make_logger, table, write_metrics
-from utils.metrics import rank_statistics, retrieval_metrics, text_to_video_ranks
+from utils.metrics import percent_within, rank_statistics, retrieval_metrics, text_to_video_ranks
 from utils.post_processing import dual_softmax_metrics, query_bank_metrics
 from utils.randomness import seed_all
+
+CHECKED = 200
+"""Captions, about as many, that are compared with all clips to see what a shortlist leaves out."""
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -90,33 +95,51 @@ def evaluate(
 ) -> tuple[dict, Tensor]:
     """Rank all clips for each caption and all captions for each clip.
 
-    Each process encodes its share of captions and clips and compares its captions with all clips.
+    Each process encodes its share of captions and clips and compares its captions with all clips, or with --shortlist
+    with those of nearest pooled features.
 
     Returns:
-        The metrics, and the similarity of all captions with all clips (A, B), the same on every process.
+        The metrics, and the similarity of all captions with all clips (A, B), the same on every process; clips outside
+        of a caption's shortlist have smaller ones than those inside, as `two_stage_similarity` says.
     """
     where = {"device": device, "precision": args.precision, "logger": logger}
     video = encode_clips(model, loaders.clips, **where)
+    memory, dtype = args.similarity_memory * 2**20, PRECISIONS[args.precision]
 
-    def compare(captions: DataLoader) -> Tensor:
-        text = encode(
+    def read(captions: DataLoader) -> tuple[Tensor, Tensor]:
+        return encode(
             captions,
             lambda batch: (model.text_tokens(batch["ids"], batch["text_mask"]), batch["text_mask"]),
             description="captions",
             **where,
         )
-        memory, dtype = args.similarity_memory * 2**20, PRECISIONS[args.precision]
+
+    def compare(text: tuple[Tensor, Tensor]) -> Tensor:
         return gather_shards(model.similarity(text, video, memory=memory, dtype=dtype)).cpu()
 
-    sim = compare(loaders.text)
+    text = read(loaders.text)
+    if args.shortlist:
+        sim = gather_shards(two_stage_similarity(model, text, video, args.shortlist, memory=memory)).cpu()
+    else:
+        sim = compare(text)
     metrics = retrieval_metrics(sim, loaders.clip_of_caption)
     ranks = text_to_video_ranks(sim, loaders.clip_of_caption)
     metrics["subsets"] = {name: rank_statistics(ranks[rows]) for name, rows in loaders.subsets.items() if rows}
     metrics["post_processed"] = {}
+    if args.shortlist:
+        step = math.ceil(len(sim) / CHECKED)
+        own = [place for place, caption in enumerate(loaders.text.dataset.indices) if caption % step == 0]
+        best = compare(tuple(tensor[own] for tensor in text)).argmax(dim=1)
+        metrics["shortlist"] = {
+            "clips": args.shortlist,
+            "true": percent_within(ranks, args.shortlist),
+            "best": percent_within(text_to_video_ranks(sim[::step], best), args.shortlist),
+            "checked": len(best),
+        }
     if "dsl" in args.post_process:
         metrics["post_processed"]["dual softmax"] = dual_softmax_metrics(sim, loaders.clip_of_caption)
     if loaders.bank is not None:
-        bank = compare(loaders.bank)
+        bank = compare(read(loaders.bank))
         metrics["post_processed"]["QB-Norm"] = query_bank_metrics(sim, loaders.clip_of_caption, bank)
     logger.info("text to video R@1 %.1f, video to text R@1 %.1f", metrics["t2v"]["R1"], metrics["v2t"]["R1"])
     return metrics, sim
@@ -131,6 +154,11 @@ def report(args: argparse.Namespace, metrics: dict, sim: Tensor) -> None:
         rows |= {f"{names[key]}, after {method}": values[key] for key in values}
     columns = list(metrics["t2v"])
     print(table(["", *columns], [[label, *(values[column] for column in columns)] for label, values in rows.items()]))
+    if args.shortlist:
+        print(
+            "shortlists of {clips} clips: the caption's own clip is inside for {true:.1f} % of the captions, the most "
+            "similar of all clips for {best:.1f} % of {checked} captions".format(**metrics["shortlist"])
+        )
     write_metrics(Path(args.output_dir) / "metrics.json", metrics)
     if args.save_similarity:
         with atomic_write(Path(args.output_dir) / "similarity.npy", "wb") as file:

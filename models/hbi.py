@@ -4,7 +4,7 @@ Dimension letters: A texts, B videos or pairs, N_t words, N_v frames, D width, R
 Source: Video-Text as Game Players, arXiv 2303.14369 (CVPR 2023); arXiv 2412.20964 (TPAMI 2024).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -338,6 +338,15 @@ class HBI(nn.Module):
         mask = (torch.arange(max_frames) < lengths[:, None]).long().to(self.device)
         return self.frame_tokens(torch.cat(clips).to(self.device), mask), mask
 
+    def rated_levels(
+        self, text: tuple[Tensor, Tensor], video: tuple[Tensor, Tensor]
+    ) -> Iterator[tuple[float, Level, TokenSet, TokenSet]]:
+        """Yield what evaluation mixes: each level of a rate above 0, the rate first, then its text and video sets."""
+        used = max((number for number, rate in enumerate(self.rates, start=1) if rate), default=0)
+        for rate, found in zip(self.rates, self.ascend(*text, *video, levels=used), strict=False):
+            if rate:
+                yield rate, *found
+
     @torch.no_grad()
     @full_precision
     def similarity(
@@ -359,13 +368,11 @@ class HBI(nn.Module):
         Returns:
             (A, B), float32.
         """
-        used = max((number for number, rate in enumerate(self.rates, start=1) if rate), default=0)
         sim = torch.zeros(len(text[0]), len(video[0]), device=text[0].device)
         if not sim.numel():
             return sim
-        for rate, (level, *sets) in zip(self.rates, self.ascend(*text, *video, levels=used), strict=False):
-            if rate:
-                sim += rate * level.similarity(*sets, memory, dtype)
+        for rate, level, *sets in self.rated_levels(text, video):
+            sim += rate * level.similarity(*sets, memory, dtype)
         return sim
 
     @torch.no_grad()

@@ -1,7 +1,9 @@
 """The nearest videos by one vector each, found before the interaction is computed for the few that are near.
 
-Dimension letters: A texts, B videos, N tokens, D width, K candidates.
+Dimension letters: A texts, B videos, N tokens, N_t words, N_v frames, D width, K candidates.
 """
+
+from functools import partial
 
 import torch  # before faiss, which brings its own copies of system libraries
 
@@ -10,8 +12,12 @@ import faiss
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.hbi import HBI
-from models.level import TokenSet
+from models.hbi import HBI, SIMILARITY_MEMORY, full_precision
+from models.interaction import TokenWeight, token_similarity, unit, weighted_similarity
+from models.level import Level, TokenSet
+
+WEIGHED = 1024
+"""Token sets that are weighed at a time: it takes several times the memory of their tokens."""
 
 
 def pooled(tokens: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -37,14 +43,14 @@ def text_vectors(model: HBI, tokens: Tensor, mask: Tensor) -> Tensor:
     of the captions, where all tokens count alike for 65 %.
     """
     entity = model.levels[0]
-    return pooled(tokens, mask, entity.weigh(TokenSet.original(tokens, mask), entity.text_weight)[1])
+    return pooled(tokens, mask, _weights(entity, TokenSet.original(tokens, mask), entity.text_weight))
 
 
 @torch.no_grad()
 def video_vectors(model: HBI, tokens: Tensor, mask: Tensor) -> Tensor:
     """Vectors (B, D) of videos, tokens (B, N, D) and mask (B, N), likewise."""
     entity = model.levels[0]
-    return pooled(tokens, mask, entity.weigh(TokenSet.original(tokens, mask), entity.video_weight)[1])
+    return pooled(tokens, mask, _weights(entity, TokenSet.original(tokens, mask), entity.video_weight))
 
 
 class Shortlist:
@@ -72,6 +78,79 @@ class Shortlist:
             int64 (A, K), positions of the vectors, the nearest first, on the CPU.
         """
         return torch.from_numpy(self._index.search(_rows(queries), min(count, len(self)))[1])
+
+
+@torch.no_grad()
+@full_precision
+def candidate_similarity(
+    model: HBI,
+    text: tuple[Tensor, Tensor],
+    video: tuple[Tensor, Tensor],
+    candidates: Tensor,
+    *,
+    memory: int = SIMILARITY_MEMORY,
+) -> Tensor:
+    """What `HBI.similarity` gives for some videos of each text; all tokens are merged and weighed once.
+
+    Args:
+        model: whose levels compare.
+        text: tokens (A, N_t, D) and mask (A, N_t).
+        video: tokens (B, N_v, D) and mask (B, N_v).
+        candidates: int64 (A, K), which videos each text is compared with.
+        memory: bytes that the candidates' tokens may take at a time, at least one text's.
+
+    Returns:
+        (A, K), float32.
+    """
+    sim = torch.zeros(candidates.shape, device=text[0].device)
+    if not sim.numel():
+        return sim
+    for rate, level, words, frames in model.rated_levels(text, video):
+        word_weight = _weights(level, words, level.text_weight)
+        frame_weight = _weights(level, frames, level.video_weight)
+        compare = partial(_compare, frames=frames, frame_weight=frame_weight)
+        texts = max(1, memory // (4 * candidates.shape[1] * frames.tokens[0].numel()))
+        sim += rate * torch.vmap(compare, chunk_size=texts)(unit(words.tokens, words.mask), word_weight, candidates)
+    return sim
+
+
+@torch.no_grad()
+def two_stage_similarity(
+    model: HBI, text: tuple[Tensor, Tensor], video: tuple[Tensor, Tensor], count: int, **options
+) -> Tensor:
+    """Similarities whose order is that of two stages: a shortlist by pooled vectors, ranked by the interaction.
+
+    Args:
+        model: whose levels compare.
+        text: tokens (A, N_t, D) and mask (A, N_t).
+        video: tokens (B, N_v, D) and mask (B, N_v).
+        count: K, videos of each text's shortlist; more than there are gives all.
+        **options: of `candidate_similarity`.
+
+    Returns:
+        (A, B), float32: `HBI.similarity` of the videos in the shortlist; the others' are smaller than any of these and
+        follow in the order of their vectors.
+    """
+    texts, videos = text_vectors(model, *text), video_vectors(model, *video)
+    candidates = Shortlist(videos).search(texts, count).to(texts.device)
+    behind = 2 + sum(model.rates)  # similarities lie within sum(rates) of 0, inner products within 1
+    return (texts @ videos.T - behind).scatter_(
+        1, candidates, candidate_similarity(model, text, video, candidates, **options)
+    )
+
+
+def _weights(level: Level, tokens: TokenSet, head: TokenWeight | None) -> Tensor:
+    """Weights (B, N) of a token set, as `Level.weigh` gives them, in little memory."""
+    count, longest = tokens.tokens.shape[:2]
+    places = torch.arange(count, device=tokens.tokens.device).split(WEIGHED)
+    return torch.cat([level.weigh(tokens.part(index, longest), head)[1] for index in places])
+
+
+def _compare(words: Tensor, word_weight: Tensor, near: Tensor, *, frames: TokenSet, frame_weight: Tensor) -> Tensor:
+    """Similarity (K,) of one text, unit tokens (N_t, D) and weights (N_t), with the videos `near` (K)."""
+    frame_unit = unit(frames.tokens[near], None if frames.mask is None else frames.mask[near])  # (K, N_v, D)
+    token_sim = token_similarity(words.unsqueeze(0), frame_unit)  # (1, K, N_t, N_v)
+    return weighted_similarity(token_sim, word_weight.unsqueeze(0), frame_weight[near]).squeeze(0)
 
 
 def _rows(vectors: Tensor):

@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin
 
 import torch
 
-from scripts.benchmarks import features, frames, labels, loader, similarity, train, vqa
+from scripts.benchmarks import features, frames, labels, loader, shortlist, similarity, train, vqa
 from scripts.benchmarks.measure import Row, count
 from utils.args import run
 from utils.errors import InputError
@@ -25,6 +25,7 @@ from utils.files import atomic_write
 SUBJECTS = {
     "features": features,
     "similarity": similarity,
+    "shortlist": shortlist,
     "labels": labels,
     "train": train,
     "vqa": vqa,

@@ -122,6 +122,8 @@ def test_help_is_in_groups_and_shows_defaults():
         ("--do_eval --rate 0 0 0", "argument --rate: one level at least must have a weight above 0"),
         ("--do_eval --recipe mended", "argument --recipe: invalid choice: 'mended'"),
         ("--do_train --teacher exact --estimator e.bin", "--teacher exact needs no estimator"),
+        ("--do_eval --shortlist 0", "argument --shortlist: a whole number is needed, 1 or more, not '0'"),
+        ("--do_eval --shortlist 9 --post_process dsl", "--post_process needs all similarities"),
         ("--do_eval --epoch 3", "unrecognized arguments: --epoch 3"),
     ],
 )

@@ -96,6 +96,10 @@ def test_arithmetic_is_counted(tmp_path, tiny_model):
         (["features", "--videos", "2", "--frames", "2"], ["fp32", "bf16"]),
         (["train", "--pairs", "2", "--words", "4", "--frames", "3", "--precision", "bf16"], ["bf16"]),
         (["train", "--pairs", "2", "--words", "4", "--frames", "3", "--grad_checkpointing"], ["fp32, checkpointed"]),
+        (
+            ["shortlist", "--videos", "9", "--shortlist", "4", "--words", "3", "--frames", "2"],
+            ["reading the query", "shortlist", "ranking it", "whole query"],
+        ),
         (["vqa", "--videos", "2", "--questions", "2", "--words", "4"], ["encoding", "encoding and answering"]),
     ],
 )

@@ -16,7 +16,7 @@ from scripts.searching.query import VideoIndex
 from tests.retrieval_case import build_corpus
 from tests.test_args import LEVEL_DEFAULTS, RETRIEVAL_DEFAULTS
 from utils.checkpoint import read_weights
-from utils.metrics import retrieval_metrics
+from utils.metrics import retrieval_metrics, text_to_video_ranks
 from utils.optim import BertAdam
 
 SIZES = ["--max_words", "16", "--max_frames", "4", "--batch_size", "10", "--batch_size_val", "4", "--workers", "0"]
@@ -135,6 +135,28 @@ def test_similarity_does_not_depend_on_batches_or_chunks(trained, evaluate, eval
 def test_levels_enter_the_evaluation_by_their_rates(trained, evaluate, evaluated):
     mixed = evaluate(trained.folder / "pytorch_model.bin.0", "--rate", "0.4", "0.4", "0.2")
     assert np.abs(similarity(mixed) - similarity(evaluated)).max() > 1e-3
+
+
+def test_a_shortlist_of_all_clips_changes_nothing(trained, evaluate, evaluated):
+    outcome = evaluate(trained.folder / "pytorch_model.bin.0", "--shortlist", "8")
+    assert np.abs(similarity(outcome) - similarity(evaluated)).max() < 1e-5
+    assert outcome.metrics == evaluated.metrics | {
+        "shortlist": {"clips": 8, "true": 100.0, "best": 100.0, "checked": 8}
+    }
+
+
+def test_clips_outside_of_the_shortlist_rank_behind_it(trained, evaluate, evaluated, corpus, monkeypatch, capsys):
+    monkeypatch.setattr(main_retrieval, "CHECKED", 4)
+    outcome = evaluate(trained.folder / "pytorch_model.bin.0", "--shortlist", "3")
+    sim, whole = (torch.from_numpy(similarity(each)) for each in (outcome, evaluated))
+    inside = sim > -1
+    assert inside.sum(dim=1).eq(3).all() and torch.allclose(sim[inside], whole[inside], atol=1e-5)
+    own = torch.tensor(build_split("msrvtt", corpus.annotations, "test").clip_of_caption)
+    true = inside.gather(1, own[:, None]).double().mean().item() * 100
+    best = inside[::2].gather(1, whole[::2].argmax(dim=1, keepdim=True)).double().mean().item() * 100
+    assert outcome.metrics["shortlist"] == {"clips": 3, "true": true, "best": best, "checked": 4}
+    assert text_to_video_ranks(sim, own)[~inside.gather(1, own[:, None])[:, 0]].ge(3).all()
+    assert f"inside for {true:.1f} % of the captions" in capsys.readouterr().out
 
 
 def test_one_level_alone(train):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models import CLIP, HBI
-from models.shortlist import Shortlist, pooled, text_vectors, video_vectors
+from models.shortlist import Shortlist, pooled, text_vectors, two_stage_similarity, video_vectors
 from tests.conftest import SMALL
 
 
@@ -53,3 +53,29 @@ def test_vectors_of_a_model_are_pooled_by_the_weights_of_its_entity_level():
         weight = head(tokens, mask).softmax(dim=-1)
         assert torch.allclose(vectors(model, tokens, mask), pooled(tokens, mask, weight), atol=1e-6)
         assert not torch.allclose(vectors(model, tokens, mask), pooled(tokens, mask), atol=1e-2)
+
+
+@pytest.fixture(scope="module", params=["wti", "mean"])
+def three_levels(request):
+    torch.manual_seed(0)
+    return HBI(CLIP(SMALL), temporal_layers=1, rates=(0.4, 0.3, 0.3), interaction=request.param).eval()
+
+
+def test_two_stages_rank_the_shortlist_by_the_interaction_and_the_rest_behind_it(three_levels):
+    text, video = ragged(3, 9, 6, width=SMALL.embed_dim), ragged(4, 20, 5, width=SMALL.embed_dim)
+    whole = three_levels.similarity(text, video)
+    coarse = text_vectors(three_levels, *text) @ video_vectors(three_levels, *video).T
+    for memory in (1, 2**30):
+        found = two_stage_similarity(three_levels, text, video, 7, memory=memory)
+        near = coarse.topk(7).indices
+        assert torch.allclose(found.gather(1, near), whole.gather(1, near), atol=1e-5)
+        order = found.argsort(descending=True)
+        assert torch.equal(order[:, :7].sort().values, near.sort().values)
+        assert torch.equal(order[:, 7:], coarse.argsort(descending=True)[:, 7:])
+
+
+def test_a_shortlist_of_all_is_the_whole_ranking_and_no_text_has_none(three_levels):
+    text, video = ragged(5, 4, 6, width=SMALL.embed_dim), ragged(6, 8, 5, width=SMALL.embed_dim)
+    found = two_stage_similarity(three_levels, text, video, 100)
+    assert torch.allclose(found, three_levels.similarity(text, video), atol=1e-5)
+    assert two_stage_similarity(three_levels, tuple(part[:0] for part in text), video, 100).shape == (0, 8)

@@ -226,6 +226,11 @@ def add_similarity_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--save_similarity", action="store_true", help="write the similarity matrix, similarity.npy")
     group.add_argument("--similarity_memory", type=_COUNT, default=512, metavar="MIB",
                        help="memory that a chunk of the similarity matrix may take")
+    group.add_argument("--shortlist", type=_COUNT, metavar="K",
+                       help="for large galleries: compare a caption with the K clips of nearest pooled features alone; "
+                            "in both directions, pairs that are not compared rank behind those that are, in the order "
+                            "of their pooled features, so the clip of a caption that its shortlist lacks has a rank "
+                            "beyond K; left out: compare all")
     group.add_argument("--post_process", nargs="+", choices=("dsl", "qbnorm"), default=[],
                        help="figures to print apart from the raw ones: dual softmax, QB-Norm")
     group.add_argument("--query_bank", type=_COUNT, default=5000, metavar="CAPTIONS",
@@ -318,6 +323,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         parser.error("argument --rate: gives weight to levels that --num_levels leaves untrained")
     if "train_csv" in args and args.train_csv is None and (args.do_train or args.data_path is None):
         parser.error("argument --train_csv: needed to train, and to make an answer vocabulary without --data_path")
+    if "shortlist" in args and args.shortlist and args.post_process:
+        parser.error("--post_process needs all similarities: leave out one of --shortlist and --post_process")
     if "teacher" in args and args.teacher == "exact" and args.estimator:
         parser.error("--teacher exact needs no estimator: leave out one of --teacher and --estimator")
     return args

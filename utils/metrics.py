@@ -42,9 +42,14 @@ def rank_statistics(ranks: Tensor) -> dict[str, float]:
         "R1", "R5", "R10", "R50": percent of the ranks below 1, 5, 10, 50; "MedianR", "MeanR": median (between the two
         middle ones where their number is even) and mean, counted from 1.
     """
+    recalls = {f"R{depth}": percent_within(ranks, depth) for depth in _RECALL_DEPTHS}
     ranks = ranks.double()
-    recalls = {f"R{depth}": (ranks < depth).double().mean().item() * 100 for depth in _RECALL_DEPTHS}
     return {**recalls, "MedianR": ranks.quantile(0.5).item() + 1, "MeanR": ranks.mean().item() + 1}
+
+
+def percent_within(ranks: Tensor, depth: int) -> float:
+    """Percent of the ranks (N,), counted from 0, that are below `depth`."""
+    return (ranks < depth).double().mean().item() * 100
 
 
 def text_to_video_ranks(sim: Tensor, clip_of_caption: Tensor | None = None) -> Tensor:
