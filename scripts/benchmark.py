@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin
 
 import torch
 
-from scripts.benchmarks import features, frames, labels, loader, shortlist, similarity, train, vqa
+from scripts.benchmarks import features, frames, labels, loader, plan, shortlist, similarity, train, vqa
 from scripts.benchmarks.measure import Row, count
 from utils.args import run
 from utils.errors import InputError
@@ -31,15 +31,16 @@ SUBJECTS = {
     "vqa": vqa,
     "loader": loader,
     "frames": frames,
+    "plan": plan,
 }
 """Each has `add_arguments(parser)` and `measure`, which takes those arguments and gives the rows of the table."""
 
 
 def format_table(rows: Sequence[Row], earlier: Sequence[Row] = ()) -> str:
-    """Lay out rows as fixed-width text.
+    """Lay out rows as fixed-width text, columns with words in them to the left.
 
     Args:
-        rows: one mapping of column to value a row, under "case" its name.
+        rows: one mapping of column to number or words a row, under "case" its name.
         earlier: rows of an earlier run; those of the same name are divided by the new ones.
 
     Returns:
@@ -52,12 +53,17 @@ def format_table(rows: Sequence[Row], earlier: Sequence[Row] = ()) -> str:
         cells = [row["case"]]
         for column in columns[1:]:
             value, old = row.get(column), before.get(row["case"], {}).get(column)
-            ratio = f" ({old / value:.2f}x)" if old and value else ""
-            cells.append("" if value is None else f"{value:.4g}{ratio}")
+            told = isinstance(value, str)
+            ratio = f" ({old / value:.2f}x)" if old and value and not told else ""
+            cells.append("" if value is None else value if told else f"{value:.4g}{ratio}")
         lines.append(cells)
+    text = [any(isinstance(row.get(column), str) for row in rows) for column in columns]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
+        "  ".join(
+            cell.ljust(width) if left else cell.rjust(width)
+            for cell, width, left in zip(line, widths, text, strict=True)
+        ).rstrip()
         for line in lines
     )
 
