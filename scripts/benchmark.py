@@ -7,8 +7,11 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -19,20 +22,20 @@ import torch
 from scripts.benchmarks import features, frames, labels, loader, plan, shortlist, similarity, train, vqa
 from scripts.benchmarks.measure import Row, count
 from utils.args import run
+from utils.distributed import start
 from utils.errors import InputError
 from utils.files import atomic_write
 
-SUBJECTS = {
+ON_A_DEVICE = {
     "features": features,
     "similarity": similarity,
     "shortlist": shortlist,
     "labels": labels,
     "train": train,
     "vqa": vqa,
-    "loader": loader,
-    "frames": frames,
-    "plan": plan,
 }
+MEASURED = {**ON_A_DEVICE, "loader": loader, "frames": frames}
+SUBJECTS = {**MEASURED, "plan": plan}
 """Each has `add_arguments(parser)` and `measure`, which takes those arguments and gives the rows of the table."""
 
 
@@ -85,38 +88,69 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and print.
+def measure_all(threads: int) -> list[Row]:
+    """Measure one subject after another, each in a process of its own, as it is when nothing is said of its sizes.
 
-    Args:
-        argv: the words after the script's name.
+    Raises:
+        InputError: one of them failed.
     """
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in MEASURED:
+            file = Path(folder) / f"{name}.json"
+            command = [sys.executable, __file__, name, "--threads", str(threads), "--json", str(file)]
+            if subprocess.run(command).returncode:
+                raise InputError(f"{name}: failed; run `python scripts/benchmark.py {name}` for itself")
+            rows += [{**row, "case": f"{name}: {row['case']}"} for row in read_rows(file)]
+    return rows
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     subjects = parser.add_subparsers(dest="subject", required=True)
-    for name, subject in SUBJECTS.items():
+    told = {name: subject.__doc__ for name, subject in SUBJECTS.items()} | {"all": "Every subject that is measured."}
+    for name, description in told.items():
         arguments = subjects.add_parser(
             name,
-            help=subject.__doc__.partition("\n")[0],
-            description=subject.__doc__,
+            help=description.partition("\n")[0],
+            description=description,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
         arguments.add_argument("--threads", type=count, default=2, help="processor threads")
         arguments.add_argument("--json", type=Path, metavar="FILE", help="write the table here")
         arguments.add_argument("--compare", type=Path, metavar="FILE", help="a table written earlier with --json")
         arguments.add_argument("--debug", action="store_true", help="show tracebacks")
-        subject.add_arguments(arguments)
-    options = vars(parser.parse_args(argv))
+        if name in ON_A_DEVICE:
+            arguments.add_argument(
+                "--device", help="as PyTorch names it; left out: CUDA where there is one, else the CPU"
+            )
+        if name in SUBJECTS:
+            SUBJECTS[name].add_arguments(arguments)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print.
+
+    Args:
+        argv: the words after the script's name.
+    """
+    options = vars(build_parser().parse_args(argv))
     name, threads, output, compared, _ = (
         options.pop(key) for key in ("subject", "threads", "json", "compare", "debug")
     )
     earlier = read_rows(compared) if compared else []
     torch.set_num_threads(threads)
-    rows = SUBJECTS[name].measure(**options)
+    device = start(options.pop("device")) if name in ON_A_DEVICE else torch.device("cpu")
+    with device if device.type != "cpu" else nullcontext():  # where tensors are made that do not say it
+        rows = measure_all(threads) if name == "all" else SUBJECTS[name].measure(**options)
     print(format_table(rows, earlier))
     if output:
         with atomic_write(output) as file:
             versions = {"torch": torch.__version__, "python": platform.python_version()}
             machine = {"system": platform.platform(), "processors": os.cpu_count(), "threads": threads}
+            machine["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
             json.dump({"subject": name, **versions, **machine, "rows": rows}, file, indent=1)
 
 

@@ -39,7 +39,7 @@ def measure(pairs: int, words: int, frames: int, num_samples: int, repeats: int)
     """
     if min(words, frames) < 2:
         raise InputError(f"--words {words}, --frames {frames}: an interaction needs at least two of each")
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     text_mask, video_mask = (
         torch.arange(tokens) < torch.randint(2, tokens + 1, (pairs, 1), generator=generator)
         for tokens in (words, frames)

@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 Row = dict[str, Any]
 Result = TypeVar("Result")
 
@@ -22,7 +24,7 @@ def count(text: str) -> int:
 
 
 def measure_call(call: Callable[[], Result], repeats: int) -> tuple[Result, Row]:
-    """Time a call, after one that is not timed, and see how far that one raises the resident memory.
+    """Time a call, after one that is not timed, and see how far that one raises the memory in use.
 
     Processor time tells more than the clock on a machine that is busy with something else.
 
@@ -31,18 +33,43 @@ def measure_call(call: Callable[[], Result], repeats: int) -> tuple[Result, Row]
         repeats: how often, at least 1.
 
     Returns:
-        What the call gave, and a row: "min s", "median s" and "mean s" by the clock, "processor s" (least, all threads
-        together), and "peak MB" on Linux.
+        What the call gave, and a row: "min s", "median s" and "mean s" as `seconds` tells, "processor s" (least, all
+        threads together), and "peak MB": of the GPU if that is PyTorch's default device, else of the process on Linux.
     """
-    result, peak = _peak_memory(call)
+    result, peak = _peak_on_cuda(call) if _on_cuda() else _peak_memory(call)
     wall, processor = [], []
     for _ in range(repeats):
-        before = time.perf_counter(), time.process_time()
+        before = time.process_time()
+        wall.append(seconds(call))
+        processor.append(time.process_time() - before)
+    times = {"min s": min(wall), "median s": statistics.median(wall), "mean s": statistics.fmean(wall)}
+    return result, {**times, "processor s": min(processor), "peak MB": peak}
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """How long a call takes: by events of the GPU if that is PyTorch's default device, else by the clock."""
+    if not _on_cuda():
+        began = time.perf_counter()
         call()
-        wall.append(time.perf_counter() - before[0])
-        processor.append(time.process_time() - before[1])
-    seconds = {"min s": min(wall), "median s": statistics.median(wall), "mean s": statistics.fmean(wall)}
-    return result, {**seconds, "processor s": min(processor), "peak MB": peak}
+        return time.perf_counter() - began
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    began.record()
+    call()
+    ended.record()
+    ended.synchronize()
+    return began.elapsed_time(ended) / 1000
+
+
+def _on_cuda() -> bool:
+    return torch.get_default_device().type == "cuda"
+
+
+def _peak_on_cuda(call: Callable[[], Result]) -> tuple[Result, float]:
+    """The call's result, and the megabytes of the GPU that it added to those in use."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = call()
+    return result, (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def _peak_memory(call: Callable[[], Result]) -> tuple[Result, float | None]:

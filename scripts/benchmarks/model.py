@@ -1,6 +1,5 @@
 """The model that is measured, and what a row says of its arithmetic."""
 
-import time
 from collections.abc import Callable
 
 import torch
@@ -8,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models import CLIP, HBI, CLIPConfig
 from models.hbi_vqa import HBIVQA
-from scripts.benchmarks.measure import Result, Row, measure_call
+from scripts.benchmarks.measure import Result, Row, measure_call, seconds
 
 SIZES = CLIPConfig(
     resolution=224, patch=32, vision_width=768, vision_layers=12, text_width=512, text_layers=12, embed_dim=512
@@ -27,7 +26,7 @@ def random_model(answers: int = 0, **options) -> HBI:
 
 def ragged_mask(count: int, positions: int, shortest: int) -> torch.Tensor:
     """Masks int64 (count, positions) of evenly spread lengths, the same each time."""
-    generator = torch.Generator().manual_seed(count)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(count)
     lengths = torch.randint(shortest, positions + 1, (count, 1), generator=generator)
     return (torch.arange(positions) < lengths).long()
 
@@ -61,9 +60,4 @@ def measure_arithmetic(call: Callable[[], Result], repeats: int, dtype: torch.dt
 def peak_rate(dtype: torch.dtype) -> float:
     """FLOP/s of a matrix product of two (2048, 2048), the best of nine."""
     square = torch.randn(PRODUCT, PRODUCT).to(dtype)
-    seconds = []
-    for _ in range(9):
-        began = time.perf_counter()
-        square @ square
-        seconds.append(time.perf_counter() - began)
-    return 2 * PRODUCT**3 / min(seconds)
+    return 2 * PRODUCT**3 / min(seconds(lambda: square @ square) for _ in range(9))

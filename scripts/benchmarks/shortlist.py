@@ -41,7 +41,7 @@ def measure(videos: int, shortlist: int, frames: int, words: int, repeats: int) 
         return model.text_tokens(ids, text_mask), text_mask
 
     def search(text: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        return gallery.search(text_vectors(model, *text), shortlist)[0]
+        return gallery.search(text_vectors(model, *text), shortlist)[0].to(model.device)
 
     def rank(text: tuple[torch.Tensor, torch.Tensor], near: torch.Tensor) -> torch.Tensor:
         return near[model.similarity(text, (tokens[near], mask[near]))[0].argsort(descending=True)]
