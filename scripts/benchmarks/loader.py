@@ -11,7 +11,7 @@ import numpy as np
 
 from dataloaders.transforms import ClipTransform, RandAugment
 from dataloaders.video import decode_clip, read_clip
-from scripts.benchmarks.measure import Row, count, measure_call
+from scripts.benchmarks.measure import Row, count, measure_in_turns
 
 WIDTH, HEIGHT, FRAMES, FRAMERATE = 320, 240, 450, 30
 
@@ -21,7 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--video", type=Path, help="file; without one a video of moving patterns and noise is made")
     parser.add_argument("--max_frames", type=count, default=12, help="the most frames")
     parser.add_argument("--resolution", type=count, default=224, help="pixels")
-    parser.add_argument("--repeats", type=count, default=30, help="runs")
+    parser.add_argument("--repeats", type=count, default=100, help="runs")
 
 
 def measure(video: Path | None, max_frames: int, resolution: int, repeats: int) -> list[Row]:
@@ -47,7 +47,7 @@ def measure(video: Path | None, max_frames: int, resolution: int, repeats: int) 
             "test sample": read,
             "training sample": partial(read, augment=RandAugment()),
         }
-        measured = {name: measure_call(call, repeats) for name, call in calls.items()}
+        measured = measure_in_turns(calls, repeats)
     decoding = measured["decoding"][1]["mean s"]
     return [
         {"case": name, **row, "of decoding": row["mean s"] / decoding, "sample MB": result.nbytes / 2**20}

@@ -5,7 +5,7 @@ import re
 import statistics
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ import torch
 
 Row = dict[str, Any]
 Result = TypeVar("Result")
+STATISTICS = {"min s": min, "median s": statistics.median, "mean s": statistics.fmean}
 
 
 def count(text: str) -> int:
@@ -24,26 +25,37 @@ def count(text: str) -> int:
 
 
 def measure_call(call: Callable[[], Result], repeats: int) -> tuple[Result, Row]:
-    """Time a call, after one that is not timed, and see how far that one raises the memory in use.
+    """`measure_in_turns` of one call."""
+    return measure_in_turns({"": call}, repeats)[""]
 
-    Processor time tells more than the clock on a machine that is busy with something else.
+
+def measure_in_turns(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, tuple[Any, Row]]:
+    """Time calls one after another, again and again, so that a machine that changes its pace does so for all alike.
+
+    Each is first called without being timed, to see how far that raises the memory in use. Processor time tells more
+    than the clock on a machine that is busy with something else.
 
     Args:
-        call: what to measure.
-        repeats: how often, at least 1.
+        calls: what to measure, by name.
+        repeats: how often each, at least 1.
 
     Returns:
-        What the call gave, and a row: "min s", "median s" and "mean s" as `seconds` tells, "processor s" (least, all
-        threads together), and "peak MB": of the GPU if that is PyTorch's default device, else of the process on Linux.
+        Of each what the call gave, and a row: "min s", "median s" and "mean s" as `seconds` tells, "processor s"
+        (least, all threads together), and "peak MB": of the GPU if that is PyTorch's default device, else of the
+        process on Linux.
     """
-    result, peak = _peak_on_cuda(call) if _on_cuda() else _peak_memory(call)
-    wall, processor = [], []
+    first = {name: _peak_on_cuda(call) if _on_cuda() else _peak_memory(call) for name, call in calls.items()}
+    wall, processor = {name: [] for name in calls}, {name: [] for name in calls}
     for _ in range(repeats):
-        before = time.process_time()
-        wall.append(seconds(call))
-        processor.append(time.process_time() - before)
-    times = {"min s": min(wall), "median s": statistics.median(wall), "mean s": statistics.fmean(wall)}
-    return result, {**times, "processor s": min(processor), "peak MB": peak}
+        for name, call in calls.items():
+            before = time.process_time()
+            wall[name].append(seconds(call))
+            processor[name].append(time.process_time() - before)
+    measured = {}
+    for name, (result, peak) in first.items():
+        times = {label: of(wall[name]) for label, of in STATISTICS.items()}
+        measured[name] = result, {**times, "processor s": min(processor[name]), "peak MB": peak}
+    return measured
 
 
 def seconds(call: Callable[[], Any]) -> float:

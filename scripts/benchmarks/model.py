@@ -1,5 +1,6 @@
 """The model that is measured, and what a row says of its arithmetic."""
 
+import statistics
 from collections.abc import Callable
 
 import torch
@@ -7,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models import CLIP, HBI, CLIPConfig
 from models.hbi_vqa import HBIVQA
-from scripts.benchmarks.measure import Result, Row, measure_call, seconds
+from scripts.benchmarks.measure import Result, Row, measure_in_turns, seconds
 
 SIZES = CLIPConfig(
     resolution=224, patch=32, vision_width=768, vision_layers=12, text_width=512, text_layers=12, embed_dim=512
@@ -42,18 +43,20 @@ def measure_arithmetic(call: Callable[[], Result], repeats: int, dtype: torch.dt
     Args:
         call: what to measure.
         repeats: how often.
-        dtype: whose peak counts, that of a square matrix product, measured just before and after.
+        dtype: whose peak counts, that of a square matrix product; the median of as many, measured in turns.
 
     Returns:
-        What the call gave, and its row with "GFLOP", "GFLOP/s" (of the median) and "share of peak" besides.
+        What the call gave, and its row with "GFLOP", "GFLOP/s" (of the median), "share of peak" and "peak GFLOP/s"
+        besides.
     """
     with FlopCounterMode(display=False) as counter:
         call()
-    before = peak_rate(dtype)
-    result, row = measure_call(call, repeats)
-    rate = counter.get_total_flops() / row["median s"]
-    peak = max(before, peak_rate(dtype))
-    arithmetic = {"GFLOP": counter.get_total_flops() / 1e9, "GFLOP/s": rate / 1e9, "share of peak": rate / peak}
+    peaks = []
+    calls = {"work": call, "product": lambda: peaks.append(peak_rate(dtype))}
+    result, row = measure_in_turns(calls, repeats)["work"]
+    work, peak = counter.get_total_flops(), statistics.median(peaks)
+    rate = work / row["median s"]
+    arithmetic = {"GFLOP": work / 1e9, "GFLOP/s": rate / 1e9, "share of peak": rate / peak, "peak GFLOP/s": peak / 1e9}
     return result, row | arithmetic
 
 

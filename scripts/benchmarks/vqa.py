@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 
 import torch
 
-from scripts.benchmarks.measure import Row, count, measure_call
+from scripts.benchmarks.measure import Row, count, measure_in_turns
 from scripts.benchmarks.model import ragged_mask, random_frames, random_model
 
 
@@ -44,7 +44,6 @@ def measure(videos: int, questions: int, words: int, frames: int, answers: int, 
         tokens, text = encode(), model.text_tokens(ids, text_mask)
         return model.mixed_logits((text, text_mask), (tokens[about], video_mask[about])).argmax(dim=1)
 
-    rows = []
-    for name, call in (("encoding", encode), ("encoding and answering", answer)):
-        rows.append({"case": name, **measure_call(call, repeats)[1]})
+    measured = measure_in_turns({"encoding": encode, "encoding and answering": answer}, repeats)
+    rows = [{"case": name, **row} for name, (_, row) in measured.items()]
     return [row | {"of encoding": row["median s"] / rows[0]["median s"]} for row in rows]
