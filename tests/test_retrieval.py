@@ -203,6 +203,14 @@ def test_checkpointed_training_gives_the_same_weights(trained, train):
         assert torch.allclose(weights[name], tensor, atol=1e-6), name
 
 
+@pytest.mark.slow
+def test_compiled_towers_train_the_same_model(trained, train):
+    weights = train("--compile").weights
+    assert weights.keys() == trained.weights.keys()
+    for name, tensor in trained.weights.items():
+        assert torch.allclose(weights[name], tensor, atol=1e-5), name
+
+
 def test_half_precision_is_close(trained, train, evaluate, evaluated):
     assert train("--precision", "bf16").scalars("loss")[0][1] == pytest.approx(trained.scalars("loss")[0][1], rel=0.05)
     half = similarity(evaluate(trained.folder / "pytorch_model.bin.0", "--precision", "bf16"))

@@ -255,6 +255,9 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--workers", type=_number(int, 0), default=4, help="decoding processes beside each process")
     group.add_argument("--device", help="as PyTorch names it; left out: CUDA where there is one, else the CPU")
     group.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the forward pass")
+    group.add_argument("--compile", action="store_true",
+                       help="compile the blocks of CLIP's towers, for long runs; a resumed run may then differ in the "
+                            "last bits")
     group.add_argument("--local_rank", "--local-rank", type=_number(int, 0), default=os.environ.get("LOCAL_RANK", "0"),
                        help="which of the machine's processes this is; launchers set it")
 

@@ -13,6 +13,7 @@ from models import HBI, load_model
 from utils.checkpoint import released_name, released_state
 from utils.distributed import restarts
 from utils.engine import Run
+from utils.errors import InputError
 from utils.optim import BertAdam, parameter_groups
 from utils.trainer import Trainer
 from utils.training_state import TrainingStates
@@ -38,7 +39,27 @@ def build_model(args: argparse.Namespace, device: torch.device, **options) -> HB
         **options,
     )
     model.clip.set_grad_checkpointing(args.grad_checkpointing)
+    if args.compile:
+        compile_towers(model)
     return model
+
+
+def compile_towers(model: HBI) -> None:
+    """Have the blocks of both towers compiled when they first run, one for all that are alike; names stay as they are.
+
+    Raises:
+        InputError: nothing can be compiled on this machine.
+    """
+    try:
+        torch.compile(torch.sin)(torch.ones(2, device=model.device))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"--compile: cannot compile here ({reason}); install a C++ compiler such as g++ or leave out --compile"
+        ) from error
+    for tower in (model.clip.visual, model.clip):
+        for block in tower.transformer.resblocks:
+            block.compile()
 
 
 def level_options(args: argparse.Namespace) -> dict:

@@ -6,6 +6,7 @@ import torch
 
 from scripts.benchmarks.measure import Row, count
 from scripts.benchmarks.model import measure_arithmetic, random_frames, random_model
+from utils.builders import compile_towers
 from utils.devices import PRECISIONS, autocast
 
 
@@ -13,19 +14,23 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Sizes of the batch."""
     parser.add_argument("--videos", type=count, default=8, help="videos of a batch")
     parser.add_argument("--frames", type=count, default=12, help="frames of a video")
+    parser.add_argument("--compile", dest="compiled", action="store_true", help="compile the blocks of the towers")
     parser.add_argument("--repeats", type=count, default=5, help="runs")
 
 
 @torch.inference_mode()
-def measure(videos: int, frames: int, repeats: int) -> list[Row]:
+def measure(videos: int, frames: int, compiled: bool, repeats: int) -> list[Row]:
     """Seconds, megabytes and arithmetic in each precision; "videos/s" by the median.
 
     Args:
         videos: videos of a batch.
         frames: frames of a video.
+        compiled: compile the blocks of the towers.
         repeats: runs.
     """
     model = random_model(temporal=None)
+    if compiled:
+        compile_towers(model)
     mask = torch.ones(videos, frames, dtype=torch.int64)
     pixels = random_frames(mask)
 

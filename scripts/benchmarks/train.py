@@ -8,7 +8,7 @@ import torch
 
 from scripts.benchmarks.measure import Row, count
 from scripts.benchmarks.model import measure_arithmetic, ragged_mask, random_frames, random_model
-from utils.builders import build_optimizer
+from utils.builders import build_optimizer, compile_towers
 from utils.devices import PRECISIONS
 from utils.trainer import Trainer
 
@@ -20,10 +20,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--frames", type=count, default=12, help="frames of each video")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the forward pass")
     parser.add_argument("--grad_checkpointing", action="store_true", help="less memory for more time")
+    parser.add_argument("--compile", dest="compiled", action="store_true", help="compile the blocks of the towers")
     parser.add_argument("--repeats", type=count, default=1, help="runs")
 
 
-def measure(pairs: int, words: int, frames: int, precision: str, grad_checkpointing: bool, repeats: int) -> list[Row]:
+def measure(
+    pairs: int, words: int, frames: int, precision: str, grad_checkpointing: bool, compiled: bool, repeats: int
+) -> list[Row]:
     """Seconds, megabytes and arithmetic; "process MB" is the most that the whole process had in memory.
 
     Args:
@@ -32,10 +35,13 @@ def measure(pairs: int, words: int, frames: int, precision: str, grad_checkpoint
         frames: of each video.
         precision: of the forward pass.
         grad_checkpointing: compute activations a second time instead of keeping them.
+        compiled: compile the blocks of the towers.
         repeats: runs.
     """
     model = random_model(teacher="exact").train()
     model.clip.set_grad_checkpointing(grad_checkpointing)
+    if compiled:
+        compile_towers(model)
     optimizer = build_optimizer(model, lr=1e-4, coef_lr=1e-3, weight_decay=0.2, warmup=0.1, total_steps=100)
     trainer = Trainer(model, optimizer, device=model.device, precision=precision)
     text_mask, video_mask = ragged_mask(pairs, words, max(words // 4, 1)), torch.ones(pairs, frames, dtype=torch.int64)
