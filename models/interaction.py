@@ -114,9 +114,11 @@ def packed_similarity(text: Packed, video: Packed) -> Tensor:
     any dtype, and all sums are float32.
     """
     token_sim = (text.tokens @ video.tokens.mT).view(*text.weight.shape, *video.weight.shape)  # (N_t, A, N_v, B)
-    best_frame, best_word = token_sim.amax(dim=2).float(), token_sim.amax(dim=0).float()  # (N_t, A, B), (A, N_v, B)
-    best_frame = best_frame.clamp(min=0) if video.cut else best_frame
-    best_word = best_word.clamp(min=0) if text.cut else best_word
-    text_to_video = (best_frame * text.weight.unsqueeze(2)).sum(dim=0)
+    best_frame, best_word = token_sim.amax(dim=2), token_sim.amax(dim=0)  # (N_t, A, B), (A, N_v, B)
+    if video.cut:
+        best_frame.clamp_(min=0)
+    if text.cut:
+        best_word.clamp_(min=0)
+    text_to_video = (best_frame * text.weight.unsqueeze(2)).sum(dim=0)  # the weights are float32, and so the products
     video_to_text = (best_word * video.weight).sum(dim=1)
     return (text_to_video + video_to_text) / 2

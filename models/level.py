@@ -15,8 +15,8 @@ from models.interaction import Packed, TokenWeight, packed_similarity, similarit
 from models.recipe import Recipe
 from models.token_merge import Clusters, MergeStage
 
-BLOCK = 64
-"""Texts and videos of a block of similarities: enough for fast matrix products, few enough to be of one length."""
+TEXTS, VIDEOS = 96, 128
+"""Of a block of similarities: enough for fast matrix products, few enough to be of about one length."""
 HELD = 1024
 """Texts that are packed at a time."""
 
@@ -154,7 +154,7 @@ class Level(nn.Module):
         """`forward(...).sim`, float32 (A, B), without computing padding.
 
         Sequences of about the same length are compared block by block. Beside the result this takes `memory`, at least
-        that of one pair, and one packed copy of `HELD` texts.
+        that of one pair, and one packed copy of `HELD` texts and their rows of the result.
 
         Args:
             text: A texts.
@@ -162,16 +162,20 @@ class Level(nn.Module):
             memory: bytes that the token similarities of a block may take.
             dtype: of the matrix products; maxima of them are exact, and sums over tokens are float32.
         """
-        pair_bytes = dtype.itemsize * text.tokens.shape[1] * video.tokens.shape[1]
-        block = max(1, min(BLOCK, math.isqrt(memory // pair_bytes)))  # of this many texts and as many videos
+        pairs = max(1, memory // (dtype.itemsize * text.tokens.shape[1] * video.tokens.shape[1]))
+        height = min(TEXTS, math.isqrt(pairs))
+        words, frames = text.by_length(height), video.by_length(min(VIDEOS, pairs // height))
+        columns = torch.cat([index for index, _ in frames]).argsort()  # (B,), where each video is among them by length
         sim = text.tokens.new_empty(len(text.tokens), len(video.tokens), dtype=torch.float32)
-        words = text.by_length(block)
-        for first in range(0, len(words), max(1, HELD // block)):
-            packed = [self.pack(text, *chosen, self.text_weight, dtype) for chosen in words[first:][: HELD // block]]
-            for chosen in video.by_length(block):
-                frames = self.pack(video, *chosen, self.video_weight, dtype)
-                for texts in packed:
-                    sim[texts.index.unsqueeze(1), frames.index] = packed_similarity(texts, frames)
+        held = max(1, HELD // height)
+        for first in range(0, len(words), held):
+            packed = [self.pack(text, *chosen, self.text_weight, dtype) for chosen in words[first : first + held]]
+            blocks = []
+            for chosen in frames:
+                videos = self.pack(video, *chosen, self.video_weight, dtype)
+                blocks.append(torch.cat([packed_similarity(texts, videos) for texts in packed]))
+            rows = torch.cat([texts.index for texts in packed])
+            sim.index_copy_(0, rows, torch.cat(blocks, dim=1).index_select(1, columns))
         return sim
 
     def pack(

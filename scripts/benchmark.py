@@ -15,7 +15,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin would be timed on a busy machine
 
 import torch
 

@@ -33,7 +33,8 @@ def case(*, weighted: bool = True, holes: bool = False) -> tuple[Level, TokenSet
 @pytest.mark.parametrize("weighted", [True, False])
 @torch.no_grad()
 def test_packed_similarity_equals_the_plain_one(weighted, holes, monkeypatch):
-    monkeypatch.setattr(level_module, "BLOCK", 4)
+    monkeypatch.setattr(level_module, "TEXTS", 4)
+    monkeypatch.setattr(level_module, "VIDEOS", 6)
     monkeypatch.setattr(level_module, "HELD", 8)
     level, text, video = case(weighted=weighted, holes=holes)
     plain = level(text, video).sim
