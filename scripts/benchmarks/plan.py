@@ -75,7 +75,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--cores", type=count, default=8, help="processor cores that decode for one GPU")
     parser.add_argument("--decoded", type=count, default=7500, help="320 x 240 frames that a core decodes a second")
     parser.add_argument("--fps", type=count, default=30, help="frames a second of the videos, all of them decoded")
-    parser.add_argument("--augment_ms", type=float, default=4.0, help="milliseconds of augmentation a sampled frame")
+    parser.add_argument("--augment_ms", type=float, default=1.0, help="milliseconds of augmentation a sampled frame")
 
 
 def measure(
