@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -203,8 +204,9 @@ def test_checkpointed_training_gives_the_same_weights(trained, train):
         assert torch.allclose(weights[name], tensor, atol=1e-6), name
 
 
-@pytest.mark.slow
-def test_compiled_towers_train_the_same_model(trained, train):
+def test_compiled_towers_train_the_same_model(trained, train, monkeypatch):
+    """Traced as for compiling, then run as it is: compiling itself takes a minute and a C++ compiler."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     weights = train("--compile").weights
     assert weights.keys() == trained.weights.keys()
     for name, tensor in trained.weights.items():
