@@ -3,6 +3,7 @@
 Dimension letters: B batch, N tokens, D width, H heads.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -20,6 +21,16 @@ def slow_backward(query: Tensor) -> bool:
     return query.device.type == "cpu" and query.dtype is torch.bfloat16 and query.requires_grad
 
 
+def remember_input(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`function(x)`, of which the backward pass keeps `x` alone and computes what else it needs again.
+
+    For functions that end in a matrix product: that is not computed again, as nothing needs its result.
+    """
+    if not torch.is_grad_enabled():
+        return function(x)
+    return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with packed input weights, spelled as `torch.nn.MultiheadAttention` spells them."""
 
@@ -34,18 +45,21 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, asked: int | None = None) -> Tensor:
+    def pack(self, x: Tensor) -> Tensor:
+        """Map tokens (B, N, D) to their queries, keys and values side by side (B, N, 3D)."""
+        return F.linear(x, self.in_proj_weight, self.in_proj_bias)
+
+    def forward(self, packed: Tensor, mask: Tensor | None = None, asked: int | None = None) -> Tensor:
         """Attend over the tokens of each sample.
 
         Args:
-            x: (B, N, D).
+            packed: (B, N, 3D), what `pack` gives.
             mask: boolean, broadcastable to (B, H, asked, N); True where a row may attend to a column. None: everywhere.
             asked: how many tokens, from the first on, are to attend; None: all, N.
 
         Returns:
             (B, asked, D).
         """
-        packed = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (B, N, 3D)
         packed = packed.unflatten(-1, (3, -1, HEAD_WIDTH)).transpose(1, 3)  # (B, H, 3, N, 64)
         query, key, value = packed.unbind(2)
         query = query if asked is None else query.narrow(2, 0, asked)
@@ -64,17 +78,22 @@ class Perceptron(nn.Module):
         self.c_proj = nn.Linear(4 * width, width)
         self.quick_gelu = quick_gelu
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, N, D) to (B, N, D), each token for itself.
+    def widen(self, x: Tensor) -> Tensor:
+        """The first layer, (B, N, D) to (B, N, 4D).
 
         QuickGELU, x * sigmoid(s x) with s = 1.702, is silu(s x) / s. Both factors are taken to the narrow tensors, so
         that the widest ones of the model are passed over once.
         """
         if not self.quick_gelu:
-            return self.c_proj(F.gelu(self.c_fc(x)))
-        slope = QUICK_GELU_SLOPE
-        hidden = F.silu(F.linear(slope * x, self.c_fc.weight, slope * self.c_fc.bias))  # (B, N, 4D)
-        return F.linear(hidden, self.c_proj.weight, slope * self.c_proj.bias) / slope
+            return self.c_fc(x)
+        return F.linear(QUICK_GELU_SLOPE * x, self.c_fc.weight, QUICK_GELU_SLOPE * self.c_fc.bias)
+
+    def narrow(self, hidden: Tensor) -> Tensor:
+        """The activation and the second layer, (B, N, 4D) as `widen` gives it to (B, N, D)."""
+        if not self.quick_gelu:
+            return self.c_proj(F.gelu(hidden))
+        bias = QUICK_GELU_SLOPE * self.c_proj.bias
+        return F.linear(F.silu(hidden), self.c_proj.weight, bias) / QUICK_GELU_SLOPE
 
 
 class ResidualAttentionBlock(nn.Module):
@@ -93,9 +112,10 @@ class ResidualAttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None, asked: int | None = None) -> Tensor:
         """Map (B, N, D) to (B, asked, D); `mask` and `asked` as in `SelfAttention.forward`."""
-        attended = self.attn(self.ln_1(x), mask, asked)
+        attended = self.attn(remember_input(lambda x: self.attn.pack(self.ln_1(x)), x), mask, asked)
         x = x.narrow(1, 0, attended.shape[1]) + attended
-        return x + self.mlp(self.ln_2(x))
+        hidden = remember_input(lambda x: self.mlp.widen(self.ln_2(x)), x)  # (B, asked, 4D)
+        return x + remember_input(self.mlp.narrow, hidden)
 
 
 class Transformer(nn.Module):

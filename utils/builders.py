@@ -14,6 +14,7 @@ from utils.checkpoint import released_name, released_state
 from utils.distributed import restarts
 from utils.engine import Run
 from utils.errors import InputError
+from utils.memory import keep_freed_memory
 from utils.optim import BertAdam, parameter_groups
 from utils.trainer import Trainer
 from utils.training_state import TrainingStates
@@ -38,10 +39,17 @@ def build_model(args: argparse.Namespace, device: torch.device, **options) -> HB
         recipe=args.recipe,
         **options,
     )
-    model.clip.set_grad_checkpointing(args.grad_checkpointing)
+    save_memory(model, args.grad_checkpointing)
     if args.compile:
         compile_towers(model)
     return model
+
+
+def save_memory(model: HBI, enabled: bool) -> None:
+    """Trade time for memory: compute activations again, and give back what is freed, a megabyte or more at a time."""
+    model.clip.set_grad_checkpointing(enabled)
+    if enabled:
+        keep_freed_memory(below=2**20)
 
 
 def compile_towers(model: HBI) -> None:

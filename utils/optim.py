@@ -96,6 +96,10 @@ class BertAdam(Optimizer):
             raise ValueError(f"{total_steps=} of 1 or more, {warmup=} in [0, 1], {betas=} in [0, 1) and {lr=} >= 0")
         settings = {"total_steps": total_steps, "warmup": warmup, "betas": betas, "eps": eps, "max_norm": max_norm}
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, **settings})
+        # Made later, the moments would lie between what the first step leaves free, in holes of no use to the next.
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self._state_of(parameter)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:

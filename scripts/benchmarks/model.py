@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,10 +18,10 @@ SIZES = CLIPConfig(
 PRODUCT = 2048
 
 
-def random_model(answers: int = 0, **options) -> HBI:
-    """HBI on a ViT-B/32 of random weights, in evaluation mode; with `answers`, one that answers questions."""
+def random_model(answers: int = 0, patch: int | None = None, **options) -> HBI:
+    """HBI on a ViT-B/32 of random weights, in evaluation mode; `patch` instead of 32, `answers` to answer questions."""
     torch.manual_seed(0)
-    clip = CLIP(SIZES)
+    clip = CLIP(replace(SIZES, patch=patch or SIZES.patch))
     model = HBIVQA(clip, [str(answer) for answer in range(answers)], **options) if answers else HBI(clip, **options)
     return model.eval()
 

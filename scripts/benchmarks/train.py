@@ -8,7 +8,7 @@ import torch
 
 from scripts.benchmarks.measure import Row, count
 from scripts.benchmarks.model import measure_arithmetic, ragged_mask, random_frames, random_model
-from utils.builders import build_optimizer, compile_towers
+from utils.builders import build_optimizer, compile_towers, save_memory
 from utils.devices import PRECISIONS
 from utils.trainer import Trainer
 
@@ -39,7 +39,7 @@ def measure(
         repeats: runs.
     """
     model = random_model(teacher="exact").train()
-    model.clip.set_grad_checkpointing(grad_checkpointing)
+    save_memory(model, grad_checkpointing)
     if compiled:
         compile_towers(model)
     optimizer = build_optimizer(model, lr=1e-4, coef_lr=1e-3, weight_decay=0.2, warmup=0.1, total_steps=100)

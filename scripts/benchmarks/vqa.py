@@ -1,4 +1,4 @@
-"""Questions about videos, each of which is encoded once, beside the encoding alone; ViT-B/32, random weights."""
+"""Questions about videos, each of which is encoded once, beside the encoding alone; random weights."""
 
 from argparse import ArgumentParser
 
@@ -15,11 +15,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--words", type=count, default=24, help="positions of a question, a quarter or more valid")
     parser.add_argument("--frames", type=count, default=12, help="frames of each video")
     parser.add_argument("--answers", type=count, default=1000, help="answers to choose from")
+    parser.add_argument("--patch", type=count, default=16, help="pixels; as published ViT-B/16, 32 for ViT-B/32")
     parser.add_argument("--repeats", type=count, default=3, help="runs")
 
 
 @torch.inference_mode()
-def measure(videos: int, questions: int, words: int, frames: int, answers: int, repeats: int) -> list[Row]:
+def measure(videos: int, questions: int, words: int, frames: int, answers: int, patch: int, repeats: int) -> list[Row]:
     """Seconds and megabytes; "of encoding" is the median as a multiple of that of encoding the videos.
 
     Args:
@@ -28,9 +29,10 @@ def measure(videos: int, questions: int, words: int, frames: int, answers: int, 
         words: positions of a question.
         frames: of each video.
         answers: to choose from.
+        patch: pixels of ViT-B's patches.
         repeats: runs.
     """
-    model = random_model(answers)
+    model = random_model(answers, patch)
     video_mask = torch.ones(videos, frames, dtype=torch.int64)
     pixels = random_frames(video_mask)
     text_mask = ragged_mask(videos * questions, words, max(words // 4, 1))
