@@ -23,10 +23,10 @@ from scripts.shapes.writing import Entry, write_activitynet, write_msrvtt, write
 from utils.errors import InputError
 from utils.files import atomic_write
 
-TRAIN_CAPTIONS = 5
+TRAIN_CAPTIONS = 3
 
 
-def make_corpus(output: Path, *, train: int = 600, test: int = 200, seed: int = 0, workers: int = 2) -> bool:
+def make_corpus(output: Path, *, train: int = 1200, test: int = 200, seed: int = 0, workers: int = 2) -> bool:
     """Write the corpus into `output`, unless a complete one made with the same settings and code is there.
 
     Args:
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and make the corpus."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("data/shapes"), help="folder to write (%(default)s)")
-    parser.add_argument("--train", type=int, default=600, help="training videos (%(default)s)")
+    parser.add_argument("--train", type=int, default=1200, help="training videos (%(default)s)")
     parser.add_argument("--test", type=int, default=200, help="test videos (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another corpus (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes that render (%(default)s)")

@@ -1,14 +1,13 @@
 """Pretrain a small CLIP on pictures of shapes, for use as `--base_encoder`.
 
-Run it as `python scripts/pretrain_clip.py --output data/shapes/tiny_clip.pt`. The pictures are rendered as they are
-needed; no scene of the corpus is among them.
+Run it as `python scripts/pretrain_clip.py --output data/shapes/tiny_clip.pt`, or with `torchrun --nproc_per_node N`.
+The pictures are rendered as they are needed; no scene of the corpus is among them.
 Letters: A sentences, B pictures, N_t words, D width of the shared embedding, R resolution.
 """
 
 import argparse
 import math
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,40 +16,42 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from models.clip import CLIP, MAX_LOGIT_SCALE, CLIPConfig
 from models.tokenizer import Tokenizer
 from scripts.shapes.initialisation import set_positions
 from scripts.shapes.pictures import draw_pictures, draw_sentences, is_true
+from scripts.shapes.reading import Reader
 from utils.args import run
+from utils.distributed import is_main, rank, start, world_size
 from utils.files import atomic_write
 
 MAX_WORDS = 24
 WARMUP = 100  # steps
 SINGLES = (0.08, 0.23), (1.0, 0.35)  # share of pictures of one thing: until when, and from when, as parts of all steps
 ALIKE = 4
+READING = 8.0  # weight of the reader's loss
 
 
-class Batches(IterableDataset):
-    """A row of random batches, as `draw_batch` makes them.
+def batches(seed: int, pictures: int, resolution: int, steps: int) -> Iterator[dict[str, Tensor]]:
+    """Yield the batches of a training, of other pictures on every process.
 
-    It begins with pictures of one thing, on which shapes are learnt soonest; those of several, on which it is learnt
-    what is where, become more. Some pictures in a row are alike but for shape, tilt and place: hard negatives.
+    It begins with pictures of one thing, on which shapes are learnt soonest; those of two, on which it is learnt what
+    is where, become more. Some pictures in a row are alike but for shape, tilt and place: hard negatives.
+
+    Args:
+        seed: of all draws.
+        pictures: B.
+        resolution: R.
+        steps: number of batches.
     """
-
-    def __init__(self, seed: int, pictures: int, resolution: int, steps: int):
-        """Args: seed: of all draws; pictures: B; resolution: R; steps: number of batches."""
-        self.seed, self.pictures, self.resolution, self.steps = seed, pictures, resolution, steps
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Yield the batches, the same ones each time."""
-        rng, tokenizer = np.random.default_rng(self.seed), Tokenizer()
-        for step in range(self.steps):
-            singles = float(np.interp(step / self.steps, *SINGLES))
-            yield draw_batch(rng, tokenizer, self.pictures, self.resolution, singles=singles, alike=ALIKE)
+    rng, tokenizer = np.random.default_rng((seed, rank())), Tokenizer()
+    for step in range(steps):
+        singles = float(np.interp(step / steps, *SINGLES))
+        yield draw_batch(rng, tokenizer, pictures, resolution, singles=singles, alike=ALIKE)
 
 
 def draw_batch(
@@ -59,8 +60,8 @@ def draw_batch(
     """Draw pictures and a sentence about each; arguments as for `draw_pictures`.
 
     Returns:
-        `pictures` uint8 (B, 3, R, R), `ids` and `mask` int64 (B, N_t), and `truth` bool (B, B): which sentence is true
-        of which picture.
+        `pictures` uint8 (B, 3, R, R), their `facts` int64 (B, THINGS, 5), `ids` and `mask` int64 (B, N_t), and `truth`
+        bool (B, B): which sentence is true of which picture.
     """
     pictures, facts = draw_pictures(rng, count, resolution, **looks)
     sentences, claims = draw_sentences(rng, facts)
@@ -68,19 +69,25 @@ def draw_batch(
     longest = int(mask.sum(dim=1).max())
     return {
         "pictures": torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(),
+        "facts": torch.from_numpy(facts),
         "ids": ids[:, :longest],
         "mask": mask[:, :longest],
         "truth": torch.from_numpy(is_true(claims, facts)),
     }
 
 
-def similarities(clip: CLIP, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def similarities(clip: CLIP, batch: dict[str, Tensor], pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Compare sentences with pictures by their last token, as CLIP does, and by all words, as HBI does.
+
+    Args:
+        clip: the towers.
+        batch: of `draw_batch`.
+        pictures: (B, D), as the image tower embeds them.
 
     Returns:
         Cosine of end token and picture, and mean over the words of their cosines with the picture; both (A, B).
     """
-    pictures = F.normalize(clip.encode_frames(batch["pictures"]).float(), dim=-1)  # (B, D)
+    pictures = F.normalize(pictures.float(), dim=-1)
     words = F.normalize(clip.encode_text(batch["ids"], batch["mask"]).float(), dim=-1)  # (A, N_t, D)
     weights = batch["mask"] / batch["mask"].sum(dim=1, keepdim=True)  # (A, N_t)
     mean_word = torch.einsum("atd,at->ad", words, weights)
@@ -98,61 +105,85 @@ def contrastive_loss(logits: Tensor, truth: Tensor) -> Tensor:
     return sum(F.cross_entropy(rows, true / true.sum(dim=1, keepdim=True)) for rows, true in pairs) / 2
 
 
-def pretrain(config: CLIPConfig, *, steps: int, minutes: float, batch_size: int, lr: float, seed: int) -> CLIP:
-    """Train a CLIP from scratch.
+class Lesson(nn.Module):
+    """A CLIP and the loss that it is pretrained with."""
 
-    The result depends on the arguments and the machine's arithmetic alone, as long as `minutes` are not used up.
+    def __init__(self, clip: CLIP):
+        """Args: clip: the towers."""
+        super().__init__()
+        self.clip = clip
+        self.reader = Reader(clip.config.embed_dim)
+        self.word_scale = nn.Parameter(clip.logit_scale.detach().clone())
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """CLIP's loss by end tokens and by all words, and the reader's; `batch` as of `draw_batch`."""
+        with torch.autocast("cpu", torch.bfloat16):
+            pictures = self.clip.encode_frames(batch["pictures"]).float()
+            by_end, by_words = similarities(self.clip, batch, pictures)
+        loss = READING * self.reader(pictures, batch["facts"])
+        loss = loss + contrastive_loss(self.clip.logit_scale.exp() * by_end, batch["truth"])
+        return loss + contrastive_loss(self.word_scale.exp() * by_words, batch["truth"])
+
+
+def pretrain(config: CLIPConfig, *, steps: int, batch_size: int, lr: float, seed: int) -> CLIP:
+    """Train a CLIP from scratch, each process on pictures of its own.
+
+    The result depends on the arguments, the number of processes and the machine's arithmetic alone.
 
     Args:
         config: sizes of the towers.
         steps: optimiser steps.
-        minutes: the learning rate falls to zero by then even if not all steps are done.
-        batch_size: pictures in a step.
+        batch_size: pictures of a process in a step.
         lr: largest learning rate.
         seed: of weights and pictures.
     """
     torch.manual_seed(seed)
     clip = CLIP(config)
-    word_scale = torch.nn.Parameter(clip.logit_scale.detach().clone())
     set_positions(clip.visual)
-    # Painted by a process of its own, whose seed is the same whatever this one has drawn.
-    batches = DataLoader(Batches(seed, batch_size, config.resolution, steps), batch_size=None, num_workers=1)
-    optimizers = build_optimizers(clip, word_scale)
-    began = time.monotonic()
-    bar = tqdm(batches, total=steps, desc="pretraining", unit="step")
+    lesson = Lesson(clip)
+    patches = nn.Parameter(clip.visual.conv1.weight.detach().flatten(1))  # shares the memory of the weights
+    optimizers = build_optimizers(lesson, patches)
+    parallel = DistributedDataParallel(lesson) if world_size() > 1 else lesson
+    bar = tqdm(
+        batches(seed, batch_size, config.resolution, steps),
+        total=steps,
+        desc="pretraining",
+        unit="step",
+        disable=not is_main(),
+    )
     for step, batch in enumerate(bar):
-        progress = max(step / steps, (time.monotonic() - began) / (60 * minutes))
-        if progress >= 1:
-            break
-        rate = lr * min(1, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * progress))
-        with torch.autocast("cpu", torch.bfloat16):
-            by_end, by_words = similarities(clip, batch)
-        loss = contrastive_loss(clip.logit_scale.exp() * by_end, batch["truth"])
-        loss = loss + contrastive_loss(word_scale.exp() * by_words, batch["truth"])
+        rate = lr * min(1, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        loss = parallel(batch)
         loss.backward()
+        patches.grad = clip.visual.conv1.weight.grad.flatten(1)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
-            optimizer.zero_grad()
+        lesson.zero_grad()
         clip.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
         if step % 50 == 49:
             bar.set_postfix(loss=f"{loss.item():.2f}")
     return clip
 
 
-def build_optimizers(clip: CLIP, word_scale: Tensor) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, which learns places in a tenth of Adam's steps, and Adam for the rest.
+def build_optimizers(lesson: Lesson, patches: nn.Parameter) -> list[torch.optim.Optimizer]:
+    """Muon for matrices, which learns places in a tenth of Adam's steps, and Adam for the rest.
 
     A step uses few word vectors: they get a sparse Adam.
+
+    Args:
+        lesson: what is trained.
+        patches: the image tower's patch embedding as the matrix that it is.
     """
-    clip.token_embedding.sparse = True
-    parameters = dict(clip.named_parameters())
-    words = parameters.pop("token_embedding.weight")
+    lesson.clip.token_embedding.sparse = True
+    parameters = dict(lesson.named_parameters())
+    words = parameters.pop("clip.token_embedding.weight")
+    del parameters["clip.visual.conv1.weight"]
     matrices = [parameters.pop(name) for name in list(parameters) if "resblocks" in name and parameters[name].ndim == 2]
     return [
-        torch.optim.Muon(matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW([*parameters.values(), word_scale], betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        torch.optim.Muon([patches, *matrices], weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(parameters.values(), betas=(0.9, 0.98), weight_decay=0.0, fused=True),
         torch.optim.SparseAdam([words], betas=(0.9, 0.98)),
     ]
 
@@ -163,7 +194,7 @@ def accuracy(clip: CLIP, seed: int, count: int = 256) -> tuple[float, float]:
     batch = draw_batch(np.random.default_rng(seed), Tokenizer(), count, clip.config.resolution)
     right = [
         batch["truth"].gather(1, sim.argmax(dim=1, keepdim=True)).float().mean().item()
-        for sim in similarities(clip, batch)
+        for sim in similarities(clip, batch, clip.encode_frames(batch["pictures"]))
     ]
     return right[0], right[1]
 
@@ -174,10 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=Path("data/shapes/tiny_clip.pt"), help="file to write")
-    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="time after which to end early")
-    parser.add_argument("--batch_size", type=int, default=64, help="pictures in a step")
-    parser.add_argument("--lr", type=float, default=1.5e-3, help="largest learning rate")
+    parser.add_argument("--steps", type=int, default=1000, help="optimiser steps")
+    parser.add_argument("--batch_size", type=int, default=64, help="pictures of a process in a step")
+    parser.add_argument("--lr", type=float, default=5e-3, help="largest learning rate")
     parser.add_argument("--seed", type=int, default=1, help="of weights and pictures")
     parser.add_argument("--resolution", type=int, default=48, help="of the pictures, a multiple of the patch")
     parser.add_argument("--patch", type=int, default=8, help="side of a patch in pixels")
@@ -194,14 +224,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text_layers=options.text_layers,
         embed_dim=options.width,
     )
-    clip = pretrain(
-        config,
-        steps=options.steps,
-        minutes=options.minutes,
-        batch_size=options.batch_size,
-        lr=options.lr,
-        seed=options.seed,
-    )
+    start("cpu")
+    clip = pretrain(config, steps=options.steps, batch_size=options.batch_size, lr=options.lr, seed=options.seed)
+    if not is_main():
+        return
     with atomic_write(options.output, "wb") as file:
         torch.save(clip.state_dict(), file)
     by_end, by_words = accuracy(clip, seed=options.seed + 1)

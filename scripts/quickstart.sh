@@ -6,8 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case "${1:-}" in
-  "") output=output/quickstart data=data/shapes corpus=(--train 600 --test 200) pretraining=(--steps 2000)
-      epochs=3 estimator_epochs=4 question_epochs=2 batch=64 questions=256 ;;
+  "") output=output/quickstart data=data/shapes corpus=(--train 1200 --test 200) pretraining=(--steps 1000)
+      epochs=2 estimator_epochs=4 question_epochs=4 batch=64 questions=128 ;;
   --fast) output=output/quickstart-fast data=data/shapes-fast corpus=(--train 48 --test 24) pretraining=(--steps 60)
       epochs=1 estimator_epochs=1 question_epochs=1 batch=32 questions=64 ;;
   *) echo "usage: bash scripts/quickstart.sh [--fast]" >&2; exit 2 ;;
@@ -23,7 +23,7 @@ videos=(--max_words 24 --max_frames 12 --workers 1 --augment none --frame_cache 
 asked=(--max_words 24 --max_frames 12 --num_thread_reader 1 --frame_cache "$output/frames" --base_encoder "$clip"
   --recipe corrected --train_csv "$data/qa/train.jsonl" --val_csv "$data/qa/test.jsonl"
   --data_path "$data/qa/train_ans2label.json" --features_path "$data/MSRVTT_Videos")
-answering=(--do_train --epochs "$question_epochs" --batch_size "$questions" --questions_per_clip 8 --batch_size_val 256
+answering=(--do_train --epochs "$question_epochs" --batch_size "$questions" --questions_per_clip 16 --batch_size_val 256
   --lr 1e-3 --coef_lr 0.3 --n_display 10)
 training=(--do_train 1 --epochs "$epochs" --batch_size "$batch" --lr 1e-3 --coef_lr 0.3 --n_display 40)
 
@@ -33,7 +33,8 @@ step "videos of moving shapes, captions and questions"
 $python scripts/make_shapes.py --output "$data" "${corpus[@]}"
 
 step "a small CLIP, pretrained on pictures of shapes"
-[ -f "$clip" ] || $python scripts/pretrain_clip.py --output "$clip" "${pretraining[@]}"
+[ -f "$clip" ] || OMP_NUM_THREADS=1 $python -m torch.distributed.run --nproc_per_node 2 \
+  scripts/pretrain_clip.py --output "$clip" "${pretraining[@]}"
 
 step "zero-shot: the small CLIP as it is, every word and frame alike"
 $python main_retrieval.py --do_eval 1 "${videos[@]}" --interaction mean --agg_module None --output_dir "$output/zero_shot"

@@ -20,7 +20,7 @@ from scripts.pretrain_clip import contrastive_loss
 from scripts.pretrain_clip import main as pretrain_clip
 from scripts.shapes import grammar, pictures, sampling
 from scripts.shapes.motion import looks_at
-from scripts.shapes.questions import ask
+from scripts.shapes.questions import QUESTIONS, Question, ask
 from scripts.shapes.rendering import render
 from scripts.shapes.scene import COLOURS, FRAMERATE, PICTURE, ROUND, SHAPES, Action, Event, Scene, Thing
 from scripts.shapes.stories import draw_test, draw_train
@@ -50,6 +50,11 @@ def scene_of(*actions: Action, shape: str = "bar") -> Scene:
     """A small red thing in the middle that does the actions, two seconds each, with a second between."""
     events = tuple(Event(0, action, 3 * i + 1, 3 * i + 3) for i, action in enumerate(actions))
     return Scene((Thing("small", "red", shape, 64, 64),), events, 3 * len(actions) + 1, background=0)
+
+
+def ask_often(scene: Scene) -> list[Question]:
+    """Some questions at random of those that the scene answers, drawn so often that each comes up."""
+    return [question for seed in range(60) for question in ask(scene, Random(seed))]
 
 
 def read_test_list(corpus: Path) -> list[dict[str, str]]:
@@ -106,7 +111,7 @@ def test_msrvtt_files(corpus):
     data = json.loads((corpus / "anns" / "MSRVTT_data.json").read_text())
     captions = Counter(sentence["video_id"] for sentence in data["sentences"])
     rows = read_test_list(corpus)
-    assert captions == {**{f"video{n}": 5 for n in range(TRAIN)}, **{row["video_id"]: 1 for row in rows}}
+    assert captions == {**{f"video{n}": 3 for n in range(TRAIN)}, **{row["video_id"]: 1 for row in rows}}
     assert [video["video_id"] for video in data["videos"]] == [f"video{number}" for number in range(TRAIN + TEST)]
     assert [row["key"] for row in rows] == [f"ret{number}" for number in range(TEST)]
     assert [row["vid_key"] for row in rows] == [f"msr{number}" for number in range(TRAIN, TRAIN + TEST)]
@@ -167,7 +172,7 @@ def test_no_two_actions_are_said_alike():
 
 
 def test_scenes_can_be_told_and_seen(scenes):
-    assert {len(scene.things) for scene in scenes} == {1, 2, 3}
+    assert {len(scene.things) for scene in scenes} == {1, 2}
     assert {len(scene.events) for scene in scenes} == {2, 3}
     for scene in scenes:
         assert len({thing.shape for thing in scene.things}) == len({thing.colour for thing in scene.things})
@@ -205,7 +210,7 @@ def test_a_spin_tilts_every_shape_that_is_not_round(shape):
     scene = scene_of(Action("spin"), shape=shape)
     frames = render(scene, looks_at(scene, np.array([0.0, 3.9])))
     difference = np.abs(frames[0].astype(int) - frames[1]).max()
-    assert (difference > 100) == (shape not in ROUND)
+    assert (difference > 120) == (shape not in ROUND)
 
 
 def test_variants_differ_in_one_respect(scenes):
@@ -244,8 +249,8 @@ def test_train_split_has_the_asked_number_of_scenes():
 
 def test_answers_are_true(scenes):
     for scene in scenes:
-        facts = {question["question"]: question["answer"] for question in ask(scene, Random(0))}
-        assert facts["how many objects are there?"] == {1: "one", 2: "two", 3: "three"}[len(scene.things)]
+        facts = {question["question"]: question["answer"] for question in ask_often(scene)}
+        assert facts["how many objects are there?"] == {1: "one", 2: "two"}[len(scene.things)]
         kinds = [event.action.kind for event in scene.events]
         for event in scene.events:
             thing, kind = scene.things[event.subject], event.action.kind
@@ -260,10 +265,16 @@ def test_answers_are_true(scenes):
             assert side is None or places[side]
 
 
+def test_no_scene_is_asked_much_more_than_others(scenes):
+    asked = [ask(scene, Random(0)) for scene in scenes]
+    assert max(map(len, asked)) == QUESTIONS
+    assert all(len({question["question"] for question in questions}) == len(questions) for questions in asked)
+
+
 def test_questions_about_a_known_scene():
     things = (Thing("small", "red", "star", 20, 64), Thing("big", "blue", "circle", 90, 64))
     events = (Event(0, Action("spin"), 1, 3), Event(1, Action("turn", "green"), 4, 6))
-    facts = {q["question"]: (q["answer"], q["answer_type"]) for q in ask(Scene(things, events, 7, 0), Random(0))}
+    facts = {q["question"]: (q["answer"], q["answer_type"]) for q in ask_often(Scene(things, events, 7, 0))}
     assert facts["what colour is the object that spins?"] == ("red", "what")
     assert facts["who changes its colour?"] == ("circle", "who")
     assert facts["when does the blue circle change its colour?"] == ("second", "when")
@@ -288,8 +299,8 @@ def test_sentences_about_pictures_are_true_of_them():
 
 
 def test_truth_compares_thing_by_thing():
-    cross_and_circle = [[1, 0, 0, 3, 4], [2, 0, 5, 0, 0], [pictures.NOTHING] * 5]
-    claims = np.full((4, 3, 5), pictures.ANY)
+    cross_and_circle = [[1, 0, 0, 3, 4], [2, 0, 5, 0, 0]]
+    claims = np.full((4, 2, 5), pictures.ANY)
     claims[0, 0, [pictures.COLOUR, pictures.SHAPE]] = 0, 3  # a red cross
     claims[1, 0, [pictures.COLOUR, pictures.SHAPE]] = 5, 3  # a blue cross
     claims[2, 0, pictures.SHAPE], claims[2, 1, pictures.COLOUR] = 3, 5  # a cross and a blue thing

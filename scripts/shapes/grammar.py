@@ -49,9 +49,7 @@ def sentence(scene: Scene, rng: Random) -> str:
 
 def clauses(scene: Scene, rng: Random) -> list[str]:
     """Return one sentence per event, each naming its subject in full."""
-    return [
-        f"{_name(scene.things[event.subject], rng)} {rng.choice(phrases(event.action))}." for event in scene.events
-    ]
+    return [f"{_name(scene.things[event.subject], rng)} {rng.choice(phrases(event.action))}." for event in scene.events]
 
 
 def _tell(scene: Scene, rng: Random) -> list[str]:
@@ -70,4 +68,3 @@ def _tell(scene: Scene, rng: Random) -> list[str]:
 def _name(thing: Thing, rng: Random) -> str:
     """Return a noun phrase such as "the little red star"."""
     return f"{rng.choice(('a', 'the'))} {rng.choice(ADJECTIVES[thing.size])} {thing.colour} {thing.shape}"
-

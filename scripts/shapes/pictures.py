@@ -14,7 +14,7 @@ from scripts.shapes.motion import SCALE, Looks
 from scripts.shapes.rendering import render
 from scripts.shapes.scene import COLOURS, PICTURE, ROUND, SHAPES, SIZES, Scene, Thing
 
-THINGS = 3
+THINGS = 2
 NOTHING = -2  # fact: there is no such thing
 ANY = -1  # claim: not said
 PHRASES = (  # attribute -> value -> the ways to say it
@@ -41,13 +41,13 @@ RADII = np.array([SIZES["small"] / SCALE, SIZES["small"], SIZES["big"], SIZES["b
 def draw_pictures(
     rng: np.random.Generator, count: int, resolution: int, *, singles: float = 0.5, alike: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw pictures of one to three things, whose looks have nothing to do with each other.
+    """Draw pictures of one or two things, whose looks have nothing to do with each other.
 
     Args:
         rng: of all draws.
         count: B.
         resolution: R.
-        singles: share of pictures of one thing; of the rest three in five have two things.
+        singles: share of pictures of one thing; the others have two.
         alike: so many pictures in a row have as many things, of the same colours and sizes, so that shape, tilt and
             place alone tell them apart.
 
@@ -60,7 +60,7 @@ def draw_pictures(
     colour = colour[row]
     tilt = (rng.random(shape.shape) < 0.25) & ~np.isin(shape, [SHAPES.index(name) for name in ROUND])
     radius = RADII[size] * rng.uniform(0.93, 1.07, size.shape)
-    shares = (singles, (1 - singles) * 0.6, (1 - singles) * 0.4)
+    shares = (singles, 1 - singles)
     there = np.arange(THINGS) < rng.choice(np.arange(THINGS) + 1, p=shares, size=(count, 1))[row]
     x, y = _places(rng, np.where(there, radius, 0))
     looks = Looks(

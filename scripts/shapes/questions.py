@@ -9,7 +9,8 @@ import numpy as np
 from scripts.shapes.motion import looks_at
 from scripts.shapes.scene import PICTURE, Action, Scene
 
-NUMBERS = {1: "one", 2: "two", 3: "three"}
+NUMBERS = {1: "one", 2: "two"}
+QUESTIONS = 10  # of a scene at most; those of two things answer more, and none should outweigh the others
 ORDINALS = ("first", "second", "third")
 BARE = {"turn": "change its colour"}  # the verb after "does", where it is not the kind itself
 THIRD_PERSON = {"turn": "changes its colour"}
@@ -17,14 +18,13 @@ Question = dict[str, str]  # of MSRVTT-QA's format: answer, question, answer_typ
 
 
 def ask(scene: Scene, rng: Random) -> list[Question]:
-    """Return every question of the catalogue that this scene answers in one way, in random order."""
-    questions = [
+    """Draw questions that this scene answers in one way, in random order; at most one is about the order of events."""
+    asked = [*_about_events(scene), *_about_things(scene), rng.choice(list(_about_order(scene)))]
+    rng.shuffle(asked)
+    return [
         {"answer": answer, "question": question, "answer_type": question.split()[0]}
-        for source in (_about_events, _about_things, _about_order)
-        for question, answer in source(scene)
+        for question, answer in asked[:QUESTIONS]
     ]
-    rng.shuffle(questions)
-    return questions
 
 
 def _about_events(scene: Scene) -> Iterator[tuple[str, str]]:

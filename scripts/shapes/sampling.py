@@ -23,13 +23,13 @@ from scripts.shapes.scene import (
 )
 
 MARGIN = 2.0  # pixels between two things, and between a thing and the picture's edge
-MAX_THINGS = 3
+COUNTS = (1, 1, 2)  # of things, equally likely
 SHOWN = 8.0  # pixels a bouncing thing must be off its place in some frame
 
 
 def random_scene(rng: Random) -> Scene:
-    """Draw a scene that `is_clear`; one, two and three things are equally likely."""
-    count = rng.randint(1, MAX_THINGS)
+    """Draw a scene that `is_clear`; two in three show one thing, the others two."""
+    count = rng.choice(COUNTS)
     while True:
         scene = _draw(rng, count)
         for _ in range(20):  # places enough that actions which need room do not become rare

@@ -14,7 +14,7 @@ COLOURS = {  # RGB; backgrounds are dark and pale in hue, so that all of these s
     "purple": (140, 45, 210),
     "white": (250, 250, 250),
 }
-SIZES = {"small": 17.0, "big": 25.5}  # radius in pixels of the 128 px picture
+SIZES = {"small": 20.0, "big": 30.0}  # radius in pixels of the 128 px picture
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 KINDS = ("move", "grow", "shrink", "spin", "bounce", "blink", "turn", "leave")
 PICTURE = 128
@@ -52,7 +52,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Scene:
-    """One to three things of different shapes and colours, two or three events in time order, `duration` seconds."""
+    """One or two things of different shapes and colours, two or three events in time order, `duration` seconds."""
 
     things: tuple[Thing, ...]
     events: tuple[Event, ...]
