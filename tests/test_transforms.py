@@ -1,4 +1,4 @@
-"""CLIP's preprocessing against PIL, and RandAugment: one draw a clip, timm's own draw and pixels for each frame."""
+"""CLIP's preprocessing against PIL, and RandAugment: one draw a clip, timm's own draw for one frame."""
 
 import pickle
 import random
@@ -11,7 +11,6 @@ from timm.data.auto_augment import rand_augment_transform
 from torchvision import transforms
 
 from dataloaders.transforms import ClipTransform, RandAugment
-from dataloaders.warp import FrameStack
 from utils.errors import InputError
 
 
@@ -25,8 +24,8 @@ def seed_draws(seed):
 
 
 @pytest.mark.parametrize("size", [(48, 64), (64, 48), (33, 101), (20, 17), (32, 32), (32, 57), (7, 90)])
-def test_preprocessing_is_pils(size):
-    frames = noise(20, *size)
+def test_preprocessing_equals_pil(size):
+    frames = noise(2, *size)
     published = transforms.Compose(
         [
             transforms.ToPILImage(),
@@ -38,15 +37,13 @@ def test_preprocessing_is_pils(size):
     clip = ClipTransform(32)(frames)
     assert clip.dtype == torch.uint8
     assert clip.is_contiguous()
-    difference = (clip - 255 * torch.stack([published(frame) for frame in frames])).abs()
-    assert difference.max() <= 2  # PyTorch's weights have 16 bits, PIL's 22
-    assert (difference > 0.5).float().mean() < 0.01
+    assert torch.equal(clip / 255, torch.stack([published(frame) for frame in frames]))
 
 
 def test_short_side_and_crop_by_hand():
     frames = noise(1, 40, 80)
     small = np.array(Image.fromarray(frames[0]).resize((64, 32), Image.Resampling.BICUBIC))
-    assert np.abs(ClipTransform(32)(frames)[0].permute(1, 2, 0).numpy() - small[:, 16:48].astype(int)).max() <= 2
+    assert np.array_equal(ClipTransform(32)(frames)[0].permute(1, 2, 0), small[:, 16:48])
 
 
 def test_all_frames_of_a_clip_get_the_same_operations():
@@ -75,49 +72,16 @@ def test_draws_differ_between_clips_and_repeat_with_the_seed():
     assert len(np.unique(runs[0].reshape(10, -1), axis=0)) > 5
 
 
-OPTIONS = {"img_mean": (128, 128, 128), "interpolation": Image.Resampling.BICUBIC}
-
-
 def test_draws_are_timms_on_one_frame():
     frames = noise(1, 24, 32)
-    reference = rand_augment_transform("rand-m7-n4-mstd0.5-inc1", OPTIONS)
+    options = {"img_mean": (128, 128, 128), "interpolation": Image.Resampling.BICUBIC}
+    reference = rand_augment_transform("rand-m7-n4-mstd0.5-inc1", options)
     augment = RandAugment()
     for seed in range(30):
         seed_draws(seed)
         expected = np.array(reference(Image.fromarray(frames[0])))
         seed_draws(seed)
-        assert (augment(frames)[0] != expected).mean() < 0.02
-
-
-@pytest.mark.parametrize("number", range(15))
-def test_every_operation_is_timms(number):
-    frames = noise(6, 40, 50)  # more than are moved together
-    reference = rand_augment_transform("rand-m7-n4-mstd0.5-inc1", OPTIONS).ops[number]
-    operation = RandAugment().transform.ops[number]
-    assert operation.name == reference.name
-    reference.prob = operation.prob = 1.0
-    for seed in range(10):
-        expected = []
-        for frame in frames:
-            seed_draws(seed)
-            expected.append(np.array(reference(Image.fromarray(frame)), dtype=int))
-        seed_draws(seed)
-        difference = np.abs(operation(frames) - np.stack(expected))
-        assert difference.max() <= 1
-        assert (difference > 0).mean() < 0.01
-
-
-@pytest.mark.parametrize("angle", [0, 30, -135])
-def test_rotation_by_any_angle_is_pils(angle):
-    frames = noise(2, 30, 41)
-    options = {"resample": Image.Resampling.BICUBIC, "fillcolor": (10, 128, 250)}
-    expected = np.stack([np.array(Image.fromarray(frame).rotate(angle, **options), dtype=int) for frame in frames])
-    assert np.abs(FrameStack(frames).rotate(angle, **options) - expected).max() <= 1
-
-
-def test_what_is_no_bicubic_move_is_refused():
-    with pytest.raises(ValueError, match="BILINEAR|resample"):
-        FrameStack(noise(1, 8, 8)).rotate(5, resample=Image.Resampling.BILINEAR, fillcolor=(0, 0, 0))
+        assert np.array_equal(augment(frames)[0], expected)
 
 
 def test_published_setting():
@@ -127,6 +91,13 @@ def test_published_setting():
     names = "AutoContrast Equalize Invert Rotate PosterizeIncreasing SolarizeIncreasing SolarizeAdd ColorIncreasing "
     names += "ContrastIncreasing BrightnessIncreasing SharpnessIncreasing ShearX ShearY TranslateXRel TranslateYRel"
     assert [op.name for op in augment.ops] == names.split()
+
+
+def test_what_is_moved_in_is_grey():
+    augment = RandAugment()
+    (shear,) = (op for op in augment.transform.ops if op.name == "ShearX")
+    (image,) = shear.aug_fn([Image.fromarray(np.zeros((32, 32, 3), np.uint8))], 0.3, **shear.kwargs)
+    assert (np.array(image) == 128).any()
 
 
 def test_worker_processes_can_receive_it():
