@@ -23,16 +23,17 @@ from scripts.shapes.writing import Entry, write_activitynet, write_msrvtt, write
 from utils.errors import InputError
 from utils.files import atomic_write
 
-TRAIN_CAPTIONS = 3
 
-
-def make_corpus(output: Path, *, train: int = 1200, test: int = 200, seed: int = 0, workers: int = 2) -> bool:
+def make_corpus(
+    output: Path, *, train: int = 1200, test: int = 200, captions: int = 5, seed: int = 0, workers: int = 2
+) -> bool:
     """Write the corpus into `output`, unless a complete one made with the same settings and code is there.
 
     Args:
         output: folder; gets `anns`, `qa`, `MSRVTT_Videos`, `ActivityNet` and, last of all, `made_with.json`.
         train: number of training videos, at least 1.
         test: number of test videos, at least 1; a multiple of 8 makes a quarter of each kind of hard negative.
+        captions: of each training video, at least 1.
         seed: the same seed and counts give the same files, whatever the number of workers.
         workers: processes that render.
 
@@ -42,14 +43,16 @@ def make_corpus(output: Path, *, train: int = 1200, test: int = 200, seed: int =
     Raises:
         InputError: a count below 1, or the folder cannot be written.
     """
-    if min(train, test, workers) < 1:
-        raise InputError(f"--train {train}, --test {test} and --workers {workers} must be 1 or more")
-    settings = {"train": train, "test": test, "seed": seed, "code": _code_digest()}
+    if min(train, test, captions, workers) < 1:
+        raise InputError(
+            f"--train {train}, --test {test}, --captions {captions} and --workers {workers} must be 1 or more"
+        )
+    settings = {"train": train, "test": test, "captions": captions, "seed": seed, "code": _code_digest()}
     marker = output / "made_with.json"
     if _read_settings(marker) == settings:
         return False
     marker.unlink(missing_ok=True)
-    train_entries = _entries(draw_train(seed, train), first=0, captions=TRAIN_CAPTIONS, seed=seed)
+    train_entries = _entries(draw_train(seed, train), first=0, captions=captions, seed=seed)
     test_entries = _entries(draw_test(seed, test), first=train, captions=1, seed=seed)
     entries = train_entries + test_entries
     videos = output / "MSRVTT_Videos"
@@ -101,11 +104,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("data/shapes"), help="folder to write (%(default)s)")
     parser.add_argument("--train", type=int, default=1200, help="training videos (%(default)s)")
     parser.add_argument("--test", type=int, default=200, help="test videos (%(default)s)")
+    parser.add_argument("--captions", type=int, default=5, help="captions of a training video (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another corpus (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes that render (%(default)s)")
     options = parser.parse_args(arguments)
     made = make_corpus(
-        options.output, train=options.train, test=options.test, seed=options.seed, workers=options.workers
+        options.output,
+        train=options.train,
+        test=options.test,
+        captions=options.captions,
+        seed=options.seed,
+        workers=options.workers,
     )
     print(f"{options.output}: " + ("made" if made else "complete already"))
 

@@ -26,6 +26,15 @@ SAMPLING = {"max_frames": 4, "framerate": 1, "segment": 8, "overlap": 3}
 FORK = multiprocessing.get_context("fork")
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """A forked process would wait for OpenMP's other threads, which the fork leaves behind."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
     """Three short videos, one of them in a subfolder, and one of 19 s, which makes four segments."""

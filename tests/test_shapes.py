@@ -111,7 +111,7 @@ def test_msrvtt_files(corpus):
     data = json.loads((corpus / "anns" / "MSRVTT_data.json").read_text())
     captions = Counter(sentence["video_id"] for sentence in data["sentences"])
     rows = read_test_list(corpus)
-    assert captions == {**{f"video{n}": 3 for n in range(TRAIN)}, **{row["video_id"]: 1 for row in rows}}
+    assert captions == {**{f"video{n}": 5 for n in range(TRAIN)}, **{row["video_id"]: 1 for row in rows}}
     assert [video["video_id"] for video in data["videos"]] == [f"video{number}" for number in range(TRAIN + TEST)]
     assert [row["key"] for row in rows] == [f"ret{number}" for number in range(TEST)]
     assert [row["vid_key"] for row in rows] == [f"msr{number}" for number in range(TRAIN, TRAIN + TEST)]
