@@ -40,7 +40,7 @@ def build_corpus(folder: Path, *, train: int, test: int) -> Corpus:
     return corpus
 
 
-def wait_for_port(port: int, seconds: float = 60) -> None:
+def wait_for_port(port: int, seconds: float = 300) -> None:
     """Wait until a port that a launcher had is given back; a port of 0 is always free."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
