@@ -7,6 +7,7 @@ Source: Video-Text as Game Players, arXiv 2303.14369 (CVPR 2023); arXiv 2412.209
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -172,12 +173,22 @@ class HBI(nn.Module):
 
     # Levels
 
-    def ascend(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor, levels: int = len(LEVELS)):
+    def text_sets(self, tokens: Tensor, mask: Tensor, levels: int = len(LEVELS)) -> Iterator[TokenSet]:
+        """Yield texts, tokens (A, N_t, D) and mask (A, N_t), at each level from entity upwards, `levels` of them."""
+        stages = (level.text_merge for level in self.levels[1:levels])
+        return accumulate(stages, TokenSet.merged, initial=TokenSet.original(tokens, mask))
+
+    def video_sets(self, tokens: Tensor, mask: Tensor, levels: int = len(LEVELS)) -> Iterator[TokenSet]:
+        """Yield videos, tokens (B, N_v, D) and mask (B, N_v), likewise."""
+        stages = (level.video_merge for level in self.levels[1:levels])
+        return accumulate(stages, TokenSet.merged, initial=TokenSet.original(tokens, mask))
+
+    def ascend(
+        self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor, levels: int = len(LEVELS)
+    ) -> Iterator[tuple[Level, TokenSet, TokenSet]]:
         """Yield each level with its text and video token sets, from entity upwards, `levels` of them."""
-        text, video = TokenSet.original(text, text_mask), TokenSet.original(video, video_mask)
-        for level in self.levels[:levels]:
-            text, video = level.merge(text, video)
-            yield level, text, video
+        texts, videos = self.text_sets(text, text_mask, levels), self.video_sets(video, video_mask, levels)
+        return zip(self.levels[:levels], texts, videos, strict=False)
 
     @full_precision
     def level_outputs(
@@ -338,14 +349,10 @@ class HBI(nn.Module):
         mask = (torch.arange(max_frames) < lengths[:, None]).long().to(self.device)
         return self.frame_tokens(torch.cat(clips).to(self.device), mask), mask
 
-    def rated_levels(
-        self, text: tuple[Tensor, Tensor], video: tuple[Tensor, Tensor]
-    ) -> Iterator[tuple[float, Level, TokenSet, TokenSet]]:
-        """Yield what evaluation mixes: each level of a rate above 0, the rate first, then its text and video sets."""
-        used = max((number for number, rate in enumerate(self.rates, start=1) if rate), default=0)
-        for rate, found in zip(self.rates, self.ascend(*text, *video, levels=used), strict=False):
-            if rate:
-                yield rate, *found
+    @property
+    def used_levels(self) -> int:
+        """How many levels evaluation climbs: up to the last of a rate above 0."""
+        return max((number for number, rate in enumerate(self.rates, start=1) if rate), default=0)
 
     @torch.no_grad()
     @full_precision
@@ -368,12 +375,14 @@ class HBI(nn.Module):
         Returns:
             (A, B), float32.
         """
-        sim = torch.zeros(len(text[0]), len(video[0]), device=text[0].device)
-        if not sim.numel():
-            return sim
-        for rate, level, *sets in self.rated_levels(text, video):
-            sim += rate * level.similarity(*sets, memory, dtype)
-        return sim
+        sim = None
+        if text[0].numel() and video[0].numel():
+            ascent = self.ascend(*text, *video, levels=self.used_levels)
+            for rate, (level, *sets) in zip(self.rates, ascent, strict=False):
+                if rate:
+                    found = level.similarity(*sets, memory, dtype).mul_(rate)
+                    sim = found if sim is None else sim.add_(found)
+        return torch.zeros(len(text[0]), len(video[0]), device=text[0].device) if sim is None else sim
 
     @torch.no_grad()
     @full_precision

@@ -172,8 +172,7 @@ class HBIVQA(HBI):
 
     def mixed_logits(self, text: tuple[Tensor, Tensor], video: tuple[Tensor, Tensor]) -> Tensor:
         """Logits of the answers (A, C), levels mixed by `rates`; arguments as for `answer_logits`."""
-        used = max((number for number, rate in enumerate(self.rates, start=1) if rate), default=0)
-        logits = self.answer_logits(text, video, used).values()
+        logits = self.answer_logits(text, video, self.used_levels).values()
         return sum(rate * logit for rate, logit in zip(self.rates, logits, strict=False))
 
     @torch.no_grad()

@@ -4,8 +4,6 @@ Dimension letters: A texts, B videos, N tokens, N_t words, N_v frames, D width.
 Source: HBI, arXiv 2303.14369; weighted token-wise interaction of DRL, arXiv 2203.07111.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,38 +85,4 @@ def weighted_similarity(token_sim: Tensor, text_weight: Tensor, video_weight: Te
     """
     text_to_video = torch.einsum("abt,at->ab", token_sim.amax(dim=3), text_weight)
     video_to_text = torch.einsum("abv,bv->ab", token_sim.amax(dim=2), video_weight)
-    return (text_to_video + video_to_text) / 2
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Some sequences of a set, cut to the longest of them and laid out for `packed_similarity`.
-
-    Attributes:
-        index: int64 (B,), which sequences of the set.
-        tokens: (N * B, D), unit tokens: the first ones of all sequences, then all second ones, ...
-        weight: float32 (N, B), weight of each token's best match.
-        cut: padding was cut off; its cosines, all 0, still take part in the maxima.
-    """
-
-    index: Tensor
-    tokens: Tensor
-    weight: Tensor
-    cut: bool
-
-
-def packed_similarity(text: Packed, video: Packed) -> Tensor:
-    """`weighted_similarity` of every packed text with every packed video, float32 (A, B).
-
-    The maxima run over outer axes of the token similarities, so that neighbours in memory are pairs; they are exact in
-    any dtype, and all sums are float32.
-    """
-    token_sim = (text.tokens @ video.tokens.mT).view(*text.weight.shape, *video.weight.shape)  # (N_t, A, N_v, B)
-    best_frame, best_word = token_sim.amax(dim=2), token_sim.amax(dim=0)  # (N_t, A, B), (A, N_v, B)
-    if video.cut:
-        best_frame.clamp_(min=0)
-    if text.cut:
-        best_word.clamp_(min=0)
-    text_to_video = (best_frame * text.weight.unsqueeze(2)).sum(dim=0)  # the weights are float32, and so the products
-    video_to_text = (best_word * video.weight).sum(dim=1)
     return (text_to_video + video_to_text) / 2

@@ -4,22 +4,19 @@ Dimension letters: A texts, B videos or pairs, N tokens, N_t words, N_v frames, 
 Source: HBI, arXiv 2303.14369.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from models.banzhaf import BanzhafModule
-from models.interaction import Packed, TokenWeight, packed_similarity, similarity_in_blocks, token_similarity, unit
+from models.interaction import PADDED_SCORE, TokenWeight, similarity_in_blocks, token_similarity, unit
+from models.packed import Sequences, similarity_without_padding
 from models.recipe import Recipe
 from models.token_merge import Clusters, MergeStage
 
-TEXTS, VIDEOS = 64, 64
-"""The most of a block of similarities: enough for fast matrix products, few enough to stay in the processor's caches.
-In half precision twice as many videos."""
-HELD = 1024
-"""Texts that are packed at a time."""
+WEIGHED = 4096
+"""Tokens that are weighed at a time: it takes several times their memory."""
 
 
 @dataclass(frozen=True)
@@ -47,31 +44,6 @@ class TokenSet:
         """The set one level up."""
         tokens, clusters = stage(self.tokens, self.mask, self.clusters)
         return TokenSet(tokens, None, self.lengths, clusters)
-
-    def by_length(self, count: int) -> list[tuple[Tensor, int]]:
-        """Divide the set into parts of at most `count` sequences, of one length where a fourth as many have it.
-
-        Returns:
-            Of each part int64 (B,), which sequences, and the number of positions up to its last valid token.
-        """
-        batch, positions = self.tokens.shape[:2]
-        if self.mask is None:
-            return [(index, positions) for index in torch.arange(batch, device=self.tokens.device).split(count)]
-        place = torch.arange(1, positions + 1, device=self.mask.device)
-        length, order = (place * self.mask.bool()).amax(dim=1).cpu().sort()
-        sizes = [0]
-        for same in length.unique_consecutive(return_counts=True)[1].tolist():
-            if 4 * sizes[-1] >= count:
-                sizes.append(0)
-            sizes[-1] += same
-        parts = [part for some in torch.arange(batch).split(sizes) for part in some.chunk(math.ceil(len(some) / count))]
-        return [(order[part].to(self.tokens.device), max(length[part[-1]].item(), 1)) for part in parts]
-
-    def part(self, index: Tensor, longest: int) -> "TokenSet":
-        """The sequences `index` (B,), cut to their first `longest` positions."""
-        clusters = Clusters(self.clusters.index[index], self.clusters.weight[index])
-        mask = None if self.mask is None else self.mask[:, :longest][index]
-        return TokenSet(self.tokens[:, :longest][index], mask, self.lengths[index], clusters)
 
     def valid(self) -> Tensor:
         """The mask (B, N), ones where the level masks nothing."""
@@ -133,12 +105,6 @@ class Level(nn.Module):
         self.text_merge = MergeStage(width, rates[0], **options) if rates else None
         self.video_merge = MergeStage(width, rates[1], **options) if rates else None
 
-    def merge(self, text: TokenSet, video: TokenSet) -> tuple[TokenSet, TokenSet]:
-        """Lift the level below's tokens to this one's."""
-        if self.text_merge is None:
-            return text, video
-        return text.merged(self.text_merge), video.merged(self.video_merge)
-
     def weigh(self, tokens: TokenSet, head: TokenWeight | None) -> tuple[Tensor, Tensor]:
         """Scores and weights (B, N) of a token set; without a head 1 / (number of valid original tokens) each."""
         if head is None:
@@ -156,40 +122,26 @@ class Level(nn.Module):
         clusters = text.clusters, video.clusters
         return LevelOutput(self.name, sim, text_unit, video_unit, text_score, video_score, *clusters)
 
+    def weights(self, tokens: TokenSet, head: TokenWeight | None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weights that `weigh` gives, in little memory: the head, in `dtype`, reads valid tokens alone."""
+        if head is None:
+            return self.weigh(tokens, head)[1]
+        rows, valid = tokens.tokens.flatten(0, 1), tokens.valid().flatten().nonzero().squeeze(1)
+        score = rows.new_full((len(rows),), PADDED_SCORE, dtype=torch.float32)
+        with torch.autocast(rows.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            for some in valid.split(WEIGHED):
+                score[some] = head(rows[some]).float()
+        return score.view(tokens.tokens.shape[:2]).softmax(dim=1)
+
     def similarity(self, text: TokenSet, video: TokenSet, memory: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """`forward(...).sim`, float32 (A, B), without computing padding.
-
-        Sequences of about the same length are compared block by block. Beside the result this takes `memory`, at least
-        that of one pair, and one packed copy of `HELD` texts and their rows of the result.
 
         Args:
             text: A texts.
             video: B videos.
-            memory: bytes that the token similarities of a block may take.
+            memory: see `models.packed.similarity_without_padding`, which adds to it the weights of all tokens.
             dtype: of the matrix products; maxima of them are exact, and sums over tokens are float32.
         """
-        pairs = max(1, memory // (dtype.itemsize * text.tokens.shape[1] * video.tokens.shape[1]))
-        height = min(TEXTS, math.isqrt(pairs))
-        words, frames = text.by_length(height), video.by_length(min(VIDEOS * 4 // dtype.itemsize, pairs // height))
-        columns = torch.cat([index for index, _ in frames]).argsort()  # (B,), where each video is among them by length
-        sim = text.tokens.new_empty(len(text.tokens), len(video.tokens), dtype=torch.float32)
-        held = max(1, HELD // height)
-        for first in range(0, len(words), held):
-            packed = [self.pack(text, *chosen, self.text_weight, dtype) for chosen in words[first : first + held]]
-            blocks = []
-            for chosen in frames:
-                videos = self.pack(video, *chosen, self.video_weight, dtype)
-                blocks.append(torch.cat([packed_similarity(texts, videos) for texts in packed]))
-            rows = torch.cat([texts.index for texts in packed])
-            sim.index_copy_(0, rows, torch.cat(blocks, dim=1).index_select(1, columns))
-        return sim
-
-    def pack(
-        self, whole: TokenSet, index: Tensor, longest: int, head: TokenWeight | None, dtype: torch.dtype
-    ) -> Packed:
-        """Lay out the sequences `index` of a set, with `longest` positions each, for `packed_similarity`."""
-        part = whole.part(index, longest)
-        with torch.autocast(index.device.type, dtype=dtype, enabled=dtype is not torch.float32):
-            weight = self.weigh(part, head)[1]
-        tokens = unit(part.tokens, part.mask).to(dtype).transpose(0, 1).flatten(0, 1)
-        return Packed(index, tokens, weight.mT, cut=longest < whole.tokens.shape[1])
+        sides = (text, self.text_weight), (video, self.video_weight)
+        texts, videos = (Sequences(side.tokens, side.mask, self.weights(side, head, dtype)) for side, head in sides)
+        return similarity_without_padding(texts, videos, memory, dtype)

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.hbi import HBI, SIMILARITY_MEMORY, full_precision
-from models.interaction import TokenWeight, token_similarity, unit, weighted_similarity
-from models.level import Level, TokenSet
+from models.interaction import token_similarity, unit, weighted_similarity
+from models.level import TokenSet
 
-WEIGHED = 1024
-"""Token sets that are weighed at a time: it takes several times the memory of their tokens."""
+MERGED = 1024
+"""Videos that a gallery merges at a time: it takes several times the memory of their tokens."""
 
 
 def pooled(tokens: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -43,14 +43,7 @@ def text_vectors(model: HBI, tokens: Tensor, mask: Tensor) -> Tensor:
     of the captions, where all tokens count alike for 65 %.
     """
     entity = model.levels[0]
-    return pooled(tokens, mask, _weights(entity, TokenSet.original(tokens, mask), entity.text_weight))
-
-
-@torch.no_grad()
-def video_vectors(model: HBI, tokens: Tensor, mask: Tensor) -> Tensor:
-    """Vectors (B, D) of videos, tokens (B, N, D) and mask (B, N), likewise."""
-    entity = model.levels[0]
-    return pooled(tokens, mask, _weights(entity, TokenSet.original(tokens, mask), entity.video_weight))
+    return pooled(tokens, mask, entity.weights(TokenSet.original(tokens, mask), entity.text_weight))
 
 
 class Shortlist:
@@ -67,6 +60,11 @@ class Shortlist:
     def __len__(self) -> int:
         return self._index.ntotal
 
+    @property
+    def vectors(self) -> Tensor:
+        """The vectors (B, D), on the CPU."""
+        return torch.from_numpy(self._index.reconstruct_n(0, len(self)))
+
     def search(self, queries: Tensor, count: int) -> Tensor:
         """The nearest vectors of each query.
 
@@ -80,41 +78,68 @@ class Shortlist:
         return torch.from_numpy(self._index.search(_rows(queries), min(count, len(self)))[1])
 
 
-@torch.no_grad()
-@full_precision
-def candidate_similarity(
-    model: HBI,
-    text: tuple[Tensor, Tensor],
-    video: tuple[Tensor, Tensor],
-    candidates: Tensor,
-    *,
-    memory: int = SIMILARITY_MEMORY,
-) -> Tensor:
-    """What `HBI.similarity` gives for some videos of each text; all tokens are merged and weighed once.
+class Gallery:
+    """Videos made ready for questions: all that does not depend on the question is computed once.
 
     Args:
         model: whose levels compare.
-        text: tokens (A, N_t, D) and mask (A, N_t).
-        video: tokens (B, N_v, D) and mask (B, N_v).
-        candidates: int64 (A, K), which videos each text is compared with.
-        memory: bytes that the candidates' tokens may take at a time, at least one text's.
-
-    Returns:
-        (A, K), float32.
+        tokens: (B, N_v, D), where the model is.
+        mask: (B, N_v).
+        together: videos that are merged at a time; under the released recipe the clusters of clips of fewer than three
+            frames depend on it.
     """
-    sim = torch.zeros(candidates.shape, device=text[0].device)
-    if not sim.numel():
+
+    @torch.no_grad()
+    def __init__(self, model: HBI, tokens: Tensor, mask: Tensor, *, together: int = MERGED):
+        self._model = model
+        parts = zip(tokens.split(together), mask.split(together), strict=True)
+        vectors, levels = zip(*(_ready(model, *part) for part in parts), strict=True)
+        self._levels = [tuple(map(torch.cat, zip(*level, strict=True))) for level in zip(*levels, strict=True)]
+        self.shortlist = Shortlist(torch.cat(vectors))
+
+    def nearest(self, text: tuple[Tensor, Tensor], count: int) -> Tensor:
+        """The videos whose pooled vectors, weighed by the entity level as `text_vectors`, are nearest to each text's.
+
+        Args:
+            text: tokens (A, N_t, D) and mask (A, N_t).
+            count: K, how many; more than there are gives all.
+
+        Returns:
+            int64 (A, K), the nearest first, where the model is.
+        """
+        return self.shortlist.search(text_vectors(self._model, *text), count).to(self._model.device)
+
+    @torch.no_grad()
+    def similarity(
+        self, text: tuple[Tensor, Tensor], candidates: Tensor, *, memory: int = SIMILARITY_MEMORY
+    ) -> Tensor:
+        """What `HBI.similarity` gives for some videos of each text.
+
+        Args:
+            text: tokens (A, N_t, D) and mask (A, N_t).
+            candidates: int64 (A, K), which videos each text is compared with.
+            memory: bytes that the candidates' tokens may take at a time, at least one text's.
+
+        Returns:
+            (A, K), float32.
+        """
+        sim = torch.zeros(candidates.shape, device=text[0].device)
+        if not sim.numel():
+            return sim
+        model = self._model
+        sets = zip(model.rates, model.levels, model.text_sets(*text, model.used_levels), self._levels, strict=False)
+        for rate, level, words, (frames, frame_weight) in sets:
+            if rate:
+                word_weight = level.weights(words, level.text_weight)
+                compare = partial(_compare, frames=frames, frame_weight=frame_weight)
+                texts = max(1, memory // (4 * candidates.shape[1] * frames[0].numel()))
+                found = torch.vmap(compare, chunk_size=texts)(unit(words.tokens, words.mask), word_weight, candidates)
+                sim += rate * found
         return sim
-    for rate, level, words, frames in model.rated_levels(text, video):
-        word_weight = _weights(level, words, level.text_weight)
-        frame_weight = _weights(level, frames, level.video_weight)
-        compare = partial(_compare, frames=frames, frame_weight=frame_weight)
-        texts = max(1, memory // (4 * candidates.shape[1] * frames.tokens[0].numel()))
-        sim += rate * torch.vmap(compare, chunk_size=texts)(unit(words.tokens, words.mask), word_weight, candidates)
-    return sim
 
 
 @torch.no_grad()
+@full_precision
 def two_stage_similarity(
     model: HBI, text: tuple[Tensor, Tensor], video: tuple[Tensor, Tensor], count: int, **options
 ) -> Tensor:
@@ -125,31 +150,31 @@ def two_stage_similarity(
         text: tokens (A, N_t, D) and mask (A, N_t).
         video: tokens (B, N_v, D) and mask (B, N_v).
         count: K, videos of each text's shortlist; more than there are gives all.
-        **options: of `candidate_similarity`.
+        **options: of `Gallery.similarity`.
 
     Returns:
         (A, B), float32: `HBI.similarity` of the videos in the shortlist; the others' are smaller than any of these and
         follow in the order of their vectors.
     """
-    texts, videos = text_vectors(model, *text), video_vectors(model, *video)
-    candidates = Shortlist(videos).search(texts, count).to(texts.device)
+    gallery, texts = Gallery(model, *video, together=max(1, len(video[0]))), text_vectors(model, *text)
+    candidates = gallery.shortlist.search(texts, count).to(texts.device)
     behind = 2 + sum(model.rates)  # similarities lie within sum(rates) of 0, inner products within 1
-    return (texts @ videos.T - behind).scatter_(
-        1, candidates, candidate_similarity(model, text, video, candidates, **options)
+    return (texts @ gallery.shortlist.vectors.to(texts.device).T - behind).scatter_(
+        1, candidates, gallery.similarity(text, candidates, **options)
     )
 
 
-def _weights(level: Level, tokens: TokenSet, head: TokenWeight | None) -> Tensor:
-    """Weights (B, N) of a token set, as `Level.weigh` gives them, in little memory."""
-    count, longest = tokens.tokens.shape[:2]
-    places = torch.arange(count, device=tokens.tokens.device).split(WEIGHED)
-    return torch.cat([level.weigh(tokens.part(index, longest), head)[1] for index in places])
+def _ready(model: HBI, tokens: Tensor, mask: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Pooled vectors (B, D) of videos, and at each used level their unit tokens (B, N_v, D) and weights (B, N_v)."""
+    sets = list(model.video_sets(tokens, mask, model.used_levels))
+    weights = [level.weights(some, level.video_weight) for level, some in zip(model.levels, sets, strict=False)]
+    units = [unit(some.tokens, some.mask) for some in sets]
+    return pooled(tokens, mask, weights[0]), list(zip(units, weights, strict=True))
 
 
-def _compare(words: Tensor, word_weight: Tensor, near: Tensor, *, frames: TokenSet, frame_weight: Tensor) -> Tensor:
+def _compare(words: Tensor, word_weight: Tensor, near: Tensor, *, frames: Tensor, frame_weight: Tensor) -> Tensor:
     """Similarity (K,) of one text, unit tokens (N_t, D) and weights (N_t), with the videos `near` (K)."""
-    frame_unit = unit(frames.tokens[near], None if frames.mask is None else frames.mask[near])  # (K, N_v, D)
-    token_sim = token_similarity(words.unsqueeze(0), frame_unit)  # (1, K, N_t, N_v)
+    token_sim = token_similarity(words.unsqueeze(0), frames[near])  # (1, K, N_t, N_v)
     return weighted_similarity(token_sim, word_weight.unsqueeze(0), frame_weight[near]).squeeze(0)
 
 

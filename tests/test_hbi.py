@@ -72,7 +72,7 @@ def test_a_sentence_finds_a_video_among_real_ones():
 
 def test_levels_of_rate_zero_are_not_computed(monkeypatch):
     model = build(rates=(1.0, 0.0, 0.0)).eval()
-    monkeypatch.setattr(model.levels[1], "merge", None)
+    monkeypatch.setattr(model.levels[1], "text_merge", None)
     tokens = torch.randn(2, WORDS, 64), torch.ones(2, WORDS)
     assert model.similarity(tokens, tokens).shape == (2, 2)
 

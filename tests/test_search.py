@@ -256,7 +256,7 @@ def test_an_exported_model_makes_the_same_entries(model, checkpoint, videos, tmp
     for name in (checkpoint, tmp_path / "exported"):
         index = tmp_path / f"index of {name.name}"
         search(["index", str(videos / "deeper"), "--checkpoint", str(name), "--index", str(index), "--workers", "0"])
-        found.append(VideoIndex(index).tokens)
+        found.append(VideoIndex(index).gallery.shortlist.vectors)
     assert torch.equal(*found)
 
 

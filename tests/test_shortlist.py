@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models import CLIP, HBI
-from models.shortlist import Shortlist, pooled, text_vectors, two_stage_similarity, video_vectors
+from models.shortlist import Gallery, Shortlist, pooled, text_vectors, two_stage_similarity
 from tests.conftest import SMALL
 
 
@@ -48,11 +48,13 @@ def test_vectors_of_a_model_are_pooled_by_the_weights_of_its_entity_level():
     torch.manual_seed(0)
     model = HBI(CLIP(SMALL), temporal_layers=1).eval()
     tokens, mask = ragged(2, 4, 6, width=SMALL.embed_dim)
-    for vectors, head in ((text_vectors, model.levels[0].text_weight), (video_vectors, model.levels[0].video_weight)):
+    for side, head in (("text", model.levels[0].text_weight), ("video", model.levels[0].video_weight)):
         head.apply(lambda layer: [torch.nn.init.normal_(weight) for weight in layer.parameters(recurse=False)])
         weight = head(tokens, mask).softmax(dim=-1)
-        assert torch.allclose(vectors(model, tokens, mask), pooled(tokens, mask, weight), atol=1e-6)
-        assert not torch.allclose(vectors(model, tokens, mask), pooled(tokens, mask), atol=1e-2)
+        given = model, tokens, mask
+        vectors = text_vectors(*given) if side == "text" else Gallery(*given).shortlist.vectors
+        assert torch.allclose(vectors, pooled(tokens, mask, weight), atol=1e-6)
+        assert not torch.allclose(vectors, pooled(tokens, mask), atol=1e-2)
 
 
 @pytest.fixture(scope="module", params=["wti", "mean"])
@@ -64,7 +66,7 @@ def three_levels(request):
 def test_two_stages_rank_the_shortlist_by_the_interaction_and_the_rest_behind_it(three_levels):
     text, video = ragged(3, 9, 6, width=SMALL.embed_dim), ragged(4, 20, 5, width=SMALL.embed_dim)
     whole = three_levels.similarity(text, video)
-    coarse = text_vectors(three_levels, *text) @ video_vectors(three_levels, *video).T
+    coarse = text_vectors(three_levels, *text) @ Gallery(three_levels, *video).shortlist.vectors.T
     for memory in (1, 2**30):
         found = two_stage_similarity(three_levels, text, video, 7, memory=memory)
         near = coarse.topk(7).indices

@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from models import interaction
-from models import level as level_module
-from models.interaction import packed_similarity
+from models import interaction, packed
 from models.level import Level, TokenSet
 from models.recipe import RELEASED
 
@@ -33,9 +31,9 @@ def case(*, weighted: bool = True, holes: bool = False) -> tuple[Level, TokenSet
 @pytest.mark.parametrize("weighted", [True, False])
 @torch.no_grad()
 def test_packed_similarity_equals_the_plain_one(weighted, holes, monkeypatch):
-    monkeypatch.setattr(level_module, "TEXTS", 4)
-    monkeypatch.setattr(level_module, "VIDEOS", 6)
-    monkeypatch.setattr(level_module, "HELD", 8)
+    monkeypatch.setattr(packed, "TEXT_ROWS", 30)
+    monkeypatch.setattr(packed, "VIDEO_ROWS", 18)
+    monkeypatch.setattr(packed, "HELD_ROWS", 60)
     level, text, video = case(weighted=weighted, holes=holes)
     plain = level(text, video).sim
     assert torch.allclose(level.similarity(text, video, 2**20), plain, atol=1e-6)
@@ -55,13 +53,13 @@ def test_a_level_without_masks_compares_every_token():
 @torch.no_grad()
 def test_no_block_takes_more_than_the_memory(memory, monkeypatch):
     level, text, video = case()
-    taken = []
+    taken, compare = [], packed.packed_similarity
 
     def watched(words, frames):
-        taken.append(4 * words.weight.numel() * frames.weight.numel())
-        return packed_similarity(words, frames)
+        taken.append(4 * len(words.tokens) * len(frames.tokens))
+        return compare(words, frames)
 
-    monkeypatch.setattr(level_module, "packed_similarity", watched)
+    monkeypatch.setattr(packed, "packed_similarity", watched)
     assert torch.allclose(level.similarity(text, video, memory), level(text, video).sim, atol=1e-6)
     assert max(taken) <= max(memory, 4 * WORDS * FRAMES)
     if memory == 1:  # one pair at a time: no padding at all

@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from models.shortlist import Shortlist, text_vectors, video_vectors
+from models.shortlist import Gallery
 from scripts.benchmarks.measure import Row, count, measure_call
 from scripts.benchmarks.model import ragged_mask, random_model
 
@@ -33,28 +33,25 @@ def measure(videos: int, shortlist: int, frames: int, words: int, repeats: int) 
     model = random_model(temporal=None)
     mask = ragged_mask(videos, frames, max(frames // 2, 1))
     tokens = torch.randn(videos, frames, model.clip.config.embed_dim)
-    gallery = Shortlist(video_vectors(model, tokens, mask))
+    gallery = Gallery(model, tokens, mask)
     text_mask = ragged_mask(1, words, words)
     ids = torch.randint(1, model.clip.config.vocabulary, text_mask.shape)
 
     def encode() -> tuple[torch.Tensor, torch.Tensor]:
         return model.text_tokens(ids, text_mask), text_mask
 
-    def search(text: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        return gallery.search(text_vectors(model, *text), shortlist)[0].to(model.device)
-
     def rank(text: tuple[torch.Tensor, torch.Tensor], near: torch.Tensor) -> torch.Tensor:
-        return near[model.similarity(text, (tokens[near], mask[near]))[0].argsort(descending=True)]
+        return near[0, gallery.similarity(text, near)[0].argsort(descending=True)]
 
     def query() -> torch.Tensor:
         text = encode()
-        return rank(text, search(text))
+        return rank(text, gallery.nearest(text, shortlist))
 
     text = encode()
     calls = {
         "reading the query": encode,
-        "shortlist": partial(search, text),
-        "ranking it": partial(rank, text, search(text)),
+        "shortlist": partial(gallery.nearest, text, shortlist),
+        "ranking it": partial(rank, text, gallery.nearest(text, shortlist)),
         "whole query": query,
     }
     return [{"case": name, **measure_call(call, repeats)[1]} for name, call in calls.items()]

@@ -27,7 +27,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 def measure(
     sizes: Sequence[int], precisions: Sequence[str], words: int, frames: int, repeats: int, plot: Path | None
 ) -> list[Row]:
-    """Seconds, megabytes and arithmetic; "same top-1": share of texts with the best video of the first precision.
+    """Seconds, megabytes ("peak MB" with the result's) and arithmetic.
+
+    "same top-1" is the share of texts with the best video of the first precision.
 
     Args:
         sizes: texts, and as many videos.
@@ -47,6 +49,7 @@ def measure(
             dtype = PRECISIONS[precision]
             sim, row = measure_arithmetic(partial(model.similarity, text, video, dtype=dtype), repeats, dtype)
             best = sim.argmax(dim=1) if best is None else best
+            row["result MB"] = sim.nbytes / 2**20
             agreement = (sim.argmax(dim=1) == best).float().mean().item()
             rows[precision].append(
                 {"case": f"{size} x {size}, {precision}", **row, "same top-1": agreement, "pairs": size**2}

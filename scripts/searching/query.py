@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models import HBI, load_model
 from models.hub import model_digest
-from models.shortlist import Shortlist, text_vectors, video_vectors
+from models.shortlist import Gallery
 from scripts.searching.storage import AGAIN, Manifest, read_entry, read_manifest
 from utils.errors import InputError
 
@@ -52,7 +52,7 @@ def clock(seconds: float) -> str:
 
 
 class VideoIndex:
-    """An index in memory, 4 * N_v * D bytes a segment, and its model.
+    """An index in memory, 4 * N_v * D bytes a segment and level, and its model.
 
     Args:
         path: folder of the index.
@@ -71,10 +71,10 @@ class VideoIndex:
         if not self.segments:
             raise InputError(f"{path}: holds no video yet; {AGAIN}")
         self._ends = {segment.file: segment.end for segment in self.segments}  # of the last segment of each file
-        self.tokens = torch.cat([entry.tokens for entry in entries.values()])  # (S, N_v, D)
-        self.mask = torch.cat([entry.mask for entry in entries.values()])  # (S, N_v)
         self.model = load_indexed_model(self.manifest, device, checkpoint)
-        self.shortlist = Shortlist(video_vectors(self.model, *self._on_device(slice(None))))
+        tokens = torch.cat([entry.tokens for entry in entries.values()])  # (S, N_v, D)
+        mask = torch.cat([entry.mask for entry in entries.values()])  # (S, N_v)
+        self.gallery = Gallery(self.model, tokens.to(self.model.device), mask.to(self.model.device))
 
     def file(self, name: str) -> Path:
         """Where a video of the index lies.
@@ -91,10 +91,6 @@ class VideoIndex:
         end = None if segment.end == self._ends[segment.file] else segment.end
         sizes = {name: self.manifest.sampling[name] for name in ("max_frames", "framerate")}
         return {**sizes, "start": segment.start, "end": end}
-
-    def _on_device(self, places: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Tokens and mask of some segments, where the model is."""
-        return self.tokens[places].to(self.model.device), self.mask[places].to(self.model.device)
 
     def search(self, query: str, *, top: int = 10, shortlist: int = SHORTLIST) -> list[Hit]:
         """Find what a sentence describes.
@@ -113,11 +109,11 @@ class VideoIndex:
         if not query.strip():
             raise InputError("the query is empty: describe what to look for")
         text = self.model.encode_text([query], self.manifest.max_words)
-        near = self.shortlist.search(text_vectors(self.model, *text), max(shortlist, top))[0]
-        return self._best(near, self.model.similarity(text, self._on_device(near))[0].cpu(), top)
+        near = self.gallery.nearest(text, max(shortlist, top))
+        return self._best(near[0].tolist(), self.gallery.similarity(text, near)[0].cpu(), top)
 
-    def _best(self, near: Tensor, similarity: Tensor, top: int) -> list[Hit]:
-        """The best of the segments `near` (K,) by their similarities (K,), without overlaps."""
+    def _best(self, near: list[int], similarity: Tensor, top: int) -> list[Hit]:
+        """The best of the segments `near` by their similarities (K,), without overlaps."""
         hits: list[Hit] = []
         for place in similarity.argsort(descending=True, stable=True).tolist():
             segment = self.segments[near[place]]
