@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=2, help="to train on; five pairs each, two a step")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    torch.set_num_threads(1)  # OpenMP's threads do not come along into a forked process, which would wait for them
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         corpus = build_corpus(folder / "shapes", train=args.videos, test=2)
