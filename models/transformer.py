@@ -16,9 +16,9 @@ HEAD_WIDTH = 64
 QUICK_GELU_SLOPE = 1.702
 
 
-def slow_backward(query: Tensor) -> bool:
+def slow_backward(x: Tensor) -> bool:
     """Whether plain matrix products beat PyTorch's fused attention: its backward pass in bfloat16 on the CPU."""
-    return query.device.type == "cpu" and query.dtype is torch.bfloat16 and query.requires_grad
+    return x.device.type == "cpu" and x.dtype is torch.bfloat16 and x.requires_grad
 
 
 def remember_input(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -60,12 +60,16 @@ class SelfAttention(nn.Module):
         Returns:
             (B, asked, D).
         """
-        packed = packed.unflatten(-1, (3, -1, HEAD_WIDTH)).transpose(1, 3)  # (B, H, 3, N, 64)
-        query, key, value = packed.unbind(2)
-        query = query if asked is None else query.narrow(2, 0, asked)
-        with sdpa_kernel(SDPBackend.MATH) if slow_backward(query) else nullcontext():
-            out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B, H, asked, 64)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        slow = slow_backward(packed)
+
+        def attend(packed: Tensor) -> Tensor:
+            query, key, value = packed.unflatten(-1, (3, -1, HEAD_WIDTH)).transpose(1, 3).unbind(2)  # (B, H, N, 64)
+            query = query if asked is None else query.narrow(2, 0, asked)
+            with sdpa_kernel(SDPBackend.MATH) if slow else nullcontext():
+                out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B, H, asked, 64)
+            return self.out_proj(out.transpose(1, 2).flatten(2))
+
+        return remember_input(attend, packed) if slow else attend(packed)  # the products of attention keep much
 
 
 class Perceptron(nn.Module):
