@@ -66,6 +66,25 @@ def test_no_block_takes_more_than_the_memory(memory, monkeypatch):
         assert sum(taken) == 4 * text.mask.sum() * video.mask.sum()
 
 
+@pytest.mark.parametrize("count", [50, 500])
+@torch.no_grad()
+def test_blocks_come_in_few_shapes_however_many_sequences(count, monkeypatch):
+    monkeypatch.setattr(packed, "TEXT_ROWS", 40)
+    monkeypatch.setattr(packed, "VIDEO_ROWS", 20)
+    level, _, _ = case()
+    shapes, used, compare = set(), [], packed.packed_similarity
+
+    def watched(words, frames):
+        shapes.add((len(words.tokens), len(frames.tokens)))
+        used.append(words.weight.numel() / len(words.tokens))
+        return compare(words, frames)
+
+    monkeypatch.setattr(packed, "packed_similarity", watched)
+    level.similarity(token_set(count, WORDS, holes=False), token_set(count, FRAMES, holes=False), 2**20)
+    assert {words for words, _ in shapes} <= {10, 20, 30, 40} and {frames for _, frames in shapes} <= {5, 10, 15, 20}
+    assert sum(used) / len(used) > 0.8  # hardly any zeros are multiplied
+
+
 def test_training_in_blocks_gives_the_same_gradients(monkeypatch):
     torch.manual_seed(0)
     text, video = interaction.unit(torch.randn(7, 5, 8), None), interaction.unit(torch.randn(6, 4, 8), None)
