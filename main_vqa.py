@@ -17,7 +17,7 @@ from dataloaders.question_answering import (
 )
 from models import HBIVQA
 from models.tokenizer import Tokenizer
-from utils.answers import answer_metrics, write_answers
+from utils.answers import answer_metrics, read_answers, write_answers
 from utils.args import log_ineffective_flags, parse, question_parser, run
 from utils.builders import build_model, build_run, level_options
 from utils.checkpoint import load_weights, read_weights
@@ -51,14 +51,15 @@ def main(argv: Sequence[str] | None = None) -> dict:
 
 
 def find_answers(args: argparse.Namespace) -> Path:
-    """The file of the answer vocabulary: --data_path, or one made of the training answers."""
-    if args.data_path:
-        return Path(args.data_path)
+    """The file of the answer vocabulary: --data_path, or one made of the training answers.
+
+    Either way the output folder has one, as the checkpoints there hold labels without their words.
+    """
     path = Path(args.output_dir) / "train_ans2label.json"
     if is_main():
-        write_answers(path, build_vocabulary(args))
+        write_answers(path, read_answers(args.data_path) if args.data_path else build_vocabulary(args))
     barrier()
-    return path
+    return Path(args.data_path) if args.data_path else path
 
 
 def train(
