@@ -77,7 +77,7 @@ def vatex(root: Path) -> None:
 def csv_pairs(root: Path) -> None:
     for split, ids in IDS.items():
         rows = [
-            {"video": video_id, "caption": caption, "start": "", "end": str(number + 1)}
+            {"video": video_id, "caption": caption, "start": str(number or ""), "end": str(number + 1)}
             for video_id in ids
             for number, caption in enumerate(CAPTIONS[video_id][:2])
         ]
@@ -104,7 +104,7 @@ def msrvtt(root: Path) -> None:
     (anns / "MSRVTT_data.json").write_text(json.dumps({"sentences": sentences, "videos": []}))
     for size, listed in (("9k", ids["train"] + ids["val"]), ("7k", ids["train"])):
         (anns / f"MSRVTT_train.{size}.csv").write_text("video_id\n" + "\n".join(listed) + "\n")
-    rows = [f"ret{number},msr{number},{video_id},a test of it\n" for number, video_id in enumerate(ids["test"])]
+    rows = [f"ret{number},msr{number},{video_id},test {number} of it\n" for number, video_id in enumerate(ids["test"])]
     (anns / "MSRVTT_JSFUSION_test.csv").write_text("key,vid_key,video_id,sentence\n" + "".join(rows))
     (anns / "train_list_miech.txt").write_text("\n".join(ids["train"] + ids["test"]))
     (anns / "test_list_miech.txt").write_text("\n".join(ids["val"]))

@@ -80,7 +80,7 @@ def test_two_processes_give_the_metrics_of_one(formats, command, tmp_path):
         main(command(datatype, root, tmp_path / datatype))
         checkpoints[datatype] = str(tmp_path / datatype / "pytorch_model.bin.0")
         commands.append(command(datatype, root, tmp_path / f"{datatype} trained by two"))
-        words = ["--do_train", "0", "--do_eval", "1", "--init_model", checkpoints[datatype]]
+        words = ["--do_train", "0", "--do_eval", "1", "--init_model", checkpoints[datatype], "--save_similarity"]
         words += ["--shortlist", "2"] if datatype == "msvd" else []
         commands.append(command(datatype, root, tmp_path / f"{datatype} by two", *words))
         main(command(datatype, root, tmp_path / f"{datatype} by one", *words))
@@ -95,10 +95,10 @@ def test_two_processes_give_the_metrics_of_one(formats, command, tmp_path):
     subprocess.run([sys.executable, *launcher, *arguments], check=True, cwd=ROOT, env=environment, timeout=300)
     for datatype in formats:
         assert (tmp_path / f"{datatype} trained by two" / "metrics.json").exists()
-        one, two = (
-            json.loads((tmp_path / f"{datatype} by {number}" / "metrics.json").read_text()) for number in ("one", "two")
-        )
-        assert one == two
+        by_one, by_two = (tmp_path / f"{datatype} by {number}" for number in ("one", "two"))
+        one, two = (np.load(output / "similarity.npy") for output in (by_one, by_two))
+        np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
+        assert json.loads((by_two / "metrics.json").read_text()) == json.loads((by_one / "metrics.json").read_text())
 
 
 @pytest.mark.parametrize("variant", ["7k", "full", "1kB"])
