@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dataloaders import build_dataloader, build_split, find_dataset
+from dataloaders.augment import RandAugment
 from dataloaders.bad_videos import BadVideos
 from dataloaders.base import ClipDataset, PairDataset, Split, TextDataset, Tokenize
 from dataloaders.captions import read_ids
 from dataloaders.frame_cache import FrameCache
 from dataloaders.isolation import IsolatedDecoder
-from dataloaders.transforms import ClipTransform, RandAugment
+from dataloaders.transforms import ClipTransform
 from dataloaders.video import find_videos, read_clip
 from utils.distributed import barrier, is_main, rank, world_size
 from utils.errors import InputError
@@ -153,7 +154,7 @@ def clip_reader(
     kept = args.frame_cache and FrameCache(args.frame_cache, args.frame_cache_gb, args.frame_cache_form)
     return partial(
         read_clip,
-        transform=ClipTransform(resolution),
+        transform=ClipTransform(resolution, exact=args.exact_resize),
         framerate=args.video_framerate,
         max_frames=args.max_frames,
         rule=args.frame_rule or find_dataset(args.datatype).frame_rule,

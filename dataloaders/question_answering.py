@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dataloaders.activity_qa import read_activity_qa
+from dataloaders.augment import RandAugment
 from dataloaders.bad_videos import BadVideos
 from dataloaders.base import ClipDataset, PairDataset, Split, TextDataset, Tokenize, collate
 from dataloaders.build import build_augmentation, build_bad_videos, build_loader, clip_reader, find_files
 from dataloaders.msrvtt_qa import read_msrvtt_qa
 from dataloaders.msvd_qa import read_msvd_qa
 from dataloaders.questions import Question, as_split
-from dataloaders.transforms import RandAugment
 from utils.answers import frequent_answers
 from utils.errors import InputError
 

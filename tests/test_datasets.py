@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from dataloaders import DATASETS, build_dataloader, build_split
+from dataloaders.augment import RandAugment
 from dataloaders.base import Clip, ClipDataset, PairDataset, Split, TextDataset, collate
-from dataloaders.transforms import ClipTransform, RandAugment
+from dataloaders.transforms import ClipTransform
 from dataloaders.video import FRAME_RULES, find_videos, frame_positions, read_clip
 from models.tokenizer import Tokenizer
 from utils.errors import InputError

@@ -14,8 +14,9 @@ import torch
 from conftest import write_video
 
 from dataloaders import video
+from dataloaders.augment import RandAugment
 from dataloaders.frame_cache import FrameCache
-from dataloaders.transforms import ClipTransform, RandAugment
+from dataloaders.transforms import ClipTransform
 from dataloaders.video import read_clip
 from utils.errors import InputError
 
@@ -148,6 +149,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 import dataloaders.frame_cache
+from dataloaders.augment import RandAugment
 from dataloaders.frame_cache import FrameCache
 
 class Slow:

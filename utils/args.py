@@ -118,6 +118,9 @@ def add_token_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--augment", metavar="CONFIG",
                        help="RandAugment of training clips, as in rand-m7-n4-mstd0.5-inc1, or none; "
                             "left out: as published for the data set")
+    group.add_argument("--exact_resize", action="store_true",
+                       help="resize frames with PIL, as published, to the last bit: slower, and equal for frames of "
+                            "the model's size")
     group.add_argument("--skip_missing_videos", action="store_true", help="leave out pairs whose video is not found")
     group.add_argument("--skip_list", metavar="FILE",
                        help="ids of videos to leave out, one a line, as scripts/check_data.py writes them")

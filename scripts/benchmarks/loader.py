@@ -9,7 +9,8 @@ import av
 import cv2
 import numpy as np
 
-from dataloaders.transforms import ClipTransform, RandAugment
+from dataloaders.augment import RandAugment
+from dataloaders.transforms import ClipTransform
 from dataloaders.video import decode_clip, read_clip
 from scripts.benchmarks.measure import Row, count, measure_in_turns
 

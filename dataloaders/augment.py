@@ -1,0 +1,164 @@
+"""RandAugment of training clips, on uint8 frames.
+
+n frames of a clip, H and W their height and width.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import utils.torchvision_import  # noqa: F401  before timm
+
+# isort: split
+import cv2
+import numpy as np
+from PIL import Image
+from timm.data.auto_augment import AugmentOp, rand_augment_transform
+
+from utils.errors import InputError
+
+FILL_GREY = (128, 128, 128)
+SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13  # PIL's ImageFilter.SMOOTH, from which it sharpens
+UNCHANGED = np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
+LUMINANCE = np.array([0.299, 0.587, 0.114])
+
+
+class RandAugment:
+    """RandAugment (arXiv 1909.13719) with one draw for all frames of a clip.
+
+    timm's parser, operations and random draws, on the frames of a clip in place of an image: operations, whether each
+    is applied, magnitude and sign are drawn once. Draws come from the generators of `random` and numpy. What is slow in
+    PIL is sampled by OpenCV, bicubic as published: an operation differs from timm's by one or two levels, and by more
+    at sharp edges that are rotated or sheared, where the two have other cubics.
+
+    Args:
+        config: timm's notation; the default is the published setting: 4 operations, each applied with probability 0.5,
+            magnitude normal(7, 0.5) of 10.
+
+    Raises:
+        InputError: timm cannot parse `config`.
+    """
+
+    def __init__(self, config: str = "rand-m7-n4-mstd0.5-inc1"):
+        options = {"img_mean": FILL_GREY, "interpolation": Image.Resampling.BICUBIC}
+        try:
+            self.transform = rand_augment_transform(config, options)
+        except (AssertionError, KeyError, ValueError) as error:
+            raise InputError(f"{config!r}: is no RandAugment setting; write it like rand-m7-n4-mstd0.5-inc1") from error
+        for operation in self.transform.ops:
+            operation.aug_fn = _on_clips(operation)
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """Apply one draw to every frame.
+
+        Args:
+            frames: uint8 (n, H, W, 3), RGB.
+
+        Returns:
+            uint8 (n, H, W, 3).
+        """
+        return self.transform(frames)
+
+
+def _on_clips(operation: AugmentOp) -> Callable[..., np.ndarray]:
+    """The operation on an image as one on the frames of a clip."""
+    if operation.name.startswith(("Rotate", "Shear", "Translate")):
+        return partial(_move, operation.aug_fn)
+    if operation.name.startswith(("Invert", "Posterize", "Solarize", "Brightness")):
+        return partial(_look_up, operation.aug_fn)
+    enhanced = {"Color": _saturate, "Contrast": _contrast, "Sharpness": _sharpen}
+    return enhanced.get(operation.name.removesuffix("Increasing")) or partial(_each_frame, operation.aug_fn)
+
+
+def _each_frame(
+    operation: Callable[..., Image.Image], frames: np.ndarray, *arguments: Any, **options: Any
+) -> np.ndarray:
+    """Apply an operation that looks at all of an image."""
+    return np.stack([operation(Image.fromarray(frame), *arguments, **options) for frame in frames])
+
+
+def _look_up(operation: Callable[..., Image.Image], frames: np.ndarray, *arguments: Any, **options: Any) -> np.ndarray:
+    """Apply an operation on single values, whatever pixel they belong to: on each of the 256 once."""
+    values = Image.fromarray(np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2))
+    table = np.array(operation(values, *arguments, **options))[0, :, 0]
+    return cv2.LUT(frames.reshape(-1, *frames.shape[2:]), table).reshape(frames.shape)
+
+
+def _saturate(frames: np.ndarray, factor: float, **_: Any) -> np.ndarray:
+    """Go from the grey frame (0) to the frame (1) and as far beyond as `factor` says."""
+    mixed = factor * np.eye(3) + (1 - factor) * LUMINANCE
+    return cv2.transform(frames.reshape(-1, *frames.shape[2:]), mixed).reshape(frames.shape)
+
+
+def _contrast(frames: np.ndarray, factor: float, **_: Any) -> np.ndarray:
+    """Go from the frame's mean grey (0) to the frame (1) and as far beyond as `factor` says."""
+    changed = np.empty_like(frames)
+    for target, frame in zip(changed, frames, strict=True):
+        grey = round(LUMINANCE @ cv2.mean(frame)[:3])
+        cv2.transform(frame, np.column_stack([factor * np.eye(3), [(1 - factor) * grey] * 3]), dst=target)
+    return changed
+
+
+def _sharpen(frames: np.ndarray, factor: float, **_: Any) -> np.ndarray:
+    """Go from the smoothed frame (0) to the frame (1) and as far beyond as `factor` says."""
+    return _filter(frames, factor * UNCHANGED + (1 - factor) * SMOOTH)
+
+
+def _move(operation: Callable[..., np.ndarray], frames: np.ndarray, *arguments: Any, **options: Any) -> np.ndarray:
+    """Apply an operation that moves pixels."""
+    return operation(_Movable(frames), *arguments, **options)
+
+
+class _Movable:
+    """The frames of a clip with what timm's and PIL's geometry asks of an image."""
+
+    rotate = Image.Image.rotate
+
+    def __init__(self, frames: np.ndarray):
+        self.frames = frames
+        self.height, self.width = frames.shape[1:3]
+        self.size = self.width, self.height
+
+    def copy(self) -> np.ndarray:
+        return self.frames
+
+    def transform(
+        self, size: tuple[int, int], method: int, matrix: Sequence[float], resample: int, fillcolor: Sequence[int]
+    ) -> np.ndarray:
+        """Sample the frames where `matrix`, the first two rows of an affine map, takes the corners of their pixels."""
+        matrix = np.reshape(matrix, (2, 3)) @ [[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]] - [[0, 0, 0.5]]
+        if np.array_equal(matrix[:, :2], np.eye(2)):
+            return _translate(self.frames, *matrix[:, 2], fillcolor)
+        moved = np.empty_like(self.frames)
+        options = {"flags": cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_CONSTANT}
+        for target, frame in zip(moved, self.frames, strict=True):
+            cv2.warpAffine(frame, matrix, size, dst=target, borderValue=fillcolor, **options)
+        return moved
+
+
+def _translate(frames: np.ndarray, right: float, down: float, fill: Sequence[int]) -> np.ndarray:
+    """Sample the frames `right` and `down` of each pixel: a filter for the fraction, then whole pixels."""
+    whole_x, whole_y = round(right), round(down)
+    filtered = _filter(frames, np.outer(_cubic(down - whole_y), _cubic(right - whole_x)))
+    above, left, below, behind = (max(pixels, 0) for pixels in (-whole_y, -whole_x, whole_y, whole_x))
+    height, width = frames.shape[1:3]
+    kept = filtered[:, below : height - above, behind : width - left]
+    moved = np.empty_like(frames)
+    for target, frame in zip(moved, kept, strict=True):
+        cv2.copyMakeBorder(frame, above, below, left, behind, cv2.BORDER_CONSTANT, dst=target, value=fill)
+    return moved
+
+
+def _cubic(fraction: float) -> np.ndarray:
+    """Weights of the five pixels around one that is sampled `fraction` of a pixel, -0.5 to 0.5, away: PIL's cubic."""
+    distance = abs(np.arange(-2, 3) - fraction)
+    near, far = (distance - 2) * distance**2 + 1, ((5 - distance) * distance - 8) * distance + 4
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0))
+
+
+def _filter(frames: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Correlate every frame with a kernel; beyond the frame its border goes on."""
+    filtered = np.empty_like(frames)
+    for target, frame in zip(filtered, frames, strict=True):
+        cv2.filter2D(frame, -1, kernel, dst=target, borderType=cv2.BORDER_REPLICATE)
+    return filtered
