@@ -5,7 +5,6 @@ Source: HBI, arXiv 2303.14369; weighted token-wise interaction of DRL, arXiv 220
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -41,8 +40,9 @@ def token_similarity(text: Tensor, video: Tensor) -> Tensor:
 
 def unit(tokens: Tensor, mask: Tensor | None) -> Tensor:
     """Scale tokens (B, N, D) to length 1, in float32, and padding to 0."""
-    tokens = F.normalize(tokens.float(), dim=-1)
-    return tokens if mask is None else tokens * mask.unsqueeze(-1)
+    tokens = tokens.float()
+    length = tokens.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return tokens / (length if mask is None else length.masked_fill(mask.unsqueeze(-1) == 0, torch.inf))
 
 
 def similarity_in_blocks(text: Tensor, video: Tensor, text_weight: Tensor, video_weight: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from models.packed import Sequences, similarity_without_padding
 from models.recipe import Recipe
 from models.token_merge import Clusters, MergeStage
 
-WEIGHED = 4096
+WEIGHED = 1024
 """Tokens that are weighed at a time: it takes several times their memory."""
 
 

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from models.interaction import unit
 
-TEXT_ROWS, VIDEO_ROWS = 960, 576
+TEXT_ROWS, VIDEO_ROWS = 960, 768
 """The most of a block on the CPU: enough for fast matrix products, few enough to stay in the processor's caches. In
 half precision twice as many of videos."""
-HELD_ROWS = 16 * TEXT_ROWS
+HELD_ROWS = 32 * TEXT_ROWS
 """Rows of texts that are packed at a time."""
 SHAPES = 4
-"""Row counts that blocks are filled up to: libraries of matrix products keep some memory for each shape they meet."""
+"""Row counts that texts are filled up to: libraries of matrix products keep some memory for each shape they meet."""
+VECTOR = 128
+"""Bytes of neighbours whose maxima the CPU finds at once; what is left of a row takes several times as long."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Packed:
     Attributes:
         index: int64 (B,), which sequences of the set.
         tokens: (N * B or more, D), unit tokens: the first ones of all sequences, then all second ones, ...; then zeros.
-        weight: float32 (N, B), weight of each token's best match.
+        weight: float32 (N, B), weight of each token's best match; NaN where the token is not finite.
         cut: padding was cut off; its cosines, all 0, still take part in the maxima.
     """
 
@@ -51,10 +53,14 @@ class Sequences:
     mask: Tensor | None
     weight: Tensor
 
-    def parts(self, rows: int) -> list[tuple[Tensor, int]]:
+    def parts(self, rows: int, multiple: int = 1) -> list[tuple[Tensor, int]]:
         """Divide the set into parts of at most `rows` rows, at least a sequence each, nearly all of one length.
 
         What does not fill a quarter of the rows goes with the sequences of the next length.
+
+        Args:
+            rows: see above.
+            multiple: parts have this many sequences or a multiple, but for the last part and where fewer fit.
 
         Returns:
             Of each part int64 (B,), which sequences, and the number of positions up to its last valid token.
@@ -65,24 +71,27 @@ class Sequences:
         else:
             place = torch.arange(1, positions + 1, device=self.mask.device)
             length, order = (place * self.mask.bool()).amax(dim=1).clamp(min=1).cpu().sort()
-        step, parts, first, end = max(rows // SHAPES, 1), [], 0, 0
+        parts, first, end = [], 0, 0
         for longest, same in zip(*(x.tolist() for x in length.unique_consecutive(return_counts=True)), strict=True):
             end += same
             whole = max(rows // longest, 1)
+            whole -= whole % min(multiple, whole)
             full, rest = divmod(end - first, whole)
-            last = rest if end == batch else rest * longest // step * step // longest
+            quarter = max(rows // SHAPES // longest, multiple)
+            last = rest if end == batch else rest - rest % (quarter - quarter % multiple)
             for size in [whole] * full + [last] * (last > 0):
                 parts.append((order[first : first + size].to(self.tokens.device), longest))
                 first += size
         return parts
 
-    def pack(self, index: Tensor, longest: int, rows: int, dtype: torch.dtype) -> Packed:
-        """Lay out the sequences `index` (B,), with `longest` positions each, in one of `SHAPES` numbers of rows."""
+    def pack(self, index: Tensor, longest: int, dtype: torch.dtype, multiple: int = 1) -> Packed:
+        """Lay out the sequences `index` (B,), with `longest` positions each, in a multiple of `multiple` rows."""
         tokens = unit(self.tokens[index, :longest], None if self.mask is None else self.mask[index, :longest])
-        used, step = len(index) * longest, max(rows // SHAPES, 1)
-        packed = tokens.new_zeros(max(used, min(math.ceil(used / step) * step, rows)), tokens.shape[2], dtype=dtype)
+        used = len(index) * longest
+        packed = tokens.new_zeros(math.ceil(used / multiple) * multiple, tokens.shape[2], dtype=dtype)
         packed[:used].view(longest, len(index), -1).copy_(tokens.transpose(0, 1))
-        return Packed(index, packed, self.weight[index, :longest].mT, cut=longest < self.tokens.shape[1])
+        weight = self.weight[index, :longest] + 0 * tokens.sum(dim=2)
+        return Packed(index, packed, weight.mT, cut=longest < self.tokens.shape[1])
 
 
 def block_rows(text: Sequences, video: Sequences, memory: int, dtype: torch.dtype) -> tuple[int, int]:
@@ -114,15 +123,18 @@ def similarity_without_padding(text: Sequences, video: Sequences, memory: int, d
         float32 (A, B).
     """
     text_rows, video_rows = block_rows(text, video, memory, dtype)
-    texts, videos = text.parts(text_rows), video.parts(video_rows)
+    texts, videos = text.parts(text_rows), video.parts(video_rows, VECTOR // dtype.itemsize)
     sim = text.tokens.new_empty(len(text.tokens), len(video.tokens), dtype=torch.float32)
     held = max(1, HELD_ROWS // text_rows)
+    place = torch.cat([index for index, _ in videos]).argsort()  # of each video among the packed
     for first in range(0, len(texts), held):
-        packed = [text.pack(*part, text_rows, dtype) for part in texts[first : first + held]]
-        for part in videos:
-            against = video.pack(*part, video_rows, dtype)
+        packed = [text.pack(*part, dtype, max(text_rows // SHAPES, 1)) for part in texts[first : first + held]]
+        for part, columns in zip(videos, sim.split([len(index) for index, _ in videos], dim=1), strict=True):
+            against = video.pack(*part, dtype)
             for some in packed:
-                sim[some.index.unsqueeze(1), against.index] = packed_similarity(some, against)
+                columns.index_copy_(0, some.index, packed_similarity(some, against))
+        for some in packed:  # a few rows at a time, so that the result never exists twice
+            sim[some.index] = sim[some.index].index_select(1, place)
     return sim
 
 
@@ -135,11 +147,18 @@ def packed_similarity(text: Packed, video: Packed) -> Tensor:
     product = text.tokens @ video.tokens.mT
     used = product[: text.weight.numel(), : video.weight.numel()]
     token_sim = used.unflatten(1, video.weight.shape).unflatten(0, text.weight.shape)  # (N_t, A, N_v, B)
-    best_frame, best_word = token_sim.amax(dim=2), token_sim.amax(dim=0)  # (N_t, A, B), (A, N_v, B)
-    if video.cut:
-        best_frame.clamp_(min=0)
-    if text.cut:
-        best_word.clamp_(min=0)
+    best_frame = largest(token_sim, dim=2, cut=video.cut)  # (N_t, A, B)
+    best_word = largest(token_sim, dim=0, cut=text.cut)  # (A, N_v, B)
     text_to_video = (best_frame * text.weight.unsqueeze(2)).sum(dim=0)  # the weights are float32, and so the products
     video_to_text = (best_word * video.weight).sum(dim=1)
     return (text_to_video + video_to_text) / 2
+
+
+def largest(values: Tensor, dim: int, cut: bool) -> Tensor:
+    """Exact maxima along `dim`, at least 0 if `cut`; NaN may then be lost in bfloat16."""
+    if not cut:
+        return values.amax(dim)
+    if values.dtype is torch.bfloat16:
+        # Integers of the same bits are several times as fast; they keep the order of what is not negative.
+        return values.view(torch.int16).amax(dim).clamp_(min=0).view(values.dtype)
+    return values.amax(dim).clamp_(min=0)
