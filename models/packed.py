@@ -135,6 +135,7 @@ def similarity_without_padding(text: Sequences, video: Sequences, memory: int, d
                 columns.index_copy_(0, some.index, packed_similarity(some, against))
         for some in packed:  # a few rows at a time, so that the result never exists twice
             sim[some.index] = sim[some.index].index_select(1, place)
+        packed.clear()  # before the next texts are packed
     return sim
 
 
