@@ -1,6 +1,6 @@
 """Measure one subject and print a table: `python scripts/benchmark.py labels --json labels.json`.
 
-`--compare FILE` prints, beside each number, the one in an earlier `--json` file divided by it.
+`--compare FILE` prints next to each number the ratio of an earlier `--json` file to it.
 """
 
 import argparse
@@ -55,9 +55,9 @@ def format_table(rows: Sequence[Row], earlier: Sequence[Row] = ()) -> str:
         cells = [row["case"]]
         for column in columns[1:]:
             value, old = row.get(column), before.get(row["case"], {}).get(column)
-            told = isinstance(value, str)
-            ratio = f" ({old / value:.2f}x)" if old and value and not told else ""
-            cells.append("" if value is None else value if told else f"{value:.4g}{ratio}")
+            text = isinstance(value, str)
+            ratio = f" ({old / value:.2f}x)" if old and value and not text else ""
+            cells.append("" if value is None else value if text else f"{value:.4g}{ratio}")
         lines.append(cells)
     text = [any(isinstance(row.get(column), str) for row in rows) for column in columns]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
@@ -108,8 +108,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     subjects = parser.add_subparsers(dest="subject", required=True)
-    told = {name: subject.__doc__ for name, subject in SUBJECTS.items()} | {"all": "Every subject that is measured."}
-    for name, description in told.items():
+    descriptions = {name: subject.__doc__ for name, subject in SUBJECTS.items()} | {"all": "Every measured subject."}
+    for name, description in descriptions.items():
         arguments = subjects.add_parser(
             name,
             help=description.partition("\n")[0],

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From an empty machine to a table of results: sets up .venv, makes the built-in videos, pretrains a small CLIP, trains an
 # estimator, retrieval and question answering, evaluates them, and draws one video's interactions.
-#   bash scripts/quickstart.sh [--fast]      --fast: the same road with little data and few steps
+#   bash scripts/quickstart.sh [--fast]      --fast: the same steps with little data
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     pair.add_argument("--framerate", type=count, default=1, help="frames taken from a second of video")
     figure = parser.add_argument_group("figure")
     figure.add_argument("--output", required=True, help="figure to write, .png, .svg or .pdf")
-    figure.add_argument("--heatmap", help="heat maps to write, likewise")
+    figure.add_argument("--heatmap", help="heat maps to write, in one of the same formats")
     figure.add_argument("--interaction", choices=("estimator", "exact"), default="estimator",
                         help="what the lines show: the model's estimate, or the exact interaction")
     add_model_arguments(parser)

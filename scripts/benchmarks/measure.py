@@ -1,4 +1,4 @@
-"""Time and memory of a call, and the numbers that a subject is told."""
+"""Time and memory of a call, and the sizes of a subject."""
 
 import ctypes
 import re

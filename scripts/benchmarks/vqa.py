@@ -1,4 +1,4 @@
-"""Questions about videos, each of which is encoded once, beside the encoding alone; random weights."""
+"""Questions about videos, each encoded once, compared with the encoding alone; random weights."""
 
 from argparse import ArgumentParser
 

@@ -44,7 +44,7 @@ def heatmap_figure(view: View) -> Figure:
 
 
 def _label_players(axes: Axes, view: View, band: Band, row_height: float) -> None:
-    """Words beside the rows, frame numbers below the columns, in type that fits."""
+    """Label rows with words and columns with frame numbers, in a font size that fits."""
     rows = [" ".join(word.label for word in join_words(view.pieces, tokens)) for tokens in band.words]
     columns = [_short(frame_ranges(frames)) for frames in band.frames]
     column_width = MAP_WIDTH / len(columns)

@@ -27,7 +27,7 @@ class Band:
         name: "entity", "action" or "event".
         sim: similarity of the pair.
         words: positions of the text tokens that each text player holds, players by their first token.
-        frames: positions of the frames that each video player holds, likewise.
+        frames: the same for the frames of each video player.
         interaction: (text players, video players), Banzhaf interaction.
     """
 
@@ -72,7 +72,7 @@ def look(
         caption: a sentence; what does not fit `max_words` is cut.
         video: file.
         max_words: text tokens, both special ones included; padding takes part in the merges.
-        max_frames: frames; padding likewise.
+        max_frames: frames; padding takes part in the merges, too.
         exact: the exact interaction in place of the estimator's.
         **sampling: further keywords of `dataloaders.video.decode_clip`.
 

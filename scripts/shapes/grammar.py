@@ -42,9 +42,9 @@ def phrases(action: Action) -> tuple[str, ...]:
 
 def sentence(scene: Scene, rng: Random) -> str:
     """Return one paraphrase of what happens in the scene, in order, of at most MAX_TOKENS tokens."""
-    while count_tokens(told := "".join(_tell(scene, rng))) > MAX_TOKENS:
+    while count_tokens(words := "".join(_pieces(scene, rng))) > MAX_TOKENS:
         pass
-    return told
+    return words
 
 
 def clauses(scene: Scene, rng: Random) -> list[str]:
@@ -52,7 +52,7 @@ def clauses(scene: Scene, rng: Random) -> list[str]:
     return [f"{_name(scene.things[event.subject], rng)} {rng.choice(phrases(event.action))}." for event in scene.events]
 
 
-def _tell(scene: Scene, rng: Random) -> list[str]:
+def _pieces(scene: Scene, rng: Random) -> list[str]:
     """Return the pieces of a sentence of any length: connective, subject, verb, and so on."""
     pieces = []
     last_subject = None

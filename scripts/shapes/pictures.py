@@ -32,8 +32,8 @@ PHRASES = (  # attribute -> value -> the ways to say it
     ),
 )
 SIZE, TILT, COLOUR, SHAPE, PLACE = range(5)
-TOLD = (0.3, 0.3, 0.6, 0.7, 0.7)  # how often a sentence about one thing tells each; sizes and tilts are learnt soonest
-TELLS_ALL = 0.25  # how often a sentence is about all things
+MENTIONED = (0.3, 0.3, 0.6, 0.7, 0.7)  # how often one thing's attributes are; sizes and tilts are learnt first
+MENTIONS_ALL = 0.25  # how often a sentence is about all things
 # a shrunk small thing, a small one, a big one, a grown big one
 RADII = np.array([SIZES["small"] / SCALE, SIZES["small"], SIZES["big"], SIZES["big"] * SCALE])
 
@@ -100,11 +100,11 @@ def draw_sentences(rng: np.random.Generator, facts: np.ndarray) -> tuple[list[st
     Returns:
         B sentences and their claims (B, THINGS, 5).
     """
-    of_one = rng.random(facts.shape) < TOLD
+    of_one = rng.random(facts.shape) < MENTIONED
     of_one[..., 1:, :] = False  # which thing is the first is a matter of chance
     of_one[..., 0, SHAPE] |= ~of_one.any(axis=(-2, -1))
     of_all = np.isin(np.arange(facts.shape[-1]), (SIZE, COLOUR, SHAPE))
-    said = np.where(rng.random((len(facts), 1, 1)) < TELLS_ALL, of_all, of_one)
+    said = np.where(rng.random((len(facts), 1, 1)) < MENTIONS_ALL, of_all, of_one)
     claims = np.where(said & (facts != NOTHING), facts, ANY)
     return [_say(rng, claim) for claim in claims], claims
 
@@ -117,7 +117,7 @@ def is_true(claims: np.ndarray, facts: np.ndarray) -> np.ndarray:
 
 
 def _places(rng: np.random.Generator, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Place things of `radius` (B, O) inside the picture: of some random layouts, the one with the most room.
+    """Place things of `radius` (B, O) inside the picture: of some random layouts, the one with the largest gaps.
 
     Returns:
         x and y, both (B, O).

@@ -32,7 +32,7 @@ def random_scene(rng: Random) -> Scene:
     count = rng.choice(COUNTS)
     while True:
         scene = _draw(rng, count)
-        for _ in range(20):  # places enough that actions which need room do not become rare
+        for _ in range(20):  # enough places that actions which need space do not become rare
             if is_clear(scene):
                 return scene
             scene = _lay_out(scene, rng)
@@ -70,7 +70,7 @@ def other_order(scene: Scene, rng: Random) -> Scene | None:
 
 
 def is_clear(scene: Scene) -> bool:
-    """Say whether what happens can be told and seen: by its words, in the room there is, and at one frame a second."""
+    """Say whether the events can be described and seen: in words, within the picture, and at one frame a second."""
     return _is_tellable(scene) and _has_room(scene) and _shows(scene)
 
 

@@ -31,15 +31,15 @@ def draw_test(seed: int, count: int) -> list[Family]:
     rng = Random(f"test {seed}")
     pairs = count // 8
     families = []
-    told = []
+    accepted = []
     for subset in ["action"] * pairs + ["event"] * pairs + [""] * (count - 4 * pairs):
         while True:
             family = _draw_family(rng, subset, 2)
             stories = [scene.story for scene in family.scenes]
-            if not any(_is_told_by(one, other) for one, other in _pairs(stories, told)):
+            if not any(_is_described_by(one, other) for one, other in _pairs(stories, accepted)):
                 break
         families.append(family)
-        told.extend(stories)
+        accepted.extend(stories)
     return families
 
 
@@ -82,7 +82,7 @@ def _pairs(new: list, old: list) -> Iterator[tuple]:
     yield from itertools.product(old, new)
 
 
-def _is_told_by(one: Iterable, other: Iterable) -> bool:
+def _is_described_by(one: Iterable, other: Iterable) -> bool:
     """Say whether all events of one story happen in the other, in the same order."""
     rest = iter(other)
     return all(event in rest for event in one)
