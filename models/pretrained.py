@@ -1,8 +1,5 @@
 """Where CLIP's weights come from."""
 
-import utils.torchvision_import  # noqa: F401  before open_clip
-
-# isort: split
 from pathlib import Path
 
 import open_clip

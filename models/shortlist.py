@@ -5,10 +5,8 @@ Dimension letters: A texts, B videos, N tokens, N_t words, N_v frames, D width, 
 
 from functools import partial
 
-import torch  # before faiss, which brings its own copies of system libraries
-
-# isort: split
 import faiss
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -5,9 +5,6 @@ A texts, N_t words.
 
 from collections.abc import Sequence
 
-import utils.torchvision_import  # noqa: F401  before open_clip, which imports torchvision
-
-# isort: split
 import regex
 import torch
 from open_clip.tokenizer import SimpleTokenizer
