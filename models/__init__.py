@@ -13,7 +13,7 @@ from models.hub import WEIGHTS, read_config
 from models.pretrained import load_clip, uses_quick_gelu
 from utils.answers import read_answers
 from utils.checkpoint import load_weights, read_weights
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 
 CLASSIFIER = "classifier.2.weight"
 
@@ -85,8 +85,8 @@ def clip_of_checkpoint(state: Mapping[str, Tensor], source: str | Path, *, quick
     try:
         return CLIP.from_state_dict(weights, quick_gelu=quick_gelu)
     except (KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{source}: no model of HBI ({reason} under clip.*); give a pytorch_model.bin.N") from error
+        reason = one_line(error)
+        raise InputError(f"{source}: no model of HBI (under clip.*: {reason}); give a pytorch_model.bin.N") from error
 
 
 def checkpoint_options(state: Mapping[str, Tensor]) -> dict:

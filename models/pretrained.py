@@ -6,7 +6,7 @@ import open_clip
 
 from models.clip import CLIP
 from utils.checkpoint import OPENAI_DIGESTS, read_weights
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 
 WEIGHTS_FOLDER = Path(__file__).parent
 OPENAI_ADDRESS = "https://openaipublic.azureedge.net/clip/models/{digest}/{file}"
@@ -47,7 +47,7 @@ def _clip_from_file(path: Path, trust: bool) -> CLIP:
     try:
         return CLIP.from_state_dict(read_weights(path, trust=trust))
     except (KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
         raise InputError(f"{path}: not the weights of a CLIP ViT ({reason}); give another --base_encoder") from error
 
 
@@ -63,7 +63,7 @@ def _clip_from_open_clip(source: str) -> CLIP:
     try:
         model = open_clip.create_model(name, pretrained=tag, precision="fp32", force_quick_gelu=quick_gelu)
     except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
         raise InputError(f"--base_encoder {source}: open_clip could not load it ({reason}); give a file") from error
     try:
         return CLIP.from_state_dict(model.state_dict(), quick_gelu=quick_gelu)

@@ -166,6 +166,16 @@ def test_input_errors_end_with_their_one_line_and_code_2(main, monkeypatch, caps
     assert capsys.readouterr().err == "main.py: error: video7.mp4: truncated; fetch it again\n"
 
 
+def test_terminal_codes_do_not_reach_the_terminal(monkeypatch, capsys):
+    def fail(_):
+        raise InputError("\x1b]0;title\x07a\x1b[1;31mb\x1b[0m.mp4\x1b(B\r\x08: caf\u00e9 is missing\x9b2J; fetch it")
+
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    with pytest.raises(SystemExit):
+        args.run(fail)
+    assert capsys.readouterr().err == "main.py: error: ab.mp4: caf\u00e9 is missing2J; fetch it\n"
+
+
 def test_debug_shows_the_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["main.py", "--debug"])
     with pytest.raises(InputError):

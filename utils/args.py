@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.distributed import announce_failure, another_failed, end, shares_no_machine
-from utils.errors import InputError
+from utils.errors import InputError, without_terminal_codes
 from utils.memory import keep_freed_memory
 from utils.preemption import PREEMPTED, Preempted
 
 
-class _ArgumentParser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, and whose flags are never guessed from their first letters."""
+class ArgumentParser(argparse.ArgumentParser):
+    """An argparse.ArgumentParser whose errors are one line, and that does not accept abbreviated flags."""
 
-    def __init__(self, description: str) -> None:
-        super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
-        self.set_defaults(ineffective_flags=())
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 and one line."""
@@ -74,6 +73,8 @@ INEFFECTIVE_FOR_QUESTIONS = (
 _COUNT = _number(int, 1)
 _AMOUNT = _number(float, 0)
 _SHARE = _number(float, 0, 1)
+WORKERS = _number(int, 0)
+"""The argparse type of a number of worker processes, 0 for none."""
 
 
 def _switch(group: argparse._ArgumentGroup, name: str, help: str) -> None:
@@ -150,7 +151,7 @@ def add_question_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--questions_per_clip", type=_COUNT, default=1,
                        help="questions about one video that a training batch asks together; more of them encode fewer "
                             "videos a step")
-    group.add_argument("--num_thread_reader", dest="workers", type=_number(int, 0), default=argparse.SUPPRESS,
+    group.add_argument("--num_thread_reader", dest="workers", type=WORKERS, default=argparse.SUPPRESS,
                        help="published name of --workers")
     group.add_argument("--cross_num_hidden_layers", dest="num_hidden_layers", type=_COUNT, default=argparse.SUPPRESS,
                        help="published name of --num_hidden_layers")
@@ -255,7 +256,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     """Devices and processes: common to all entry scripts."""
     group = parser.add_argument_group("machine")
-    group.add_argument("--workers", type=_number(int, 0), default=4, help="decoding processes beside each process")
+    group.add_argument("--workers", type=WORKERS, default=4, help="decoding processes beside each process")
     group.add_argument("--device", help="as PyTorch names it; left out: CUDA where there is one, else the CPU")
     group.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the forward pass")
     group.add_argument("--compile", action="store_true",
@@ -303,7 +304,8 @@ def _parser(
     description: str, groups: Sequence[Callable[[argparse.ArgumentParser], None]], ineffective: Sequence[str] = ()
 ) -> argparse.ArgumentParser:
     """A parser of `groups` and of those that all entry scripts share."""
-    parser = _ArgumentParser(description)
+    parser = ArgumentParser(description=description, formatter_class=_HelpFormatter)
+    parser.set_defaults(ineffective_flags=())
     for add_group in (add_task_arguments, *groups, add_training_arguments, add_resume_arguments, add_machine_arguments):
         add_group(parser)
     add_ineffective_arguments(parser, "--world_size", "--distributed", *ineffective)
@@ -370,10 +372,11 @@ def _outcome(main: Callable[[Sequence[str]], None]) -> int:
 
 def _complain(line: str) -> None:
     """Print one line, which of several processes with the same one only the first prints."""
+    line = without_terminal_codes(line)
     if announce_failure(line):
         print(line, file=sys.stderr)
 
 
 def _reason(error: InputError) -> str:
     """The error's one line; one raised by a loading worker arrives below that worker's traceback."""
-    return str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")
+    return str(error).strip().split("\n")[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")

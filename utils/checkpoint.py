@@ -1,6 +1,7 @@
 """Weights on disk: reading them safely, and the released spelling of their names."""
 
 import hashlib
+import logging
 import re
 import zipfile
 from collections.abc import Mapping
@@ -12,16 +13,21 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from utils.errors import InputError
+from utils.archives import entry_names, is_torchscript, read_torchscript
+from utils.errors import InputError, one_line
 from utils.files import atomic_write
 
-# SHA-256 of OpenAI's TorchScript archives, the only ones that are run without being asked to.
+logger = logging.getLogger("hbi")
+
+# SHA-256 of OpenAI's TorchScript archives, the only ones that are opened without --trust_checkpoint.
 OPENAI_DIGESTS = {
     "ViT-B/32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
     "ViT-B/16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
     "ViT-L/14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
 }
 ARCHIVE_SIZES = {"input_resolution", "context_length", "vocab_size"}
+WRAPPERS = ("state_dict", "model", "module")
+DATA_PARALLEL = "module."  # prefix of the keys of a model that was saved inside DistributedDataParallel
 
 # The released spelling is flat: the suffix of a level is "", "0" or "1", that of the stage leading into it "0" or "1".
 LEVEL_SUFFIX = {"0": "", "1": "0", "2": "1"}
@@ -113,8 +119,9 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Pa
 def read_weights(path: str | Path, *, trust: bool = False) -> dict[str, Tensor]:
     """Read name -> tensor from safetensors, a plain state dict or an OpenAI TorchScript archive.
 
-    Nothing is unpickled but tensors. A TorchScript archive is a program, so it is opened only if its SHA-256 is one
-    that OpenAI published or `trust` is set.
+    Nothing is unpickled but tensors. A TorchScript archive is opened only if its SHA-256 is one that OpenAI published
+    or `trust` is set. A state dict under "state_dict", "model" or "module" is taken out, and a common prefix "module."
+    taken off; the log says so.
 
     Raises:
         InputError: missing, damaged, not a plain map of tensors, or an archive that is not trusted.
@@ -122,14 +129,29 @@ def read_weights(path: str | Path, *, trust: bool = False) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
-    if not zipfile.is_zipfile(path) and _is_archive_head(path):
+    names = entry_names(path) if zipfile.is_zipfile(path) else []
+    if not names and _is_archive_head(path):
         raise InputError(f"{path}: truncated or damaged archive; fetch it again")
-    if zipfile.is_zipfile(path) and _is_torchscript(path):
-        return _read_torchscript(path, trust)
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    if is_torchscript(names):
+        state = _read_torchscript(path, trust)
+    else:
+        state = _read_safetensors(path) if path.suffix == ".safetensors" else _unwrap(_read_pickle(path), path)
     if not isinstance(state, Mapping) or not all(map(_is_plain, state, state.values())):
         raise InputError(f"{path}: holds no plain map of names to tensors; give the model's state dict")
     return dict(state)
+
+
+def _unwrap(state: Any, path: Path) -> Any:
+    """The state dict inside of what other training code saves."""
+    while isinstance(state, Mapping) and (
+        key := next((key for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)
+    ):
+        logger.warning("%s: its state dict lies under %r, what else it holds is left out", path, key)
+        state = state[key]
+    if isinstance(state, Mapping) and state and all(str(name).startswith(DATA_PARALLEL) for name in state):
+        logger.warning("%s: the prefix %r is taken off its keys", path, DATA_PARALLEL)
+        state = {str(name).removeprefix(DATA_PARALLEL): tensor for name, tensor in state.items()}
+    return state
 
 
 def _is_plain(name: Any, tensor: Any) -> bool:
@@ -163,9 +185,10 @@ def _read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"holds {refused[1]}" if refused else one_line(error, 120)
         raise InputError(
-            f"{path}: not a plain file of tensors, refused ({reason[:120]}); give a state dict or safetensors"
+            f"{path}: not a plain file of tensors, refused ({reason}); give a state dict or safetensors"
         ) from error
 
 
@@ -175,28 +198,10 @@ def _is_archive_head(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _is_torchscript(path: Path) -> bool:
-    """Whether a zip archive carries TorchScript code.
-
-    Raises:
-        InputError: its list of contents is damaged.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise InputError(f"{path}: damaged archive ({error}); fetch it again") from error
-    return any("/code/" in name or name.endswith("constants.pkl") for name in names)
-
-
 def _read_torchscript(path: Path, trust: bool) -> dict[str, Tensor]:
     if not trust and sha256(path) not in OPENAI_DIGESTS.values():
         raise InputError(
             f"{path}: a TorchScript archive with an unknown SHA-256; fetch it from OpenAI again, "
             "or pass --trust_checkpoint if you know where it comes from"
         )
-    try:
-        state = torch.jit.load(path, map_location="cpu").state_dict()
-    except RuntimeError as error:
-        raise InputError(f"{path}: damaged TorchScript archive; fetch it again") from error
-    return {name: tensor for name, tensor in state.items() if name not in ARCHIVE_SIZES}
+    return {name: tensor for name, tensor in read_torchscript(path).items() if name not in ARCHIVE_SIZES}
