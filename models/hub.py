@@ -15,6 +15,7 @@ from models.recipe import PRESETS, Recipe
 from utils.checkpoint import released_state, sha256
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.texts import read_json
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -70,12 +71,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         InputError: there is no such file, or it is not of this form.
     """
     path = Path(folder) / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give the folder of an export") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is no JSON ({error}); export the model again") from error
+    config = read_json(path)
     if not isinstance(config, Mapping) or config.get("model_type") != "hbi":
         raise InputError(f"{path}: describes no model of HBI; give the folder of an export")
     try:
