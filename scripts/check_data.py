@@ -10,21 +10,19 @@ import json
 import logging
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from tqdm import tqdm
 
 from dataloaders import DATASETS, build_split
 from dataloaders.base import Split
 from dataloaders.inspection import HARMLESS, PROBLEMS, Inspection, find_duplicates, inspect_video
 from dataloaders.published_sizes import PUBLISHED_SIZES
 from dataloaders.video import find_videos
-from utils.args import run
+from scripts.parallel import map_videos
+from utils.args import WORKERS, ArgumentParser, run
 from utils.files import atomic_write
 from utils.logger import table
 
@@ -38,7 +36,7 @@ def check_data(datatype: str, anno_path: Path, video_path: Path, *, workers: int
         datatype: a key of `DATASETS`.
         anno_path: folder of annotations.
         video_path: folder of videos.
-        workers: processes that decode.
+        workers: processes that decode; 0 for this one.
         **options: of the data set's reader.
 
     Returns:
@@ -53,7 +51,7 @@ def check_data(datatype: str, anno_path: Path, video_path: Path, *, workers: int
         del splits["val"]
     ids = list(dict.fromkeys(clip.video_id for split in splits.values() for clip in split.clips))
     files = find_videos(video_path, ids, skip_missing=True)
-    inspections = dict(zip(files, inspect_all(files.values(), workers), strict=True))
+    inspections = dict(zip(files, map_videos(inspect_video, files.values(), workers=workers, chunksize=8), strict=True))
     published = PUBLISHED_SIZES.get(" ".join([datatype, *options.values()]), {})
     problems = list_problems(ids, files, inspections)
     skipped = {entry["video_id"] for kind, found in problems.items() if kind not in HARMLESS for entry in found}
@@ -65,13 +63,6 @@ def check_data(datatype: str, anno_path: Path, video_path: Path, *, workers: int
         "problems": problems,
         "skip": [video_id for video_id in ids if video_id in skipped],
     }
-
-
-def inspect_all(paths: Iterable[Path], workers: int) -> list[Inspection]:
-    """Inspect files in `workers` processes, with a progress bar."""
-    paths = list(paths)
-    with ProcessPoolExecutor(workers) as pool:
-        return list(tqdm(pool.map(inspect_video, paths, chunksize=8), "videos", len(paths), unit="video"))
 
 
 def list_problems(
@@ -153,13 +144,13 @@ def _cell(value: Any) -> str:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Check, print and write; returns the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datatype", default="msrvtt", choices=DATASETS, help="name of the data set (%(default)s)")
     parser.add_argument("--msrvtt_split", choices=("9k", "7k", "full", "1kB"), default="9k", help="(%(default)s)")
     parser.add_argument("--anno_path", type=Path, required=True, help="folder of the annotation files")
     parser.add_argument("--video_path", type=Path, required=True, help="folder of the videos")
     parser.add_argument("--output_dir", type=Path, default=Path(), help="folder for the report and the skip list (.)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that decode (%(default)s)")
+    parser.add_argument("--workers", type=WORKERS, default=2, help="processes that decode, 0 for none (%(default)s)")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments = parser.parse_args(argv)
     options = {"msrvtt_split": arguments.msrvtt_split} if arguments.datatype == "msrvtt" else {}

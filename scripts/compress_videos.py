@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -21,11 +20,11 @@ import av
 from av import VideoFrame
 from av.filter import Graph
 from av.video.stream import VideoStream
-from tqdm import tqdm
 
 from dataloaders.scrutiny import open_video, read_extent
 from dataloaders.video import VIDEO_SUFFIXES
-from utils.args import run
+from scripts.parallel import map_videos
+from utils.args import WORKERS, ArgumentParser, run
 from utils.errors import InputError
 from utils.files import atomic_write
 
@@ -38,7 +37,7 @@ def compress_all(source: Path, target: Path, *, fps: int, short_side: int, worke
         target: folder that gets the same tree of .mp4 files.
         fps: frames a second.
         short_side: pixels, even.
-        workers: processes, each with one thread.
+        workers: processes, each with one thread; 0 for this one.
 
     Returns:
         File -> reason, for the videos that could not be read.
@@ -54,9 +53,8 @@ def compress_all(source: Path, target: Path, *, fps: int, short_side: int, worke
         twice = next(path for path in outputs if outputs.count(path) > 1)
         raise InputError(f"{source}: several videos would become {twice}; rename or move one")
     jobs = [(path, output) for path, output in zip(videos, outputs, strict=True) if not _is_newer(output, path)]
-    with ProcessPoolExecutor(workers) as pool:
-        compress = partial(_try_compress, fps=fps, short_side=short_side)
-        reasons = list(tqdm(pool.map(compress, *zip(*jobs, strict=True)), "videos", len(jobs))) if jobs else []
+    compress = partial(_try_compress, fps=fps, short_side=short_side)
+    reasons = map_videos(compress, *zip(*jobs, strict=True), workers=workers) if jobs else []
     return {str(path): reason for (path, _), reason in zip(jobs, reasons, strict=True) if reason}
 
 
@@ -133,16 +131,16 @@ def _filtered(graph: Graph, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame
 
 def main(argv: Sequence[str] | None = None) -> dict[str, str]:
     """Parse the command line and compress; returns the videos that could not be read."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, required=True, help="folder of videos, with subfolders")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--fps", type=int, default=3, help="frames a second (%(default)s)")
     parser.add_argument("--short_side", type=int, default=224, help="pixels, even (%(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (%(default)s)")
+    parser.add_argument("--workers", type=WORKERS, default=os.cpu_count(), help="processes, 0 for none (%(default)s)")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options = parser.parse_args(argv)
-    if options.fps < 1 or options.workers < 1 or options.short_side < 2 or options.short_side % 2:
-        raise InputError("--fps and --workers must be 1 or more, --short_side an even number from 2 on")
+    if options.fps < 1 or options.short_side < 2 or options.short_side % 2:
+        raise InputError("--fps must be 1 or more, --short_side an even number from 2 on")
     sizes = {"fps": options.fps, "short_side": options.short_side, "workers": options.workers}
     failed = compress_all(options.input, options.output, **sizes)
     for path, reason in failed.items():

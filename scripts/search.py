@@ -18,12 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from models import load_model
 from models.hub import model_digest
 from scripts.benchmarks.measure import count
-from scripts.model_arguments import add_device_arguments, add_model_arguments, check_sizes, model_options
+from scripts.model_arguments import add_device_arguments, add_model_arguments, model_options
 from scripts.searching.build import build_index
 from scripts.searching.query import SHORTLIST, Hit, VideoIndex, clock
 from scripts.searching.questions import Answer, load_question_model
 from scripts.searching.storage import Manifest
-from utils.args import run
+from utils.args import WORKERS, ArgumentParser, run
+from utils.builders import check_sizes
 from utils.distributed import is_main, start
 from utils.errors import InputError
 from utils.files import atomic_write
@@ -32,7 +33,7 @@ from utils.logger import table
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     options = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
 
@@ -45,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument("--framerate", type=count, default=1, help="frames taken from a second of video")
     index.add_argument("--segment", type=count, default=30, help="seconds of a segment; a shorter video is one")
     index.add_argument("--overlap", type=int, default=10, help="seconds that neighbouring segments share")
-    index.add_argument("--workers", type=int, default=2, help="decoding processes beside each process")
+    index.add_argument("--workers", type=WORKERS, default=2, help="decoding processes beside each process")
     add_model_arguments(index)
 
     query = commands.add_parser("query", help="find the segments that a sentence describes", **options)

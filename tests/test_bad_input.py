@@ -129,6 +129,18 @@ def test_weights_that_are_not_there(complain, corpus):
     assert line.startswith("--base_encoder ViT-B/64: no file and no model; give a path")
 
 
+@pytest.mark.parametrize("flag", ["--max_words", "--max_frames"])
+def test_more_words_or_frames_than_positions(flag, complain, corpus):
+    shutil.rmtree(corpus.videos)  # no video has been looked for yet
+    assert re.match(rf"{flag} 78: the model has 77 positions; give [12] to 77", complain(flag, 78))
+
+
+@pytest.mark.parametrize("module", ["None", "seqLSTM"])
+def test_other_temporal_encoders_take_any_number_of_frames(module, corpus):
+    metrics = main_retrieval.main(command_line(corpus, "--max_frames", 78, "--agg_module", module))
+    assert 0 <= metrics["t2v"]["R1"] <= 100
+
+
 @pytest.fixture
 def payload(tmp_path):
     """A pickle's content that makes a file when it is unpickled, and that file."""
@@ -242,6 +254,22 @@ def test_the_script_itself(corpus, debug):
     assert ("Traceback" in result.stderr) == debug
     assert "MSRVTT_JSFUSION_test.csv: cannot be read" in result.stderr.splitlines()[-1]
     assert debug or (result.returncode, result.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"RANK": "0"}, "WORLD_SIZE, MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR, MASTER_PORT"),
+        ({"RANK": "1", "WORLD_SIZE": "two", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, "WORLD_SIZE"),
+    ],
+)
+def test_a_launcher_that_sets_a_part_of_its_variables(environment, named, complain, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert complain().startswith(f"environment: {named} not set, or no number; start several processes with torchrun")
 
 
 @pytest.mark.slow

@@ -125,3 +125,11 @@ def test_videos_in_two_splits_are_named(formats, tmp_path):
     report = main(["--datatype", "csv", *paths, *CHECK])
     assert report["shared"] == {"train and test": ["four", "one", "three", "two"]}
     assert report["splits"]["train"]["published videos"] is None
+
+
+def test_any_number_of_workers_finds_the_same(formats, tmp_path, capsys):
+    reports = [main([*words("csv", formats["csv"], tmp_path), "--workers", workers]) for workers in ("0", "2")]
+    assert reports[0] == reports[1]
+    with pytest.raises(SystemExit) as end:
+        main([*words("csv", formats["csv"], tmp_path), "--workers", "-1"])
+    assert end.value.code == 2 and len(capsys.readouterr().err.splitlines()[-1:]) == 1

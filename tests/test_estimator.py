@@ -184,6 +184,8 @@ def test_two_processes_train_the_estimator_of_one(trained, corpus, tmp_path):
         (["--do_eval", "1"], "there is no estimator; give the checkpoint that holds one as --init_model"),
         ([*TRAINING, "--lr", "1e30"], "training has diverged"),
         ([*TRAINING, "--batch_size", "4000"], "only 30 training pairs"),
+        ([*TRAINING, "--max_frames", "78"], "--max_frames 78: the model has 77 positions"),
+        ([*TRAINING, "--max_words", "78"], "--max_words 78: the model has 77 positions"),
         ([*TRAINING, "--max_frames", "1"], "--max_frames 1: an interaction needs two frames or more"),
     ],
 )

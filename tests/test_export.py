@@ -89,6 +89,13 @@ def test_a_damaged_config_is_refused(change, reason, tmp_path):
         load_model(tmp_path)
 
 
+def test_a_config_may_begin_with_a_byte_order_mark(tmp_path):
+    save_folder(build(kl=3), tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text(), encoding="utf-8-sig")
+    assert load_model(tmp_path).kl == 3
+
+
 def test_a_folder_is_told_from_another_by_its_digest(tmp_path):
     save_folder(build(), tmp_path / "one")
     save_folder(build(), tmp_path / "same")
@@ -147,6 +154,14 @@ def test_answers_become_a_graph(tmp_path):
     logits = torch.from_numpy(onnxruntime.InferenceSession(path).run(["answers"], feed)[0])
     text, text_mask, video, video_mask = asked.values()
     assert torch.allclose(logits, model.mixed_logits((text, text_mask), (video, video_mask)), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("flag", ["--max_words", "--max_frames"])
+def test_more_words_or_frames_than_positions(flag, tmp_path):
+    save_folder(build(), tmp_path / "model")
+    with pytest.raises(InputError, match=f"{flag} 78: the model has 77 positions"):
+        main(["--checkpoint", f"{tmp_path}/model", "--output", f"{tmp_path}/out", flag, "78"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_packages_are_named_in_one_line(tmp_path, monkeypatch, capsys):

@@ -181,7 +181,7 @@ def test_command_line_writes_every_format(checkpoint, video_file, tmp_path):
         (["--output", "figure.bmp"], "no format"),
         (["--max_words", "78"], "77 positions"),
         (["--max_frames", "78"], "77 positions"),
-        (["--max_words", "1"], "max_words 2 to 77"),
+        (["--max_words", "1"], "give 2 to 77"),
         (["--video", "missing.mp4"], "missing.mp4"),
         (["--device", "abacus"], "abacus"),
     ],

@@ -264,7 +264,7 @@ def test_questions_on_the_command_line(videos, tmp_path, capsys):
     torch.manual_seed(0)
     model = HBIVQA(CLIP(SMALL), ["red", "blue"], temporal_layers=1).eval()
     save_weights(released_state(model), tmp_path / "pytorch_model.bin.0")
-    (tmp_path / "train_ans2label.json").write_text('{"blue": 1, "red": 0}')
+    (tmp_path / "train_ans2label.json").write_text('{"blue": 1, "red": 0}', encoding="utf-8-sig")
     asked = ["what colour?", str(videos / "long.mp4"), "--checkpoint", str(tmp_path / "pytorch_model.bin.0")]
     search(["ask", *asked, "--device", "cpu", "--start", "3", "--end", "9", "--json", str(tmp_path / "answers.json")])
     expected = model.answer("what colour?", videos / "long.mp4", start=3, end=9)
@@ -278,6 +278,7 @@ def test_questions_on_the_command_line(videos, tmp_path, capsys):
     [
         (["index", "VIDEOS", "--overlap", "30"], "overlap by 0 to 29 s"),
         (["index", "VIDEOS", "--max_frames", "78"], "77 positions"),
+        (["index", "VIDEOS", "--max_words", "78"], "77 positions"),
         (["index", "VIDEOS/nothing"], "no video in it"),
         (["ask", "what?", "VIDEOS/a.mp4"], "answers no questions"),
     ],
@@ -287,3 +288,10 @@ def test_wrong_input_is_refused_in_one_line(words, says, checkpoint, videos, tmp
     with pytest.raises(InputError, match=says) as error:
         search([*words, "--checkpoint", str(checkpoint), "--device", "cpu"])
     assert "\n" not in str(error.value)
+
+
+def test_impossible_numbers_of_workers_are_refused_in_one_line(checkpoint, videos, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        search(["index", str(videos), "--checkpoint", str(checkpoint), "--workers", "-1"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and "--workers: a whole number is needed, 0 or more, not '-1'" in line

@@ -75,7 +75,7 @@ def test_another_seed_gives_other_videos(corpus, tmp_path):
 
 
 def test_complete_corpus_is_left_alone_and_incomplete_one_mended(tmp_path):
-    make_corpus(tmp_path, train=1, test=1, workers=1)
+    make_corpus(tmp_path, train=1, test=1, workers=0)
     video = tmp_path / "MSRVTT_Videos" / "video0.mp4"
     before = video.stat().st_mtime_ns
     assert not make_corpus(tmp_path, train=1, test=1, workers=1)

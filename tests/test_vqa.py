@@ -189,6 +189,12 @@ def test_impossible_command_lines(launch, capsys):
         assert reason in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--max_words", "--max_frames"])
+def test_more_words_or_frames_than_positions(flag, trained, launch, tmp_path):
+    with pytest.raises(InputError, match=f"{flag} 78: the model has 77 positions"):
+        launch("--do_eval", "--init_model", trained.folder / "pytorch_model.bin.0", flag, 78, features_path=tmp_path)
+
+
 def test_one_question_in_three_lines(trained, corpus):
     model = load_model(trained.folder / "pytorch_model.bin.0", answers=corpus.folder / "qa" / "train_ans2label.json")
     row = trained.predictions[0]

@@ -13,7 +13,7 @@ from models import HBI, load_model
 from utils.checkpoint import released_name, released_state
 from utils.distributed import restarts
 from utils.engine import Run
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.memory import keep_freed_memory
 from utils.optim import BertAdam, parameter_groups
 from utils.trainer import Trainer
@@ -27,6 +27,9 @@ def build_model(args: argparse.Namespace, device: torch.device, **options) -> HB
         args: of an entry script.
         device: where the model goes.
         **options: of `models.load_model`, beside those that all entry scripts have.
+
+    Raises:
+        InputError: the weights cannot be loaded, or have no positions for that many words or frames.
     """
     if not args.init_model:
         options |= {"temporal": args.agg_module, "temporal_layers": args.num_hidden_layers}
@@ -39,10 +42,24 @@ def build_model(args: argparse.Namespace, device: torch.device, **options) -> HB
         recipe=args.recipe,
         **options,
     )
+    check_sizes(model, args.max_words, args.max_frames)
     save_memory(model, args.grad_checkpointing)
     if args.compile:
         compile_towers(model)
     return model
+
+
+def check_sizes(model: HBI, max_words: int, max_frames: int) -> None:
+    """Refuse numbers of words and frames that a model has no positions for.
+
+    Raises:
+        InputError: one is too large, or there are fewer than 2 words.
+    """
+    words, frames = model.clip.config.context_length, model.temporal.max_frames
+    if not 2 <= max_words <= words:
+        raise InputError(f"--max_words {max_words}: the model has {words} positions; give 2 to {words}")
+    if max_frames > frames:
+        raise InputError(f"--max_frames {max_frames}: the model has {frames} positions; give 1 to {frames}")
 
 
 def save_memory(model: HBI, enabled: bool) -> None:
@@ -61,9 +78,9 @@ def compile_towers(model: HBI) -> None:
     try:
         torch.compile(torch.sin)(torch.ones(2, device=model.device))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"--compile: cannot compile here ({reason}); install a C++ compiler such as g++ or leave out --compile"
+            f"--compile: cannot compile here ({one_line(error)}); "
+            "install a C++ compiler such as g++ or leave out --compile"
         ) from error
     for tower in (model.clip.visual, model.clip):
         for block in tower.transformer.resblocks:

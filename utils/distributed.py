@@ -15,6 +15,9 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from utils.errors import InputError
 
+LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables with which a launcher describes several processes."""
+
 
 def start(device: str | None = None, local_rank: int = 0, timeout: timedelta = timedelta(minutes=30)) -> torch.device:
     """Join the process group that the launcher describes in the environment, if it describes one of several processes.
@@ -31,8 +34,9 @@ def start(device: str | None = None, local_rank: int = 0, timeout: timedelta = t
         the device of this process.
 
     Raises:
-        InputError: the device is unknown or not there.
+        InputError: the device is unknown or not there, or the environment describes the process group in part.
     """
+    _check_launcher()
     chosen = _choose_device(device, local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
@@ -48,9 +52,27 @@ def start(device: str | None = None, local_rank: int = 0, timeout: timedelta = t
     return chosen
 
 
+def _check_launcher() -> None:
+    """Refuse an environment that describes several processes in part, as srun with a RANK alone does."""
+    if wrong := _wrong_variables():
+        raise InputError(
+            f"environment: {', '.join(wrong)} not set, or no number; start several processes with torchrun, or set "
+            f"{', '.join(LAUNCHER)}; for one process unset RANK and WORLD_SIZE"
+        )
+
+
+def _wrong_variables() -> list[str]:
+    """The launcher's variables that are missing or no numbers, where it describes more than one process."""
+    described = os.environ.keys() & {"RANK", "WORLD_SIZE"}
+    if not described or os.environ.get("WORLD_SIZE") == "1":
+        return []
+    values = {name: os.environ.get(name, "") for name in LAUNCHER}
+    return [name for name, value in values.items() if not (value if name == "MASTER_ADDR" else value.isdecimal())]
+
+
 def _is_one_of_several() -> bool:
     """Whether a launcher started this process as one of several."""
-    return "RANK" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
+    return os.environ.get("WORLD_SIZE", "1") != "1" and not _wrong_variables()
 
 
 def _choose_device(device: str | None, local_rank: int) -> torch.device:

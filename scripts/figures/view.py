@@ -16,7 +16,7 @@ from models import HBI
 from models.hbi import LevelInteraction
 from models.tokenizer import Tokenizer
 from scripts.figures.words import Piece, split_pieces
-from scripts.model_arguments import check_sizes
+from utils.builders import check_sizes
 
 
 @dataclass(frozen=True)
