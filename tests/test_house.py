@@ -43,10 +43,14 @@ def imported_modules(path):
             yield from (f"{node.module}.{name.name}" if inner else node.module for name in node.names)
 
 
+def required_packages(*files):
+    lines = [line for file in files for line in (ROOT / file).read_text().splitlines()]
+    return {comparable(re.split(r"[=<>~! ]", line)[0]) for line in lines}
+
+
 def importable(*files):
     """Top-level modules that the packages in requirement files bring."""
-    lines = [line for file in files for line in (ROOT / file).read_text().splitlines()]
-    required = {comparable(re.split(r"[=<>~! ]", line)[0]) for line in lines}
+    required = required_packages(*files)
     packages = (package for package in distributions() if comparable(package.metadata["Name"]) in required)
     return {file.parts[0].partition(".")[0] for package in packages for file in package.files}
 
@@ -74,6 +78,11 @@ def test_every_import_is_a_requirement():
         for path in paths:
             imported = {name.partition(".")[0] for name in imported_modules(path)}
             assert imported <= known, f"{path.relative_to(ROOT)} imports {imported - known}, which {files} do not name"
+
+
+def test_constraints_name_every_requirement():
+    lists = (file.name for file in ROOT.glob("requirements*.txt"))
+    assert required_packages(*lists) <= required_packages("constraints.txt")
 
 
 def test_every_flag_is_read_and_every_argument_read_is_a_flag():
