@@ -171,6 +171,9 @@ def test_wrapped_weights_are_unwrapped_and_the_log_says_so(wrap, clip_state, tmp
     torch.save(wrap(clip_state), tmp_path / "wrapped.pt")
     assert equal(load_clip(tmp_path / "wrapped.pt"), clip_state)
     assert "wrapped.pt: " in caplog.text
+    if all(isinstance(tensor, torch.Tensor) for tensor in wrap(clip_state).values()):
+        safetensors.torch.save_file(wrap(clip_state), tmp_path / "wrapped.safetensors")
+        assert equal(load_clip(tmp_path / "wrapped.safetensors"), clip_state)
     caplog.clear()
     torch.save(clip_state, tmp_path / "plain.pt")
     assert equal(load_clip(tmp_path / "plain.pt"), clip_state) and not caplog.text

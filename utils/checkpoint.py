@@ -135,7 +135,7 @@ def read_weights(path: str | Path, *, trust: bool = False) -> dict[str, Tensor]:
     if is_torchscript(names):
         state = _read_torchscript(path, trust)
     else:
-        state = _read_safetensors(path) if path.suffix == ".safetensors" else _unwrap(_read_pickle(path), path)
+        state = _unwrap(_read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path), path)
     if not isinstance(state, Mapping) or not all(map(_is_plain, state, state.values())):
         raise InputError(f"{path}: holds no plain map of names to tensors; give the model's state dict")
     return dict(state)
