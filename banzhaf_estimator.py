@@ -13,6 +13,7 @@ from dataloaders.build import build_augmentation, build_loader, build_training_l
 from dataloaders.features import EncodedLoader, Rows
 from models import HBI
 from models.estimator_training import FEATURES, EstimatorTraining, pair_features
+from models.hbi_options import add_interaction_argument
 from models.tokenizer import Tokenizer
 from utils.args import estimator_parser, log_ineffective_flags, parse, run
 from utils.builders import build_model, build_run
@@ -31,7 +32,7 @@ Features = dict[str, Tensor]
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Run the command line `argv` and return the metrics of the best or the given estimator."""
-    args = parse(estimator_parser(), argv)
+    args = parse(estimator_parser(add_interaction_argument), argv)
     if not (args.do_train or args.init_model):
         raise InputError("--do_eval: there is no estimator; give the checkpoint that holds one as --init_model")
     if args.max_frames < 2:
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     seed_all(args.seed, deterministic=args.deterministic)
     logger = make_logger(args.output_dir)
     log_ineffective_flags(args, logger)
-    model = build_model(args, device).requires_grad_(False)
+    model = build_model(args, device, **HBI.options_from(args)).requires_grad_(False)
     training = build_training(args, model, device)
     held_out = cached_features(args, model, training.game, "test", device, logger)
     if args.do_train:

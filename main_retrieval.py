@@ -19,11 +19,11 @@ from dataloaders.build import (
     build_training_loader,
     selection_split,
 )
-from models import HBI
+from models import METHODS, RetrievalMethod
 from models.shortlist import two_stage_similarity
 from models.tokenizer import Tokenizer
-from utils.args import log_ineffective_flags, parse, retrieval_parser, run
-from utils.builders import build_model, build_run, level_options
+from utils.args import choose_method, log_ineffective_flags, parse, retrieval_parser, run
+from utils.builders import build_model, build_run
 from utils.checkpoint import load_weights, read_weights
 from utils.devices import PRECISIONS
 from utils.distributed import gather_shards, is_main, start
@@ -40,13 +40,13 @@ CHECKED = 200
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Run the command line `argv` and return the metrics of the best or the given checkpoint."""
-    args = parse(retrieval_parser(), argv)
+    method = METHODS[choose_method(METHODS, argv)]
+    args = parse(retrieval_parser(METHODS, method.add_arguments), argv)
     device = start(args.device, args.local_rank)
     seed_all(args.seed, deterministic=args.deterministic)
     logger = make_logger(args.output_dir)
     log_ineffective_flags(args, logger)
-    merging = {"text_rates": (args.t_rate0, args.t_rate1), "video_rates": (args.v_rate0, args.v_rate1)}
-    model = build_model(args, device, **merging, **level_options(args))
+    model = build_model(args, device, method=args.method, **method.options_from(args))
     loaders = build_evaluation_loaders(args, Tokenizer(), model.clip.config.resolution, device)
     if args.do_train:
         best = train(args, model, device, selection_loaders(args, model, device, loaders, logger), logger)
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
 
 
 def selection_loaders(
-    args: argparse.Namespace, model: HBI, device: torch.device, test: EvaluationLoaders, logger: logging.Logger
+    args: argparse.Namespace, model: RetrievalMethod, device: torch.device, test: EvaluationLoaders, logger: logging.Logger
 ) -> EvaluationLoaders:
     """Loaders of what the best epoch is selected on: the validation split, or `test` where there is none."""
     name = selection_split(args)
@@ -72,11 +72,9 @@ def selection_loaders(
 
 
 def train(
-    args: argparse.Namespace, model: HBI, device: torch.device, loaders: EvaluationLoaders, logger: logging.Logger
+    args: argparse.Namespace, model: RetrievalMethod, device: torch.device, loaders: EvaluationLoaders, logger: logging.Logger
 ) -> Path:
     """Train, evaluating every 3 * n_display steps and after each epoch, and return the best checkpoint's path."""
-    if args.skl and args.teacher == "estimator" and not (args.estimator or args.init_model):
-        logger.warning("no --estimator: the teacher of the Banzhaf loss is random, as in the released code")
     loader = build_training_loader(args, Tokenizer(), model.clip.config.resolution, device)
     return build_run(
         args,
@@ -91,7 +89,7 @@ def train(
 
 
 def evaluate(
-    args: argparse.Namespace, model: HBI, device: torch.device, loaders: EvaluationLoaders, logger: logging.Logger
+    args: argparse.Namespace, model: RetrievalMethod, device: torch.device, loaders: EvaluationLoaders, logger: logging.Logger
 ) -> tuple[dict, Tensor]:
     """Rank all clips for each caption and all captions for each clip.
 

@@ -19,7 +19,7 @@ from models import HBIVQA
 from models.tokenizer import Tokenizer
 from utils.answers import answer_metrics, read_answers, write_answers
 from utils.args import log_ineffective_flags, parse, question_parser, run
-from utils.builders import build_model, build_run, level_options
+from utils.builders import build_model, build_run
 from utils.checkpoint import load_weights, read_weights
 from utils.distributed import barrier, gather_shards, is_main, start
 from utils.encoding import encode, encode_clips
@@ -34,12 +34,12 @@ FIGURES = ("questions", "top1", "top5", "majority")
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Run the command line `argv` and return the metrics of the best or the given checkpoint."""
-    args = parse(question_parser(), argv)
+    args = parse(question_parser(HBIVQA.add_arguments), argv)
     device = start(args.device, args.local_rank)
     seed_all(args.seed, deterministic=args.deterministic)
     logger = make_logger(args.output_dir)
     log_ineffective_flags(args, logger)
-    model = build_model(args, device, answers=find_answers(args), **level_options(args))
+    model = build_model(args, device, answers=find_answers(args), **HBIVQA.options_from(args))
     loaders = build_evaluation_loaders(args, model.answers, Tokenizer(), model.clip.config.resolution, device)
     if args.do_train:
         best = train(args, model, device, loaders, logger)
@@ -66,8 +66,6 @@ def train(
     args: argparse.Namespace, model: HBIVQA, device: torch.device, loaders: QuestionLoaders, logger: logging.Logger
 ) -> Path:
     """Train, evaluating after each epoch, and return the best checkpoint's path."""
-    if args.skl and args.teacher == "estimator" and not (args.estimator or args.init_model):
-        logger.warning("no --estimator: the teacher of the Banzhaf loss is random, as in the released code")
     loader = build_training_loader(args, model.answers, Tokenizer(), model.clip.config.resolution, device, logger)
     scope = "answerable" if model.recipe.answerable_only else "all"
 
@@ -97,7 +95,7 @@ def evaluate(
     def answer(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """The true answer's rank (A,), and the labels and probabilities of the best answers (A, TOP)."""
         text = model.text_tokens(batch["ids"], batch["text_mask"]), batch["text_mask"]
-        logits = model.mixed_logits(text, [x[batch["video_of_question"]] for x in video])
+        logits = model.mixed_logits(text, [x[batch["video_of_text"]] for x in video])
         true = logits.gather(1, batch["labels"].clamp(min=0).unsqueeze(1))
         probability, label = logits.softmax(dim=-1).topk(min(TOP, len(model.answers)))
         return (logits >= true).sum(dim=1) - 1, label, probability

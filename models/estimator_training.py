@@ -37,8 +37,8 @@ def pair_features(
     level = model.levels[0]
     with torch.no_grad(), torch.autocast(text.device.type, enabled=False):
         token_sim = unit(text, text_mask) @ unit(video, video_mask).mT
-        text_score, text_weight = level.weigh(TokenSet.original(text, text_mask), level.text_weight)
-        video_score, video_weight = level.weigh(TokenSet.original(video, video_mask), level.video_weight)
+        text_score, text_weight = level.token_weights(TokenSet.original(text, text_mask), "text")
+        video_score, video_weight = level.token_weights(TokenSet.original(video, video_mask), "video")
         scores = (text_weight, video_weight) if game == "released" else (text_score, video_score)
         exact = exact_interaction(LABEL_SCALE * token_sim, text_mask, video_mask, *scores, game=game)
     return dict(zip(FEATURES, (token_sim, text_mask, video_mask, *scores, exact), strict=True))

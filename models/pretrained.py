@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import open_clip
-
 from models.clip import CLIP
 from utils.checkpoint import OPENAI_DIGESTS, read_weights
 from utils.errors import InputError, one_line
@@ -52,6 +50,8 @@ def _clip_from_file(path: Path, trust: bool) -> CLIP:
 
 
 def _clip_from_open_clip(source: str) -> CLIP:
+    import open_clip  # takes seconds, and few models come from it
+
     name, _, tag = source.partition(":")
     if name not in open_clip.list_models():
         raise InputError(f"--base_encoder {source}: no file and no model; give a path, ViT-B/32 or an open_clip name")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import regex
 import torch
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -23,6 +22,8 @@ class Tokenizer:
     """
 
     def __init__(self):
+        from open_clip.tokenizer import SimpleTokenizer  # takes seconds to import
+
         self.encoder = SimpleTokenizer()
         pattern = self.encoder.pat.pattern
         for theirs, ours in SPECIAL_TOKENS.items():

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models import load_model
-from models.hub import CONFIG, WEIGHTS, save_folder
+from models.export import CONFIG, WEIGHTS, save_folder
 from scripts.benchmarks.measure import count
 from scripts.graphs import require_packages, write_graphs
 from utils.args import run

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from utils.args import add_merge_arguments
+from models.hbi_options import add_merge_arguments
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models import load_model
-from models.hub import model_digest
+from models.export import model_digest
 from scripts.benchmarks.measure import count
 from scripts.model_arguments import add_device_arguments, add_model_arguments, model_options
 from scripts.searching.build import build_index

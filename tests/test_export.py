@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models import CLIP, HBI, HBIVQA, CLIPConfig, load_model
-from models.hub import model_digest, save_folder
+from models.export import model_digest, save_folder
 from models.recipe import RELEASED
 from scripts.export import main
 from scripts.graphs import TOLERANCE, Levels, example_inputs, write_graph

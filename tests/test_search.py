@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models import CLIP, HBI, HBIVQA
-from models.hub import save_folder
+from models.export import save_folder
 from scripts.search import main as search
 from scripts.searching import build
 from scripts.searching.query import Hit, VideoIndex, clock

@@ -4,13 +4,14 @@ import argparse
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from models import HBI, load_model
-from utils.checkpoint import released_name, released_state
+from models import RetrievalMethod, load_model
+from utils.checkpoint import released_names, released_state
 from utils.distributed import restarts
 from utils.engine import Run
 from utils.errors import InputError, one_line
@@ -20,13 +21,13 @@ from utils.trainer import Trainer
 from utils.training_state import TrainingStates
 
 
-def build_model(args: argparse.Namespace, device: torch.device, **options) -> HBI:
+def build_model(args: argparse.Namespace, device: torch.device, **options: Any) -> RetrievalMethod:
     """The model that the arguments describe.
 
     Args:
         args: of an entry script.
         device: where the model goes.
-        **options: of `models.load_model`, beside those that all entry scripts have.
+        **options: of `models.load_model`, on top of those that all entry scripts have.
 
     Raises:
         InputError: the weights cannot be loaded, or have no positions for that many words or frames.
@@ -38,8 +39,6 @@ def build_model(args: argparse.Namespace, device: torch.device, **options) -> HB
         base_encoder=args.base_encoder,
         device=device,
         trust_checkpoint=args.trust_checkpoint,
-        interaction=args.interaction,
-        recipe=args.recipe,
         **options,
     )
     check_sizes(model, args.max_words, args.max_frames)
@@ -49,7 +48,7 @@ def build_model(args: argparse.Namespace, device: torch.device, **options) -> HB
     return model
 
 
-def check_sizes(model: HBI, max_words: int, max_frames: int) -> None:
+def check_sizes(model: RetrievalMethod, max_words: int, max_frames: int) -> None:
     """Refuse numbers of words and frames that a model has no positions for.
 
     Raises:
@@ -62,14 +61,14 @@ def check_sizes(model: HBI, max_words: int, max_frames: int) -> None:
         raise InputError(f"--max_frames {max_frames}: the model has {frames} positions; give 1 to {frames}")
 
 
-def save_memory(model: HBI, enabled: bool) -> None:
+def save_memory(model: RetrievalMethod, enabled: bool) -> None:
     """Trade time for memory: compute activations again, and give back what is freed, a megabyte or more at a time."""
     model.clip.set_grad_checkpointing(enabled)
     if enabled:
         keep_freed_memory(below=2**20)
 
 
-def compile_towers(model: HBI) -> None:
+def compile_towers(model: RetrievalMethod) -> None:
     """Have the blocks of both towers compiled when they first run, one for all that are alike; names stay as they are.
 
     Raises:
@@ -87,23 +86,12 @@ def compile_towers(model: HBI) -> None:
             block.compile()
 
 
-def level_options(args: argparse.Namespace) -> dict:
-    """The options of `build_model` that a script has which trains the levels."""
-    return {
-        "estimator": args.estimator,
-        "rates": args.rate,
-        "trained_levels": args.num_levels,
-        "kl": args.kl,
-        "skl": args.skl,
-        "teacher": args.teacher,
-    }
-
-
 def build_optimizer(
     model: nn.Module, *, lr: float, coef_lr: float, weight_decay: float, warmup: float, total_steps: int
 ) -> BertAdam:
     """The released optimiser over the trainable parameters, grouped by their released names; see `utils.optim`."""
-    named = ((released_name(name), parameter) for name, parameter in model.named_parameters())
+    names = released_names(model)
+    named = ((names[name], parameter) for name, parameter in model.named_parameters())
     groups = parameter_groups(named, lr, coef_lr, weight_decay)
     return BertAdam(groups, lr=lr, total_steps=max(total_steps, 1), warmup=warmup)
 

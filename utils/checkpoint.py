@@ -1,4 +1,4 @@
-"""Weights on disk: reading them safely, and the released spelling of their names."""
+"""Weights on disk: reading and writing them safely."""
 
 import hashlib
 import logging
@@ -29,48 +29,16 @@ ARCHIVE_SIZES = {"input_resolution", "context_length", "vocab_size"}
 WRAPPERS = ("state_dict", "model", "module")
 DATA_PARALLEL = "module."  # prefix of the keys of a model that was saved inside DistributedDataParallel
 
-# The released spelling is flat: the suffix of a level is "", "0" or "1", that of the stage leading into it "0" or "1".
-LEVEL_SUFFIX = {"0": "", "1": "0", "2": "1"}
-RELEASED_NAMES = (
-    (r"temporal\.transformer\.", "transformerClip."),
-    (r"temporal\.positions\.", "frame_position_embeddings."),
-    (r"temporal\.lstm\.", "lstm_visual."),
-    (r"teacher\.", "banzhafteacher."),
-    (r"levels\.(\d)\.text_weight\.", "text_weight_fc{}."),
-    (r"levels\.(\d)\.video_weight\.", "video_weight_fc{}."),
-    (r"levels\.(\d)\.student\.", "banzhafmodel{}."),
-    (r"levels\.(\d)\.text_merge\.merge\.conv\.", "t_ctm{}.conv.conv."),
-    (r"levels\.(\d)\.video_merge\.merge\.conv\.", "v_ctm{}.conv.conv."),
-    (r"levels\.(\d)\.text_merge\.merge\.", "t_ctm{}."),
-    (r"levels\.(\d)\.video_merge\.merge\.", "v_ctm{}."),
-    (r"levels\.(\d)\.text_merge\.attention\.norm\.", "t_block{}.norm1."),
-    (r"levels\.(\d)\.video_merge\.attention\.norm\.", "v_block{}.norm1."),
-    (r"levels\.(\d)\.text_merge\.attention\.query\.", "t_block{}.attn.q."),
-    (r"levels\.(\d)\.video_merge\.attention\.query\.", "v_block{}.attn.q."),
-    (r"levels\.(\d)\.text_merge\.attention\.key_value\.", "t_block{}.attn.kv."),
-    (r"levels\.(\d)\.video_merge\.attention\.key_value\.", "v_block{}.attn.kv."),
-    (r"levels\.(\d)\.text_merge\.attention\.project\.", "t_block{}.attn.proj."),
-    (r"levels\.(\d)\.video_merge\.attention\.project\.", "v_block{}.attn.proj."),
-    (r"answer_heads\.(\d)\.text_weight\.", "t_weight{}."),
-    (r"answer_heads\.(\d)\.video_weight\.", "v_weight{}."),
-    (r"answer_heads\.(\d)\.text_project\.", "t_proj{}."),
-    (r"answer_heads\.(\d)\.video_project\.", "v_proj{}."),
-    (r"answer_heads\.(\d)\.classifier\.", "classifier{}."),
-)
-
-
-def released_name(name: str) -> str:
-    """Translate the name of a parameter or buffer of ours to the released spelling."""
-    for pattern, released in RELEASED_NAMES:
-        match = re.match(pattern, name)
-        if match:
-            return released.format(*(LEVEL_SUFFIX[level] for level in match.groups())) + name[match.end() :]
-    return name
+def released_names(model: nn.Module) -> dict[str, str]:
+    """The name in files of each parameter and buffer: its own, unless the model has a `released_name` to spell it."""
+    spell = getattr(model, "released_name", str)
+    return {name: spell(name) for name in model.state_dict()}
 
 
 def released_state(model: nn.Module) -> dict[str, Tensor]:
-    """State of `model` under the released names, on the CPU."""
-    return {released_name(name): tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    """State of `model` under its names in files, on the CPU."""
+    names = released_names(model)
+    return {names[name]: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
 
 
 def save_weights(state: Mapping, path: str | Path) -> None:
@@ -99,7 +67,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Pa
     Raises:
         InputError: names every missing, unexpected or mis-shaped key.
     """
-    ours = {released_name(name): (name, tensor) for name, tensor in model.state_dict().items()}
+    names = released_names(model)
+    ours = {names[name]: (name, tensor) for name, tensor in model.state_dict().items()}
     problems = [f"missing {name}" for name in ours if name not in state]
     problems += [f"unexpected {name}" for name in state if name not in ours]
     problems += [

@@ -137,7 +137,7 @@ def barrier() -> None:
         dist.barrier()
 
 
-def on_any(flag: bool) -> bool:
+def any_rank(flag: bool) -> bool:
     """Whether `flag` is set on any process; all of them ask together."""
     if world_size() == 1:
         return bool(flag)
@@ -246,7 +246,7 @@ class _GatherFeatures(torch.autograd.Function):
         return gradient.chunk(world_size())[rank()], None
 
 
-def own_share(whole: Tensor) -> Tensor:
+def shard(whole: Tensor) -> Tensor:
     """This process's part of work divided among all, whose results `gather_features(..., exact=True)` joins.
 
     The gradient that reaches `whole` on every process, and after DDP's averaging the weights that did the work, is that
@@ -258,10 +258,10 @@ def own_share(whole: Tensor) -> Tensor:
     Returns:
         (B, ...), in the order of the ranks.
     """
-    return whole if world_size() == 1 else _OwnShare.apply(whole)
+    return whole if world_size() == 1 else _Shard.apply(whole)
 
 
-class _OwnShare(torch.autograd.Function):
+class _Shard(torch.autograd.Function):
     """This process's chunk; backwards, the chunks' gradients of all processes, each of which is W times too large."""
 
     @staticmethod

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from utils.checkpoint import save_weights
-from utils.distributed import barrier, gather_shards, is_main, on_any, world_size
+from utils.distributed import any_rank, barrier, gather_shards, is_main, world_size
 from utils.errors import InputError
 from utils.logger import Scalars, progress
 from utils.preemption import Preempted, StopRequest
@@ -176,7 +176,7 @@ class Run:
 
     def _save_if_due(self, epoch_ends: bool, stop: StopRequest) -> None:
         """Save after every `save_every` steps and at the end of an epoch, and when any process is asked to stop."""
-        stopping = on_any(stop.received)
+        stopping = any_rank(stop.received)
         if stopping or (self.save_every and (epoch_ends or self.done - self.saved >= self.save_every)):
             folder = self._save()
         if stopping:

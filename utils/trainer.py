@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.devices import autocast, to_device
-from utils.distributed import on_any, world_size
+from utils.distributed import any_rank, world_size
 from utils.randomness import random_state, restore_random_state
 
 MAX_GRADIENT_NORM = 1.0
@@ -69,7 +69,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
-        self.finite = not on_any(not torch.stack([norm, *self._losses]).isfinite().all())
+        self.finite = not any_rank(not torch.stack([norm, *self._losses]).isfinite().all())
         self._losses.clear()
         if self.finite:
             self.scaler.step(self.optimizer)

@@ -13,7 +13,7 @@ from torch import Tensor
 from dataloaders.transforms import ClipTransform
 from dataloaders.video import read_clip
 from models import HBI
-from models.hbi import LevelInteraction
+from models.level import LevelInteraction
 from models.tokenizer import Tokenizer
 from scripts.figures.words import Piece, split_pieces
 from utils.builders import check_sizes

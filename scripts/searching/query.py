@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models import HBI, load_model
-from models.hub import model_digest
+from models.export import model_digest
 from models.shortlist import Gallery
 from scripts.searching.storage import AGAIN, Manifest, read_entry, read_manifest
 from utils.errors import InputError

@@ -10,7 +10,6 @@ from typing import Any
 import safetensors.torch
 
 from models.hbi import HBI
-from models.hbi_vqa import HBIVQA
 from models.recipe import PRESETS, Recipe
 from utils.checkpoint import released_state, sha256
 from utils.errors import InputError
@@ -32,19 +31,15 @@ def save_folder(model: HBI, folder: str | Path) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    merges = [(level.text_merge.merge.rate, level.video_merge.merge.rate) for level in model.levels if level.text_merge]
+    if not isinstance(model, HBI):
+        raise InputError(f"{type(model).__name__}: only models of HBI are exported so far")
     recipes = {recipe: name for name, recipe in PRESETS.items()}
     config = {
         "model_type": "hbi",
         "quick_gelu": model.clip.config.quick_gelu,
-        "answers": list(model.answers) if isinstance(model, HBIVQA) else None,
-        "text_rates": [text for text, _ in merges],
-        "video_rates": [video for _, video in merges],
+        "answers": list(getattr(model, "answers", ())) or None,
+        **{name: getattr(model.options, name) for name in OPTIONS},
         "rates": list(model.rates),
-        "trained_levels": model.trained_levels,
-        "kl": model.kl,
-        "skl": model.skl,
-        "teacher": "exact" if model.exact_teacher else "estimator",
         "recipe": recipes.get(model.recipe) or asdict(model.recipe),
     }
     with atomic_write(Path(folder) / CONFIG) as file:
