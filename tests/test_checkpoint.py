@@ -99,7 +99,7 @@ class Layers(nn.Module):
         return x @ self.turned[:2] + self.sizes[0]
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("make", [torch.jit.script, lambda module: torch.jit.trace(module, torch.ones(1, 3))])
 def test_an_archive_is_read_as_torch_jit_reads_it(make, tmp_path):
     make(Layers()).save(tmp_path / "module.pt")

@@ -14,7 +14,7 @@ from models import RetrievalMethod, load_model
 from utils.checkpoint import released_names, released_state
 from utils.distributed import restarts
 from utils.engine import Run
-from utils.errors import InputError, one_line
+from utils.errors import InputError
 from utils.memory import keep_freed_memory
 from utils.optim import BertAdam, parameter_groups
 from utils.trainer import Trainer
@@ -77,9 +77,9 @@ def compile_towers(model: RetrievalMethod) -> None:
     try:
         torch.compile(torch.sin)(torch.ones(2, device=model.device))
     except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"--compile: cannot compile here ({one_line(error)}); "
-            "install a C++ compiler such as g++ or leave out --compile"
+            f"--compile: cannot compile here ({reason}); install a C++ compiler such as g++ or leave out --compile"
         ) from error
     for tower in (model.clip.visual, model.clip):
         for block in tower.transformer.resblocks:
