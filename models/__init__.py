@@ -100,7 +100,7 @@ def clip_of_checkpoint(state: Mapping[str, Tensor], source: str | Path, *, quick
         return CLIP.from_state_dict(weights, quick_gelu=quick_gelu)
     except (KeyError, RuntimeError) as error:
         reason = one_line(error)
-        raise InputError(f"{source}: no retrieval model (under clip.*: {reason}); give a pytorch_model.bin.N") from error
+        raise InputError(f"{source}: no retrieval model (in clip.*: {reason}); give a pytorch_model.bin.N") from error
 
 
 def temporal_options(state: Mapping[str, Tensor]) -> dict[str, Any]:

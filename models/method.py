@@ -175,9 +175,15 @@ class RetrievalMethod(nn.Module):
             video, video_ids = video.select(video_of_text), video_ids.index_select(0, video_of_text)
         text, video = Tokens(*map(self.gather, text)), Tokens(*map(self.gather, video))
         labels = None if labels is None else self.gather(labels)
-        with torch.autocast(self.device.type, enabled=False):
-            terms = self.losses(text, video, self.gather(video_ids), labels)
-            return terms | {"loss": sum(self.weights[name] * term for name, term in terms.items())}
+        return self.loss(text, video, self.gather(video_ids), labels)
+
+    @full_precision
+    def loss(
+        self, text: Tokens, video: Tokens, video_ids: Tensor, labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The terms of `losses`, and their weighted sum "loss"."""
+        terms = self.losses(text, video, video_ids, labels)
+        return terms | {"loss": sum(self.weights[name] * term for name, term in terms.items())}
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Gather a tensor over all processes, with the gradient that the recipe says."""

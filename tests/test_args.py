@@ -1,12 +1,18 @@
 import logging
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 
+from models import HBI, METHODS
+from models.hbi_options import add_interaction_argument
 from utils import args
 from utils.errors import InputError
+
+retrieval_parser = partial(args.retrieval_parser, METHODS, HBI.add_arguments)
+estimator_parser = partial(args.estimator_parser, add_interaction_argument)
 
 PATHS = ["--anno_path", "anns", "--video_path", "videos", "--output_dir", "out"]
 
@@ -24,19 +30,19 @@ LEVEL_DEFAULTS = {
 
 PUBLISHED_COMMANDS = {
     "estimator": (
-        args.estimator_parser,
+        estimator_parser,
         "--do_train 1 --workers 8 --n_display 1 --epochs 10 --lr 1e-2 --coef_lr 1e-3 --batch_size 128"
         " --batch_size_val 128 --anno_path data/MSR-VTT/anns --video_path MSRVTT_Videos --datatype msrvtt"
         " --max_words 24 --max_frames 12 --video_framerate 1 --output_dir out",
     ),
     "evaluate msrvtt": (
-        args.retrieval_parser,
+        retrieval_parser,
         "--do_eval 1 --workers 8 --n_display 50 --batch_size_val 128 --anno_path data/MSR-VTT/anns"
         " --video_path MSRVTT_Videos --datatype msrvtt --max_words 24 --max_frames 12 --video_framerate 1"
         " --init_model checkpoint --output_dir out",
     ),
     "train activity": (
-        args.retrieval_parser,
+        retrieval_parser,
         "--do_train 1 --workers 8 --n_display 10 --epochs 10 --lr 1e-4 --coef_lr 1e-3 --batch_size 128"
         " --batch_size_val 128 --anno_path ActivityNet --video_path Activity_Videos --datatype activity"
         " --max_words 64 --max_frames 64 --video_framerate 1 --output_dir out --estimator estimator --kl 2 --skl 1",
@@ -56,13 +62,13 @@ def test_published_commands_parse_word_for_word(name):
 
 @pytest.mark.parametrize(
     ("make_parser", "expected"),
-    [(args.retrieval_parser, RETRIEVAL_DEFAULTS | LEVEL_DEFAULTS), (args.estimator_parser, RETRIEVAL_DEFAULTS)],
+    [(retrieval_parser, RETRIEVAL_DEFAULTS | LEVEL_DEFAULTS), (estimator_parser, RETRIEVAL_DEFAULTS)],
 )
 def test_defaults_are_the_published_ones(make_parser, expected, monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     parsed = vars(make_parser().parse_args(PATHS))
     assert {name: parsed[name] for name in expected} == expected
-    if make_parser is args.estimator_parser:
+    if make_parser is estimator_parser:
         assert not LEVEL_DEFAULTS.keys() & parsed.keys()
 
 
@@ -70,24 +76,24 @@ def test_defaults_are_the_published_ones(make_parser, expected, monkeypatch):
 def test_every_published_flag_takes_its_default_as_words(name):
     default = (RETRIEVAL_DEFAULTS | LEVEL_DEFAULTS)[name]
     words = [str(value) for value in (default if isinstance(default, list) else [default])]
-    parsed = args.retrieval_parser().parse_args([*PATHS, f"--{name}", *words])
+    parsed = retrieval_parser().parse_args([*PATHS, f"--{name}", *words])
     assert getattr(parsed, name) == ("None" if default is None else default)
 
 
 def test_switches_work_with_and_without_a_value():
     for words, expected in ((["--do_train"], 1), (["--do_train", "1"], 1), (["--do_train", "0", "--do_eval"], 0)):
-        assert args.parse(args.retrieval_parser(), [*PATHS, *words]).do_train == expected
+        assert args.parse(retrieval_parser(), [*PATHS, *words]).do_train == expected
 
 
 def test_local_rank_comes_from_either_spelling_or_the_launcher(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert args.retrieval_parser().parse_args(PATHS).local_rank == 3
+    assert retrieval_parser().parse_args(PATHS).local_rank == 3
     for flag in ("--local_rank=1", "--local-rank=1"):
-        assert args.retrieval_parser().parse_args([*PATHS, flag]).local_rank == 1
+        assert retrieval_parser().parse_args([*PATHS, flag]).local_rank == 1
 
 
 def test_flags_without_effect_are_grouped_and_named_once(caplog):
-    parser = args.retrieval_parser()
+    parser = retrieval_parser()
     parsed = args.parse(parser, [*PATHS, "--do_eval", "--world_size", "2", "--distributed", "--world_size", "4"])
     with caplog.at_level(logging.INFO):
         args.log_ineffective_flags(parsed, logging.getLogger("named"))
@@ -100,7 +106,7 @@ def test_flags_without_effect_are_grouped_and_named_once(caplog):
 
 
 def test_help_is_in_groups_and_shows_defaults():
-    text = args.retrieval_parser().format_help()
+    text = retrieval_parser().format_help()
     words = " ".join(text.split())
     for group in ("task:", "data:", "model:", "levels:", "merging:", "training and evaluation:", "machine:"):
         assert f"\n{group}\n" in text
@@ -129,7 +135,7 @@ def test_help_is_in_groups_and_shows_defaults():
 )
 def test_impossible_command_lines_end_with_one_line_and_code_2(words, reason, capsys):
     with pytest.raises(SystemExit) as exit_:
-        args.parse(args.retrieval_parser(), [*PATHS, *words.split()])
+        args.parse(retrieval_parser(), [*PATHS, *words.split()])
     message = capsys.readouterr().err
     assert exit_.value.code == 2
     assert reason in message and message.count("\n") == 1
@@ -137,7 +143,7 @@ def test_impossible_command_lines_end_with_one_line_and_code_2(words, reason, ca
 
 def test_missing_paths_are_named(capsys):
     with pytest.raises(SystemExit):
-        args.parse(args.retrieval_parser(), ["--do_eval"])
+        args.parse(retrieval_parser(), ["--do_eval"])
     assert "required: --output_dir, --anno_path, --video_path" in capsys.readouterr().err
 
 
@@ -200,5 +206,5 @@ def test_a_script_exits_with_code_2():
 
 
 def test_rate_takes_three_numbers():
-    parsed = args.parse(args.retrieval_parser(), [*PATHS, "--do_eval", "1", "--rate", "0.4", "0.4", "0.2"])
+    parsed = args.parse(retrieval_parser(), [*PATHS, "--do_eval", "1", "--rate", "0.4", "0.4", "0.2"])
     assert parsed.rate == [0.4, 0.4, 0.2]

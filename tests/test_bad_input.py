@@ -119,7 +119,7 @@ def test_weights_of_another_architecture(flag, corpus, complain):
     other = corpus.clip if flag == "--estimator" else corpus.estimator
     line = complain(flag, other)
     assert line.startswith(f"FOLDER/{other.name}: ")
-    assert re.search("no model of HBI|not the weights of a CLIP|another architecture", line)
+    assert re.search("no retrieval model|not the weights of a CLIP|another architecture", line)
     assert re.search("give a pytorch_model.bin|give another --base_encoder|Choose the file", line)
 
 
@@ -180,7 +180,7 @@ def test_programs_are_run_only_if_trusted(flag, complain, corpus):
     assert line.startswith("FOLDER/program.pt: a TorchScript archive with an unknown SHA-256")
     assert "pass --trust_checkpoint" in line
     line = complain(flag, corpus.folder / "program.pt", "--trust_checkpoint")
-    assert re.match("FOLDER/program.pt: (no model of HBI|not the weights of a CLIP)", line)
+    assert re.match("FOLDER/program.pt: (no retrieval model|not the weights of a CLIP)", line)
 
 
 @pytest.mark.parametrize("video_id", ["../secret", "/SECRET", "MSRVTT_Videos/../../secret"])

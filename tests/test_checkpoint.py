@@ -191,7 +191,7 @@ def test_what_is_refused_is_named(zipped, clip_state, tmp_path):
 def test_an_unknown_key_of_the_towers_is_named(clip_state, tmp_path):
     state = released_state(HBI(CLIP.from_state_dict(clip_state)))
     save_weights({**state, "clip.visual.extra": torch.zeros(1)}, tmp_path / "model.bin")
-    with pytest.raises(InputError, match="model.bin: no model of HBI .*visual.extra"):
+    with pytest.raises(InputError, match="model.bin: no retrieval model .*visual.extra"):
         load_model(tmp_path / "model.bin")
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from models import HBI, HBIVQA, METHODS
+from models.hbi_options import add_interaction_argument
 from utils.args import estimator_parser, question_parser, retrieval_parser
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +94,12 @@ def test_every_flag_is_read_and_every_argument_read_is_a_flag():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "args"
     }
-    actions = [action for make in (retrieval_parser, estimator_parser, question_parser) for action in make()._actions]
+    parsers = (
+        retrieval_parser(METHODS, HBI.add_arguments),
+        estimator_parser(add_interaction_argument),
+        question_parser(HBIVQA.add_arguments),
+    )
+    actions = [action for parser in parsers for action in parser._actions]
     effective = {action.dest for action in actions if action.default != argparse.SUPPRESS}
     assert effective - {"debug"} <= read  # --debug is looked for before anything is parsed
     assert read - {"ineffective_flags"} <= effective

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import clip_grad_norm_
 
 from dataloaders.published_sizes import PUBLISHED_SIZES
-from models import HBI
+from models import HBI, Tokens
 from scripts.benchmarks.measure import Row, count
 from scripts.benchmarks.model import random_model
 from scripts.benchmarks.roofline import Device, Roofline, Shares, kept_bytes
@@ -167,8 +167,7 @@ def count_step(
         with kept_bytes(list(model.parameters())) as kept, autocast(torch.device("cpu"), precision):
             tokens = model.text_tokens(torch.ones_like(masks[0]), masks[0]), model.frame_tokens(frames, masks[1])
             text, video, text_mask, video_mask = (_gathered(tensor, gpus) for tensor in (*tokens, *masks))
-            outputs = model.level_outputs(text, text_mask, video, video_mask, levels=model.trained_levels)
-            terms = model.loss(outputs, text_mask, video_mask, torch.arange(len(text)))
+            terms = model.loss(Tokens(text, text_mask), Tokens(video, video_mask), torch.arange(len(text)))
         terms["loss"].backward()
         clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
