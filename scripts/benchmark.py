@@ -20,10 +20,10 @@ import torch
 
 from scripts.benchmarks import features, frames, labels, loader, plan, shortlist, similarity, train, vqa
 from scripts.benchmarks.measure import Row, count
-from utils.args import run
 from utils.distributed import start
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.run import run
 from utils.texts import read_json
 
 ON_A_DEVICE = {

@@ -22,9 +22,10 @@ from dataloaders.inspection import HARMLESS, PROBLEMS, Inspection, find_duplicat
 from dataloaders.published_sizes import PUBLISHED_SIZES
 from dataloaders.video import find_videos
 from scripts.parallel import map_videos
-from utils.args import WORKERS, ArgumentParser, run
+from utils.args import WORKERS, ArgumentParser
 from utils.files import atomic_write
 from utils.logger import table
+from utils.run import run
 
 SHOWN = 5
 

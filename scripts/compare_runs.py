@@ -9,9 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.args import run
 from utils.errors import InputError
 from utils.logger import table, write_metrics
+from utils.run import run
 from utils.texts import read_json
 
 COLUMNS = ("R1", "R5", "R10", "MedianR")

@@ -24,9 +24,10 @@ from av.video.stream import VideoStream
 from dataloaders.scrutiny import open_video, read_extent
 from dataloaders.video import VIDEO_SUFFIXES
 from scripts.parallel import map_videos
-from utils.args import WORKERS, ArgumentParser, run
+from utils.args import WORKERS, ArgumentParser
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.run import run
 
 
 def compress_all(source: Path, target: Path, *, fps: int, short_side: int, workers: int) -> dict[str, str]:

@@ -16,9 +16,9 @@ from scripts.model_arguments import add_device_arguments
 from scripts.search import main as search
 from scripts.searching.query import VideoIndex
 from scripts.searching.questions import load_question_model
-from utils.args import run
 from utils.distributed import start
 from utils.errors import InputError
+from utils.run import run
 
 QUICKSTARTS = {Path("output/quickstart"): Path("data/shapes"), Path("output/quickstart-fast"): Path("data/shapes-fast")}
 """Output folder -> data folder."""

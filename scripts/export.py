@@ -16,8 +16,8 @@ from models import load_model
 from models.export import CONFIG, WEIGHTS, save_folder
 from scripts.benchmarks.measure import count
 from scripts.graphs import require_packages, write_graphs
-from utils.args import run
-from utils.builders import check_sizes
+from utils.engine.builders import check_sizes
+from utils.run import run
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -23,12 +23,13 @@ from scripts.searching.build import build_index
 from scripts.searching.query import SHORTLIST, Hit, VideoIndex, clock
 from scripts.searching.questions import Answer, load_question_model
 from scripts.searching.storage import Manifest
-from utils.args import WORKERS, ArgumentParser, run
-from utils.builders import check_sizes
+from utils.args import WORKERS, ArgumentParser
 from utils.distributed import is_main, start
+from utils.engine.builders import check_sizes
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.logger import table
+from utils.run import run
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ import torch
 
 import main_retrieval
 from tests.retrieval_case import Corpus, build_corpus
-from utils.args import run
+from utils.run import run
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "main_retrieval.py"

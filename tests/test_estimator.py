@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 
 import banzhaf_estimator
 import main_retrieval
-from models import HBI, load_model
+from models import HBI, Tokens, load_model
 from models.banzhaf import BanzhafModule, sampled_interaction
 from models.clip import CLIP
 from models.estimator_training import EstimatorTraining, pair_features
@@ -204,7 +204,7 @@ def recorded_features():
     ids, text_mask, frames, video_mask = inputs("e1", words=10, frames=6)
     with torch.no_grad():
         text, video = model.text_tokens(ids, text_mask), model.frame_tokens(frames, video_mask)
-    return model, pair_features(model, text, text_mask, video, video_mask, "released")
+    return model, pair_features(model, Tokens(text, text_mask), Tokens(video, video_mask), "released")
 
 
 def test_features_and_gradients_of_the_recorded_run():

@@ -14,9 +14,9 @@ from models.export import model_digest, save_folder
 from models.recipe import RELEASED
 from scripts.export import main
 from scripts.graphs import TOLERANCE, Levels, example_inputs, write_graph
-from utils.args import run
 from utils.checkpoint import released_state, save_weights
 from utils.errors import InputError
+from utils.run import run
 
 WORDS, FRAMES = 12, 8
 SMALL = CLIPConfig(
@@ -94,7 +94,7 @@ def test_a_config_may_begin_with_a_byte_order_mark(tmp_path):
     save_folder(build(kl=3), tmp_path)
     config = tmp_path / "config.json"
     config.write_text(config.read_text(), encoding="utf-8-sig")
-    assert load_model(tmp_path).kl == 3
+    assert load_model(tmp_path).options.kl == 3
 
 
 def test_a_folder_is_told_from_another_by_its_digest(tmp_path):

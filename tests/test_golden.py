@@ -15,7 +15,7 @@ from models.temporal import build_temporal
 from models.token_merge import Clusters, dpc_knn
 from tests.golden_case import LENGTHS, assert_close, fill, filled_state, golden, inputs
 from utils.checkpoint import load_weights
-from utils.optim import BertAdam, parameter_groups
+from utils.engine.optim import BertAdam, parameter_groups
 
 QUIET = replace(RELEASED, cluster_noise=0.0)
 CASES = ("a1", "a2", "a5")

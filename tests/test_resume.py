@@ -1,4 +1,4 @@
-"""Saved states: whole or refused, and from each of them training goes on as if it had never stopped."""
+"""Saved states: whole or refused, and from each of them training resumes as if it had never stopped."""
 
 import json
 import logging
@@ -20,13 +20,14 @@ from dataloaders.sampling import DrawnDataset, TrainingSampler
 from models import HBI
 from tests.chaos.training import command_line
 from tests.retrieval_case import build_corpus
-from utils.args import run
 from utils.checkpoint import read_weights
+from utils.engine.options import TrainingOptions
+from utils.engine.trainer import Trainer
+from utils.engine.training_state import TrainingStates, check_state, read_state
 from utils.errors import InputError
 from utils.preemption import StopRequest, heed_parent_only
-from utils.randomness import draws_of, random_state, restore_random_state, seed_all
-from utils.trainer import Trainer
-from utils.training_state import TrainingStates, check_state, read_state
+from utils.randomness import derived_seed, draws_of, seed_all
+from utils.run import run
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -37,19 +38,10 @@ def draw_all():
     return torch.rand(2).tolist(), np.random.normal(), random.gauss(0, 1), random.random()
 
 
-def test_random_state_brings_all_draws_back():
-    draw_all()  # leaves half of a pair of normal draws behind in numpy and Python
-    generator = torch.Generator().manual_seed(3)
-    state = random_state(CPU, generator)
-    first = draw_all(), torch.rand(3, generator=generator).tolist()
-    restore_random_state(state, CPU, generator)
-    assert (draw_all(), torch.rand(3, generator=generator).tolist()) == first
-
-
 def test_draws_of_a_key_leave_the_others_alone():
-    state = random_state(CPU)
+    seed_all(4)
     expected = draw_all()
-    restore_random_state(state, CPU)
+    seed_all(4)
     with draws_of(1, 2, 3):
         inside = draw_all()
     assert draw_all() == expected
@@ -57,6 +49,12 @@ def test_draws_of_a_key_leave_the_others_alone():
         assert draw_all() == inside
     with draws_of(1, 2, 4):
         assert draw_all() != inside
+
+
+def test_seeds_depend_on_every_number_of_their_key():
+    keys = [(1, 2, 3), (2, 2, 3), (1, 3, 3), (1, 2, 4), (1, 2)]
+    assert len({derived_seed(*key) for key in keys}) == len(keys)
+    assert derived_seed(1, 2, 3) == derived_seed(1, 2, 3)
 
 
 class Noise(torch.utils.data.Dataset):
@@ -205,7 +203,7 @@ class Line(torch.nn.Module):
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), 3e38])
 def test_a_step_that_is_not_finite_moves_nothing(factor):
     model = Line()
-    trainer = Trainer(model, torch.optim.Adam(model.parameters()), device=CPU)
+    trainer = Trainer(model, torch.optim.Adam(model.parameters()), device=CPU, options=TrainingOptions())
     trainer.step({"factor": torch.tensor(1.0)}, update=True)
     assert trainer.finite
     before = trainer.state()

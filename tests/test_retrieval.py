@@ -17,8 +17,8 @@ from scripts.searching.query import VideoIndex
 from tests.retrieval_case import build_corpus
 from tests.test_args import LEVEL_DEFAULTS, RETRIEVAL_DEFAULTS
 from utils.checkpoint import read_weights
+from utils.engine.optim import BertAdam
 from utils.metrics import retrieval_metrics, text_to_video_ranks
-from utils.optim import BertAdam
 
 SIZES = ["--max_words", "16", "--max_frames", "4", "--batch_size", "10", "--batch_size_val", "4", "--workers", "0"]
 RANDOM_TEACHER = "the teacher of the Banzhaf loss is random"

@@ -6,7 +6,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors
 import safetensors.torch
@@ -41,19 +41,38 @@ def released_state(model: nn.Module) -> dict[str, Tensor]:
     return {names[name]: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
 
 
-def save_weights(state: Mapping, path: str | Path) -> None:
+class _HashedWriter:
+    """Writes to a file and hashes what passes."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save_weights(state: Mapping, path: str | Path) -> str:
     """Write a name -> tensor map, complete or not at all; plain for weights, nested for a training state.
+
+    Returns:
+        SHA-256 of the file, as `sha256` gives it.
 
     Raises:
         InputError: the folder cannot be written or the disk is full.
     """
     with atomic_write(path, "wb") as file:
+        writer = _HashedWriter(file)
         try:
-            torch.save(dict(state), file)
+            torch.save(dict(state), writer)
         except RuntimeError as error:
             if isinstance(error.__context__, OSError):  # which torch's complaint about its unfinished archive hides
                 raise error.__context__ from None
             raise
+    return writer.digest.hexdigest()
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:

@@ -6,7 +6,9 @@ Dimension letters: B items of this process, W processes.
 import gc
 import os
 import sys
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from utils.errors import InputError
+
+Value = TypeVar("Value")
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables with which a launcher describes several processes."""
@@ -137,13 +141,33 @@ def barrier() -> None:
         dist.barrier()
 
 
-def any_rank(flag: bool) -> bool:
-    """Whether `flag` is set on any process; all of them ask together."""
+def any_rank(*flags: bool) -> list[bool]:
+    """Whether each flag is set on any process; all processes call it together."""
     if world_size() == 1:
-        return bool(flag)
-    flags = torch.tensor(int(flag))
-    dist.all_reduce(flags, dist.ReduceOp.MAX)
-    return bool(flags)
+        return [bool(flag) for flag in flags]
+    found = torch.tensor([int(flag) for flag in flags])
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return found.bool().tolist()
+
+
+def from_main(make: Callable[[], Value]) -> Value:
+    """What `make` returns in the main process, on all of them; an InputError there is one here.
+
+    Args:
+        make: returns what can be pickled; only the main process calls it.
+    """
+    if world_size() == 1:
+        return make()
+    answer: list[Any] = [None, None]
+    if is_main():
+        try:
+            answer[0] = make()
+        except InputError as error:
+            answer[1] = str(error)
+    dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
+    if answer[1] is not None:
+        raise InputError(answer[1])
+    return answer[0]
 
 
 def shares_no_machine() -> bool:

@@ -18,8 +18,9 @@ from models import HBI, Tokens
 from scripts.benchmarks.measure import Row, count
 from scripts.benchmarks.model import random_model
 from scripts.benchmarks.roofline import Device, Roofline, Shares, kept_bytes
-from utils.builders import build_optimizer
 from utils.devices import autocast
+from utils.engine.builders import build_optimizer
+from utils.engine.options import TrainingOptions
 from utils.errors import InputError
 
 GPUS = {
@@ -158,8 +159,7 @@ def count_step(
     Returns:
         `roofline`, and the bytes kept for the backward pass.
     """
-    settings = {"lr": 1e-4, "coef_lr": 1e-3, "weight_decay": 0.2, "warmup": 0.1, "total_steps": 100}
-    optimizer = build_optimizer(model, **settings)
+    optimizer = build_optimizer(model, TrainingOptions(), total_steps=100)
     masks = [torch.ones(pairs, positions, dtype=torch.int64) for positions in (corpus.words, corpus.frames)]
     resolution = model.clip.config.resolution
     frames = torch.empty(pairs * corpus.frames, 3, resolution, resolution, dtype=torch.uint8)

@@ -16,7 +16,7 @@ from models import HBI
 from models.level import LevelInteraction
 from models.tokenizer import Tokenizer
 from scripts.figures.words import Piece, split_pieces
-from utils.builders import check_sizes
+from utils.engine.builders import check_sizes
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The state of a training run on disk, from which it goes on as if it had never stopped.
+"""The state of a training run on disk, from which it resumes as if it had never stopped.
 
-It lies beside the released-format weights: `training_state/step_N/state.pt` holds tensors and numbers, and
-`state.json`, written last, its SHA-256, the step and the arguments. A folder without a fitting state.json is damaged.
+`training_state/step_N/state.pt`, next to the released-format weights, holds tensors and numbers. `state.json`, written
+last, holds its SHA-256, the step and the arguments. A folder without a matching state.json is damaged.
 """
 
 import argparse
@@ -9,12 +9,14 @@ import json
 import logging
 import re
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
 from utils.checkpoint import save_weights, sha256
+from utils.distributed import gather_shards
 from utils.errors import InputError
 from utils.files import atomic_write
 
@@ -23,6 +25,8 @@ DECISIVE = (
     "recipe", "agg_module", "num_hidden_layers", "interaction", "num_levels", "datatype", "msrvtt_split", "labels",
     "game", "seed", "batch_size", "questions_per_clip", "gradient_accumulation_steps",
 )  # fmt: skip
+VISIBLE_WITHIN = 20.0
+"""Seconds in which a file that one process has written is to be visible to all."""
 # Of one start of the run.
 PASSING = ("resume", "local_rank", "debug", "ineffective_flags")
 
@@ -48,10 +52,9 @@ class TrainingStates:
         folder = self.path(step)
         description = folder / "state.json"
         description.unlink(missing_ok=True)
-        save_weights(tensors, folder / "state.pt")
+        digest = save_weights(tensors, folder / "state.pt")
         kept = {name: value for name, value in arguments.items() if name not in PASSING}
         with atomic_write(description) as file:
-            digest = sha256(folder / "state.pt")
             json.dump({"step": step, "processes": processes, "sha256": digest, "arguments": kept}, file, indent=2)
         steps = self._steps()
         kept = [other for other in steps if other <= step][: self.keep]  # what is beyond this step is damaged
@@ -99,21 +102,49 @@ def check_state(folder: str | Path) -> dict:
     return description
 
 
-def read_state(folder: str | Path) -> dict:
-    """The tensors and numbers of a state that has been checked, on the CPU; nothing is unpickled but those.
+def read_state(folder: str | Path, size: int | None = None) -> dict:
+    """The tensors and numbers of a checked state, on the CPU; nothing else is unpickled.
+
+    Args:
+        folder: of the state.
+        size: bytes of its file as the main process sees it; a file that is not yet as large here, as behind the cache
+            of a network disk, is waited for.
 
     Raises:
         InputError: they cannot be read.
     """
     path = Path(folder) / "state.pt"
+    deadline = time.monotonic() + VISIBLE_WITHIN
+    while size is not None and _size(path) != size and time.monotonic() < deadline:
+        time.sleep(0.2)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(f"{path}: cannot be read; all processes must share --output_dir") from error
 
 
+def _size(path: Path) -> int:
+    """Bytes of a file, -1 if there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def check_same_state(state: Mapping, folder: Path) -> None:
+    """Compare what the processes have read.
+
+    Raises:
+        InputError: it differs, on every process.
+    """
+    total = sum(tensor.sum(dtype=torch.float64) for tensor in state["model"].values())
+    found = gather_shards(torch.tensor([[state["done"], float(total)]], dtype=torch.float64))
+    if not torch.equal(found, found[:1].expand_as(found)):
+        raise InputError(f"{folder}: the processes see different states there; all must share --output_dir")
+
+
 def compare_arguments(then: Mapping, now: argparse.Namespace, say: Callable[[str], None]) -> None:
-    """Tell by `say` which arguments are not those of the state, one a line.
+    """Report by `say` which arguments are not those of the state, one a line.
 
     Raises:
         InputError: one is decisive.
@@ -123,5 +154,5 @@ def compare_arguments(then: Mapping, now: argparse.Namespace, say: Callable[[str
     for name in differing:
         difference = f"--{name}: {then.get(name)} in the state, {now.get(name)} now"
         if name in DECISIVE:
-            raise InputError(f"{difference}; give the same, or another --output_dir to start anew")
+            raise InputError(f"{difference}; give the same, or another --output_dir for a new run")
         say(difference)
