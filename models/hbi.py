@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataloaders.transforms import ClipTransform
-from dataloaders.video import read_clip
 from models import losses
 from models.banzhaf import LABEL_SCALE, BanzhafModule, exact_interaction
 from models.clip import CLIP, MAX_LOGIT_SCALE
@@ -342,9 +340,13 @@ class HBI(nn.Module):
         Raises:
             InputError: a file is missing or cannot be decoded.
         """
+        # Decoding needs libraries that the model does not.
+        from utils.video.decode import decode_clip
+        from utils.video.transforms import ClipTransform
+
         transform = ClipTransform(self.clip.config.resolution)
         sampling = {"max_frames": max_frames, "framerate": framerate, "start": start, "end": end}
-        clips = [read_clip(path, transform, **sampling) for path in paths]
+        clips = [transform(decode_clip(path, **sampling)) for path in paths]
         lengths = torch.tensor([len(clip) for clip in clips])
         mask = (torch.arange(max_frames) < lengths[:, None]).long().to(self.device)
         return self.frame_tokens(torch.cat(clips).to(self.device), mask), mask

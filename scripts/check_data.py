@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from dataloaders import DATASETS, build_split
 from dataloaders.base import Split
-from dataloaders.inspection import HARMLESS, PROBLEMS, Inspection, find_duplicates, inspect_video
+from dataloaders.files import Matches, match_videos
+from dataloaders.inspection import HARMLESS, PROBLEMS, Inspection, Window, find_duplicates, inspect_video
 from dataloaders.published_sizes import PUBLISHED_SIZES
-from dataloaders.video import find_videos
 from utils.args import run
 from utils.files import atomic_write
 from utils.logger import table

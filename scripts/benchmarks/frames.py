@@ -5,11 +5,11 @@ from argparse import ArgumentParser
 from functools import partial
 from pathlib import Path
 
+from dataloaders.clips import read_clip
 from dataloaders.frame_cache import FORMS, FrameCache
-from dataloaders.transforms import ClipTransform
-from dataloaders.video import read_clip
 from scripts.benchmarks.loader import write_video
 from scripts.benchmarks.measure import Row, count, measure_call
+from utils.video.transforms import ClipTransform
 
 
 def add_arguments(parser: ArgumentParser) -> None:

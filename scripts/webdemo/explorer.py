@@ -7,12 +7,12 @@ import io
 import numpy as np
 from matplotlib.figure import Figure
 
-from dataloaders.video import decode_clip
 from models import HBIVQA
 from scripts.figures.heatmap import heatmap_figure
 from scripts.figures.hierarchy import hierarchy_figure
 from scripts.figures.view import View, look
 from scripts.searching.query import Segment, VideoIndex
+from utils.video.decode import decode_clip
 
 DOTS_PER_INCH = 150
 
@@ -30,7 +30,7 @@ class Explorer:
 
     def thumbnail(self, segment: Segment) -> np.ndarray:
         """A frame from the middle of a segment, uint8 (H, W, 3)."""
-        middle = int(segment.start + segment.end) // 2
+        middle = (segment.start + segment.end) / 2
         (frame,) = decode_clip(self.index.file(segment.file), start=middle, end=middle + 1, max_frames=1)
         return frame
 
