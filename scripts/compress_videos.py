@@ -21,10 +21,10 @@ import av
 from av import VideoFrame
 from av.filter import Graph
 from av.video.stream import VideoStream
-from tqdm import tqdm
-
 from dataloaders.scrutiny import open_video, read_extent
 from dataloaders.video import VIDEO_SUFFIXES
+from tqdm import tqdm
+
 from utils.args import run
 from utils.errors import InputError
 from utils.files import atomic_write

@@ -23,14 +23,14 @@ import formats
 import safetensors.torch
 import torch
 from damage import damage_bytes, damage_file, damage_state
+from dataloaders.scrutiny import is_blank
+from dataloaders.video import decode_clip, find_videos
 
 import banzhaf_estimator
 import main_retrieval
 import main_vqa
 from dataloaders import build_split
 from dataloaders.question_answering import read_questions
-from dataloaders.scrutiny import is_blank
-from dataloaders.video import decode_clip, find_videos
 from models import CLIP, HBI, CLIPConfig, load_clip, load_model
 from models.banzhaf import BanzhafModule
 from models.tokenizer import Tokenizer

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from conftest import write_video
 
-from dataloaders.video import decode_clip
 from scripts.compress_videos import main
 from utils.errors import InputError
+from utils.video.decode import decode_clip
 
 ROOT = Path(__file__).parents[1]
 

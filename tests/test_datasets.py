@@ -13,10 +13,12 @@ import torch
 from dataloaders import DATASETS, build_dataloader, build_split
 from dataloaders.augment import RandAugment
 from dataloaders.base import Clip, ClipDataset, PairDataset, Split, TextDataset, collate
-from dataloaders.transforms import ClipTransform
-from dataloaders.video import FRAME_RULES, find_videos, frame_positions, read_clip
+from dataloaders.clips import read_clip
+from dataloaders.files import find_videos
 from models.tokenizer import Tokenizer
 from utils.errors import InputError
+from utils.video.positions import FRAME_RULES, frame_positions
+from utils.video.transforms import ClipTransform
 
 SHARED_LISTS = Path(__file__).parents[2] / "shared" / "data" / "msrvtt" / "anns"
 MAX_WORDS, MAX_FRAMES = 12, 4

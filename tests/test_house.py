@@ -26,7 +26,7 @@ LEAVES = r"utils\.(?!builders)"
 ALLOWED = {
     "utils": LEAVES,
     "utils.builders": LEAVES + "|models",
-    "models": LEAVES + r"|dataloaders\.(video|transforms)$",
+    "models": LEAVES,
     "dataloaders": LEAVES,
 }
 

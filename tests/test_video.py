@@ -11,10 +11,12 @@ import pytest
 import torch
 from conftest import write_video
 
-from dataloaders.container import missing_bytes
-from dataloaders.transforms import ClipTransform
-from dataloaders.video import VIDEO_SUFFIXES, find_videos, frame_positions, read_clip
+from dataloaders.clips import read_clip
+from dataloaders.files import find_videos
 from utils.errors import InputError
+from utils.video.checks import VIDEO_SUFFIXES, missing_bytes
+from utils.video.positions import frame_positions
+from utils.video.transforms import ClipTransform
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "frame_sampling.json").read_text())
 SHARED_VIDEOS = Path(__file__).parents[2] / "shared" / "data" / "videos"

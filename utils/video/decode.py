@@ -22,7 +22,7 @@ from utils.video.checks import check_file
 from utils.video.errors import VideoError
 from utils.video.picture import Canvas
 from utils.video.positions import CHOICE_VERSION, Timeline, choose_frames
-from utils.video.stream import PacketStream
+from utils.video.stream import Key, PacketStream
 
 DECODER = f"PyAV {av.__version__} choice {CHOICE_VERSION}"
 """What frames depend on apart from the file and the keywords of `decode_clip`; part of the key of all that is kept."""
@@ -147,24 +147,23 @@ class Video:
         if self._packets.stamps is None:
             raise _OtherTimelineError
         key_positions = [key.position for key in self._packets.keys]
-        run, following = None, 0
+        run, reached = None, -1
         for position in positions:
             key = self._packets.keys[bisect_right(key_positions, position) - 1]
-            if run is None or key.position > following:
-                run, following = self._run(key.position, key.packet), key.position
-            for following in range(following, position + 1):
-                frame = next(run, None)
-                if frame is None or frame.pts != self._packets.stamps[following]:
+            if run is None or key.position > reached + 1:
+                run, reached = self._run(key), key.position - 1
+            while reached < position:
+                frame, reached = next(run, None), reached + 1
+                if frame is None or frame.pts != self._packets.stamps[reached]:
                     raise _OtherTimelineError
-            following += 1
             yield frame
 
-    def _run(self, position: int, packet: int) -> Iterator[av.VideoFrame]:
+    def _run(self, key: Key) -> Iterator[av.VideoFrame]:
         """Undamaged frames from a key frame on, without those that are presented before it."""
-        frames = self._decoded(packet)
+        frames, begin = self._decoded(key.packet), self._packets.stamps[key.position]
         try:
-            first = next(frame for frame in frames if frame.pts is None or frame.pts >= self._packets.stamps[position])
-            if packet and not first.key_frame:
+            first = next(frame for frame in frames if frame.pts is None or frame.pts >= begin)
+            if key.packet and not first.key_frame:
                 raise _OtherTimelineError
             for frame in chain([first], frames):
                 if frame.is_corrupt:

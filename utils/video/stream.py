@@ -1,6 +1,7 @@
 """The video stream of a file: its packets and what they say before anything is decoded."""
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +20,7 @@ MAX_PIXELS = 8192 * 4320
 """Of a frame: 8K."""
 MAX_SECONDS = 24 * 3600
 MAX_FRAMES = MAX_SECONDS * 120
+ASSUMED_RATE = 25.0
 KEPT_BYTES = 64 << 20
 """Files up to this size are read once; of larger ones the packets are read again to be decoded."""
 CLEAN_UNITS = {"h264": "5", "hevc": "16-21"}
@@ -113,7 +115,8 @@ class PacketStream:
         """Set the attributes from the stamps of all packets and the stamps and numbers of the keys."""
         self.stamps, self.keys = None, [Key(0, 0)]
         if None in self._durations or len(self._durations) < len(stamps):  # a stamp is missing or there twice
-            self.timeline = self.timeline_by_rate(len(stamps)) if self._rate() else None
+            rate = self._rate() or ASSUMED_RATE  # until the frames are decoded
+            self.timeline = self._checked(Timeline(np.arange(len(stamps)) / rate, rate, len(stamps) / rate))
             return
         self.stamps = sorted(stamps)
         self.timeline = self.timeline_of(self.stamps)
@@ -151,12 +154,8 @@ def open_video(path: Path) -> av.container.InputContainer:
         av.FFmpegError: it is not, or it is broken.
     """
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
-    try:
-        str(path).encode()
-        source = str(path)
-    except UnicodeEncodeError:  # bytes that are no UTF-8
-        source = open(path, "rb")
-    return av.open(source, options=options, metadata_errors="replace")
+    # An absolute path is taken for no protocol, whatever the file is called.
+    return av.open(os.path.abspath(path), options=options, metadata_errors="replace")
 
 
 def best_stream(container: av.container.InputContainer, path: Path) -> av.video.stream.VideoStream:
