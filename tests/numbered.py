@@ -31,7 +31,14 @@ def numbers_of(pictures) -> list[int]:
 
 
 def write_numbered(
-    path: Path, frames: int = 40, *, codec: str = "libx264", rate: Fraction = Fraction(10), times=None, **options: str
+    path: Path,
+    frames: int = 40,
+    *,
+    codec: str = "libx264",
+    rate: Fraction = Fraction(10),
+    times=None,
+    pixels: str = "yuv420p",
+    **options: str,
 ) -> Path:
     """Write pictures of the numbers from 0 on.
 
@@ -41,15 +48,15 @@ def write_numbered(
         codec: an encoder.
         rate: frames a second.
         times: of each frame, in frames of `rate`; None for a constant rate.
-        **options: of the encoder; with `bf` B-frames, with `g` the length of a group of pictures.
+        pixels: their format.
+        **options: of the encoder, as `bf` for B-frames and `g` for the length of a group of pictures.
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, options={"threads": "1", **options})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixels
         stream.codec_context.time_base = 1 / Fraction(rate)
-        stream.codec_context.gop_size = int(options.get("g", 12))
         for number in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture_of(number), format="rgb24").reformat(format="yuv420p")
+            frame = av.VideoFrame.from_ndarray(picture_of(number), format="rgb24").reformat(format=pixels)
             frame.pts, frame.time_base = number if times is None else times[number], 1 / Fraction(rate)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -26,10 +26,6 @@ from utils.video.stream import Key, PacketStream
 
 DECODER = f"PyAV {av.__version__} choice {CHOICE_VERSION}"
 """What frames depend on apart from the file and the keywords of `decode_clip`; part of the key of all that is kept."""
-CONSTANT_RATE_CONTAINERS = ("avi", "m4v", "mpegvideo", "h264")
-"""They have a frame rate and no presentation times."""
-MAX_REORDERING = 16
-"""Frames that may come between a frame's place in the file and in the presentation (H.264 and HEVC)."""
 
 Result = TypeVar("Result")
 
@@ -184,23 +180,13 @@ class Video:
                 if self._is_exact and number == positions[-1]:
                     break
         if not self._is_exact:
-            assumed, self._timeline, self._is_exact = self._timeline, self._timeline_of(stamps), True
-            if assumed is None or not np.array_equal(assumed.times, self._timeline.times):
+            if not stamps:
+                raise VideoError.of(self.path, "undecodable", "cannot be decoded (no frame)")
+            assumed, self._timeline, self._is_exact = self._timeline, self._packets.timeline_of(stamps), True
+            if not np.array_equal(assumed.times, self._timeline.times):
                 raise _OtherTimelineError
         if lost is not None:
             raise VideoError.of(self.path, "undecodable", f"is damaged, its frame {lost} is lost")
-
-    def _timeline_of(self, stamps: list[int | None]) -> Timeline:
-        """When decoded frames with these stamps are presented; the order is right even where the stamps are not."""
-        if not stamps:
-            raise VideoError.of(self.path, "undecodable", "cannot be decoded (no frame)")
-        if len(set(stamps)) == len(stamps) and None not in stamps:
-            if (np.abs(np.argsort(stamps) - np.arange(len(stamps))) <= MAX_REORDERING).all():
-                return self._packets.timeline_of(sorted(stamps))
-        elif self._packets.container.format.name in CONSTANT_RATE_CONTAINERS:
-            return self._packets.timeline_by_rate(len(stamps))
-        reason = "has time stamps that run backwards or are missing"
-        raise VideoError.of(self.path, "unreliable", reason, "encode it again")
 
     def _decoded(self, first: int) -> Iterator[av.VideoFrame]:
         """Frames in the order of the decoder, which begins with the packet number `first`.

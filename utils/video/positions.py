@@ -11,7 +11,7 @@ import numpy as np
 
 FRAME_RULES = ("decord", "cv2")
 TICKS = 1000
-"""A second of a video of variable frame rate."""
+"""Of a second, to which times are compared."""
 CHOICE_VERSION = 2
 """To be raised with every change of the frames that are chosen: kept frames of another version are not served."""
 
@@ -47,9 +47,10 @@ def choose_frames(
     start: float | None = None,
     end: float | None = None,
     whole_seconds: bool = False,
+    framerate: int = 1,
     max_frames: int = 12,
+    rule: str = "decord",
     slice_framepos: int = 2,
-    **rule: int | str,
 ) -> list[int]:
     """Choose the frames of a clip.
 
@@ -61,9 +62,10 @@ def choose_frames(
         start: seconds; None for the beginning.
         end: seconds; None for the end of the video.
         whole_seconds: cut the window to whole seconds, as the published loaders do.
+        framerate: as in `frame_positions`.
         max_frames: as in `frame_positions`.
+        rule: as in `frame_positions`.
         slice_framepos: as in `frame_positions`.
-        **rule: `framerate` and `rule` of `frame_positions`.
 
     Returns:
         Increasing positions, none if the window lies behind the video.
@@ -71,10 +73,11 @@ def choose_frames(
     window = {"start": start, "end": end, "whole_seconds": whole_seconds}
     limit = {"max_frames": max_frames, "slice_framepos": slice_framepos}
     if timeline.is_constant and (whole_seconds or start is end is None):
-        return frame_positions(timeline.rate, len(timeline.times), **window, **limit, **rule)
-    ticks = math.ceil(timeline.duration * TICKS)
-    moments = frame_positions(TICKS, ticks, **window, max_frames=max(ticks, 1), **rule)
-    return _thin(np.unique(timeline.shown_at(np.array(moments) / TICKS)), **limit)
+        return frame_positions(timeline.rate, len(timeline.times), **window, framerate=framerate, rule=rule, **limit)
+    clock = TICKS * int(framerate)  # a multiple, so that samples lie on ticks
+    ticks = math.ceil(timeline.duration * clock)
+    moments = frame_positions(clock, ticks, **window, framerate=framerate, rule=rule, max_frames=max(ticks, 1))
+    return _thin(np.unique(timeline.shown_at(np.array(moments) / clock)), **limit)
 
 
 def frame_positions(

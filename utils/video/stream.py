@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,10 @@ MAX_PIXELS = 8192 * 4320
 """Of a frame: 8K."""
 MAX_SECONDS = 24 * 3600
 MAX_FRAMES = MAX_SECONDS * 120
+COUNTED_CONTAINERS = ("avi", "m4v", "mpegvideo", "h264")
+"""They number their frames in the order of decoding, at a frame rate, and know no presentation times."""
+MAX_REORDERING = 16
+"""Frames that may come between a frame's place in the file and in the presentation (H.264 and HEVC)."""
 ASSUMED_RATE = 25.0
 KEPT_BYTES = 64 << 20
 """Files up to this size are read once; of larger ones the packets are read again to be decoded."""
@@ -45,6 +49,7 @@ class PacketStream:
 
     Attributes:
         stamps: presentation time of each frame in order, in units of `time_base`; None if the packets do not say.
+        is_counted: presentation times are only guessed, the number of a frame counts.
         keys: where decoding may start, the first packet first.
         timeline: by `stamps`, or by the frame rate without them.
 
@@ -57,6 +62,7 @@ class PacketStream:
         self.path = path
         self.container = open_video(path)
         self.stream = best_stream(self.container, path)
+        self.is_counted = self.container.format.name in COUNTED_CONTAINERS
         self.decoder = self.stream.codec_context
         self.decoder.thread_count = 1
         self.decoder.options = {"max_pixels": str(MAX_PIXELS)}
@@ -76,50 +82,75 @@ class PacketStream:
         with open_video(self.path) as container:
             yield from islice(_demux(container, best_stream(container, self.path)), first, None)
 
-    def timeline_of(self, stamps: list[int]) -> Timeline:
-        """When frames of these increasing stamps are presented."""
-        times = (np.array(stamps) - stamps[0]) * float(self.stream.time_base)
-        rate = self._rate() or (len(times) - 1) / (times[-1] or math.inf) or 1.0
-        last = self._durations.get(stamps[-1]) or 0
-        return self._checked(Timeline(times, rate, float(times[-1] + (last * self.stream.time_base or 1 / rate))))
+    def timeline_of(self, stamps: list[int | None]) -> Timeline:
+        """When decoded frames with these time stamps are presented; their order is right even where the stamps are not.
 
-    def timeline_by_rate(self, frames: int) -> Timeline:
-        """When this many frames are presented at the container's frame rate."""
-        rate = self._rate()
-        if not rate:
+        Raises:
+            VideoError: that cannot be told, or it is too long.
+        """
+        if self.is_counted:
+            is_as_read = len(stamps) == len(self.timeline.times)
+            return self.timeline if is_as_read and self.stamps else self._by_rate(len(stamps))
+        if None not in stamps:
+            if _is_permutation(stamps):
+                return self._by_stamps(sorted(stamps))
+        elif self._agrees_with_rate(stamps):
+            return self._by_rate(len(stamps))
+        reason = "has time stamps that run backwards or are missing"
+        raise VideoError.of(self.path, "unreliable", reason, "encode it again")
+
+    def _by_stamps(self, stamps: list[int]) -> Timeline:
+        """The timeline of increasing stamps."""
+        times = (np.array(stamps) - stamps[0]) * float(self.stream.time_base)
+        rate = self._rate() or (len(times) - 1) / (times[-1] or math.inf) or ASSUMED_RATE
+        last = float(self._last_duration * self.stream.time_base) or 1 / rate
+        return self._checked(Timeline(times, rate, float(times[-1] + last)))
+
+    def _by_rate(self, frames: int) -> Timeline:
+        """The timeline of this many frames at the container's frame rate."""
+        if not self._rate():
             raise VideoError.of(self.path, "unreliable", "has neither time stamps nor a frame rate", "encode it again")
-        return self._checked(Timeline(np.arange(frames) / rate, rate, frames / rate))
+        return self._checked(Timeline(np.arange(frames) / self._rate(), self._rate(), frames / self._rate()))
+
+    def _agrees_with_rate(self, stamps: list[int | None]) -> bool:
+        """Whether the stamps that are known are those of the container's frame rate."""
+        known = np.array([(number, stamp) for number, stamp in enumerate(stamps) if stamp is not None]).reshape(-1, 2)
+        if not len(known):
+            return False
+        numbers, ticks = (known - known[0]).T
+        return bool((np.abs(ticks * float(self.stream.time_base) * self._rate() - numbers) <= 1).all())
 
     def _read(self) -> None:
         """Read all packets."""
-        stamps, keys = [], []
-        self._durations: dict[int, int] = {}
+        shown, keys = [], []
         is_clean = _clean_start(self.stream)
-        number = -1
         for number, packet in enumerate(_demux(self.container, self.stream)):
             if self._kept is not None:
                 self._kept.append(packet)
             if packet.is_discard or not _is_shown(packet, self.decoder.name):
                 continue
-            stamps.append(packet.pts)
-            self._durations[packet.pts] = packet.duration
+            shown.append((packet.pts, packet.dts, packet.duration))
             if packet.is_keyframe and number and is_clean(packet):
                 keys.append((packet.pts, number))
-            if len(stamps) > MAX_FRAMES:
-                self._check(len(stamps), 0)
-        if not stamps:
+            if len(shown) > MAX_FRAMES:
+                self._check(len(shown), 0)
+        if not shown:
             raise VideoError.of(self.path, "undecodable", "has no frame")
-        self._order(stamps, keys)
+        self._order(*zip(*shown, strict=True), keys)
 
-    def _order(self, stamps: list[int | None], keys: list[tuple[int, int]]) -> None:
-        """Set the attributes from the stamps of all packets and the stamps and numbers of the keys."""
-        self.stamps, self.keys = None, [Key(0, 0)]
-        if None in self._durations or len(self._durations) < len(stamps):  # a stamp is missing or there twice
+    def _order(
+        self, stamps: Sequence[int | None], order: Sequence[int | None], durations: Sequence[int], keys: list
+    ) -> None:
+        """Set the attributes from presentation times, decoding times and durations of all packets, and the keys."""
+        self.stamps, self.keys, self._last_duration = None, [Key(0, 0)], 0
+        clock = order if self.is_counted else stamps
+        if None in stamps or None in clock or len(set(stamps)) < len(stamps):
             rate = self._rate() or ASSUMED_RATE  # until the frames are decoded
             self.timeline = self._checked(Timeline(np.arange(len(stamps)) / rate, rate, len(stamps) / rate))
             return
         self.stamps = sorted(stamps)
-        self.timeline = self.timeline_of(self.stamps)
+        self._last_duration = durations[stamps.index(self.stamps[-1])] or 0
+        self.timeline = self._by_stamps(sorted(clock))
         position = {stamp: place for place, stamp in enumerate(self.stamps)}
         for stamp, number in keys:
             if position[stamp] > self.keys[-1].position:
@@ -170,6 +201,12 @@ def best_stream(container: av.container.InputContainer, path: Path) -> av.video.
     return stream
 
 
+def _is_permutation(stamps: list[int]) -> bool:
+    """Whether stamps are all different, and as far from their order as decoders may bring them."""
+    moves = np.abs(np.argsort(stamps, kind="stable") - np.arange(len(stamps)))
+    return len(set(stamps)) == len(stamps) and bool((moves <= MAX_REORDERING).all())
+
+
 def _demux(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> Iterator[av.Packet]:
     """The packets of a stream that hold something."""
     return (packet for packet in container.demux(stream) if packet.size)
@@ -180,7 +217,7 @@ def _is_shown(packet: av.Packet, codec: str) -> bool:
     return codec != "vp8" or bool(bytes(memoryview(packet)[:1])[0] & 0x10)
 
 
-def _clean_start(stream: av.video.stream.VideoStream):
+def _clean_start(stream: av.video.stream.VideoStream) -> Callable[[av.Packet], bool]:
     """A function that tells whether decoding can start at a packet that the container calls a key frame."""
     units = CLEAN_UNITS.get(stream.codec_context.name)
     if units is None:
