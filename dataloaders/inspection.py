@@ -17,7 +17,7 @@ PROBLEMS = {
     "empty": "0 bytes",
     "truncated": "the file ends before its container says",
     "too large": "more pixels, frames or seconds than are decoded",
-    "undecodable": "no video, or a frame that training takes cannot be decoded or is damaged",
+    "undecodable": "no video, or the last frame or one that training takes is lost",
     "unreliable": "time stamps are missing or run backwards",
     "window": "the video ends before the annotated window",
     "frame rate": "the header gives no possible number of frames a second",
@@ -48,7 +48,7 @@ class Inspection:
 
 
 def inspect_video(path: Path, windows: Sequence[Window] = ((None, None),), **sampling: Any) -> Inspection:
-    """Decode the frames that training takes of a file, with their time stamps checked.
+    """Decode the frames that training takes of a file, and its last one, with their time stamps checked.
 
     Args:
         path: the file.
@@ -60,6 +60,7 @@ def inspect_video(path: Path, windows: Sequence[Window] = ((None, None),), **sam
             check_frame_rate(video)
             for start, end in windows:
                 video.clip(start=start, end=end, **sampling)
+            video.read(lambda timeline: [len(timeline.times) - 1], lambda frames, positions: list(frames))
             timeline = video.timeline
     except VideoError as error:
         return Inspection(error.problem, error.reason)

@@ -101,10 +101,11 @@ class PacketStream:
 
     def _by_stamps(self, stamps: list[int]) -> Timeline:
         """The timeline of increasing stamps."""
-        times = (np.array(stamps) - stamps[0]) * float(self.stream.time_base)
+        unit = self.stream.time_base
+        times = (np.array(stamps) - stamps[0]) * unit.numerator / unit.denominator
         rate = self._rate() or (len(times) - 1) / (times[-1] or math.inf) or ASSUMED_RATE
-        last = float(self._last_duration * self.stream.time_base) or 1 / rate
-        return self._checked(Timeline(times, rate, float(times[-1] + last)))
+        last = self._last_duration or round(1 / (rate * unit))
+        return self._checked(Timeline(times, rate, float((stamps[-1] - stamps[0] + last) * unit)))
 
     def _by_rate(self, frames: int) -> Timeline:
         """The timeline of this many frames at the container's frame rate."""
