@@ -55,7 +55,7 @@ def draw_video(folder: Path, draw: random.Random) -> Path:
     codec = draw.choice(list(CONTAINERS))
     suffix = draw.choice(CONTAINERS[codec])
     rate = draw.choice(RATES[2:] if codec in AT_FIXED_RATES else RATES)
-    frames = draw.randrange(2, 60)
+    frames = draw.randrange(5, 60)
     times = None
     if suffix in WITH_OWN_TIMES and codec not in AT_FIXED_RATES and draw.random() < 0.3:
         times = np.cumsum([0, *draw.choices((1, 1, 1, 2, 5, 20), k=frames)]).tolist()

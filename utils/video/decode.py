@@ -11,6 +11,7 @@ frames), the whole file is decoded in order, and that order counts.
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,7 +94,7 @@ class Video:
         """Decode a clip; keywords, result and errors are those of `decode_clip`."""
 
         def stack(frames: Iterator[av.VideoFrame], positions: Sequence[int]) -> np.ndarray | None:
-            canvas = Canvas(self._packets.stream.sample_aspect_ratio, len(positions))
+            canvas = Canvas(self.pixel_shape, len(positions))
             for frame in frames:
                 canvas.add(frame)
             return canvas.pictures
@@ -137,6 +138,11 @@ class Video:
     def timeline(self) -> Timeline:
         """When the frames are presented, by the packets until frames have been decoded."""
         return self._timeline
+
+    @property
+    def pixel_shape(self) -> Fraction | None:
+        """Width of a pixel divided by its height, None if unknown."""
+        return self._packets.stream.sample_aspect_ratio
 
     def _from_keys(self, positions: Sequence[int]) -> Iterator[av.VideoFrame]:
         """Frames from the nearest key frames, as long as every stamp is the expected one."""

@@ -3,10 +3,12 @@
 n pictures, H and W their height and width as shown.
 """
 
+from dataclasses import dataclass
 from fractions import Fraction
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from utils.video.stream import MAX_PIXELS
@@ -15,7 +17,6 @@ MAX_CLIP_PIXELS = 1 << 27
 """Of all frames of a clip, 12 of 4K and more; larger frames are scaled down to it while they are decoded."""
 LEAST_STRETCH = 0.01
 """What scaling to even sizes leaves of another shape of pixels is not worth another resampling."""
-DISPLAY_MATRIX = "DISPLAYMATRIX"
 
 
 class Canvas:
@@ -61,22 +62,24 @@ def shown_size(frame: av.VideoFrame, pixel_shape: Fraction | None, max_pixels: i
     return width, height
 
 
+@dataclass(frozen=True)
 class Turn:
-    """Which of the eight ways to turn and mirror a picture its display matrix asks for.
+    """Which of the eight ways to turn and mirror a picture its display matrix requires.
 
-    Args:
+    Attributes:
         transpose: whether rows become columns, before
         mirror: columns are reversed, and
         flip: rows are.
     """
 
-    def __init__(self, transpose: bool = False, mirror: bool = False, flip: bool = False):
-        self.transpose, self.mirror, self.flip = transpose, mirror, flip
+    transpose: bool = False
+    mirror: bool = False
+    flip: bool = False
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> "Turn":
         """The nearest one to the display matrix of a frame (ISO 14496-12, 8.2.2: x' = a x + c y, y' = b x + d y)."""
-        matrix = frame.side_data.get(DISPLAY_MATRIX)
+        matrix = frame.side_data.get(Type.DISPLAYMATRIX)
         if matrix is None:
             return cls()
         a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
@@ -85,6 +88,6 @@ class Turn:
         return cls(True, c < 0, b < 0)
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """Turn a picture (height, width, 3)."""
+        """Turn a picture (height, width, ...)."""
         picture = picture.swapaxes(0, 1) if self.transpose else picture
         return picture[:: -1 if self.flip else 1, :: -1 if self.mirror else 1]

@@ -10,8 +10,10 @@ from functools import cached_property
 import numpy as np
 
 FRAME_RULES = ("decord", "cv2")
-TICKS = 1000
-"""Of a second, to which times are compared."""
+TICKS = 10**6
+"""Of a second, in which moments are chosen."""
+TOLERANCE = 1e-3
+"""Seconds, to which containers round time stamps."""
 CHOICE_VERSION = 2
 """To be raised with every change of the frames that are chosen: kept frames of another version are not served."""
 
@@ -37,8 +39,8 @@ class Timeline:
         return bool((drift <= 0.5).all())
 
     def shown_at(self, seconds: np.ndarray) -> np.ndarray:
-        """Positions of the frames presented at these times, to the tick."""
-        return np.searchsorted(self.times, seconds + 1 / TICKS, side="right") - 1
+        """Positions of the frames presented at these times."""
+        return np.searchsorted(self.times, seconds + TOLERANCE, side="right") - 1
 
 
 def choose_frames(
