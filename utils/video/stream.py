@@ -91,10 +91,9 @@ class PacketStream:
         if self.is_counted:
             is_as_read = len(stamps) == len(self.timeline.times)
             return self.timeline if is_as_read and self.stamps else self._by_rate(len(stamps))
-        if None not in stamps:
-            if _is_permutation(stamps):
-                return self._by_stamps(sorted(stamps))
-        elif self._agrees_with_rate(stamps):
+        if _is_permutation(stamps):
+            return self._by_stamps(sorted(stamps))
+        if self._agrees_with_rate(stamps):
             return self._by_rate(len(stamps))
         reason = "has time stamps that run backwards or are missing"
         raise VideoError.of(self.path, "unreliable", reason, "encode it again")
@@ -114,12 +113,12 @@ class PacketStream:
         return self._checked(Timeline(np.arange(frames) / self._rate(), self._rate(), frames / self._rate()))
 
     def _agrees_with_rate(self, stamps: list[int | None]) -> bool:
-        """Whether the stamps that are known are those of the container's frame rate."""
+        """Whether the stamps that are known are those of the container's frame rate, to a frame."""
         known = np.array([(number, stamp) for number, stamp in enumerate(stamps) if stamp is not None]).reshape(-1, 2)
         if not len(known):
             return False
         numbers, ticks = (known - known[0]).T
-        return bool((np.abs(ticks * float(self.stream.time_base) * self._rate() - numbers) <= 1).all())
+        return bool((np.abs(ticks * float(self.stream.time_base) * self._rate() - numbers) < 1.5).all())
 
     def _read(self) -> None:
         """Read all packets."""
@@ -202,10 +201,12 @@ def best_stream(container: av.container.InputContainer, path: Path) -> av.video.
     return stream
 
 
-def _is_permutation(stamps: list[int]) -> bool:
-    """Whether stamps are all different, and as far from their order as decoders may bring them."""
+def _is_permutation(stamps: list[int | None]) -> bool:
+    """Whether stamps are all known and different, and as far from their order as decoders may bring them."""
+    if None in stamps or len(set(stamps)) < len(stamps):
+        return False
     moves = np.abs(np.argsort(stamps, kind="stable") - np.arange(len(stamps)))
-    return len(set(stamps)) == len(stamps) and bool((moves <= MAX_REORDERING).all())
+    return bool((moves <= MAX_REORDERING).all())
 
 
 def _demux(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> Iterator[av.Packet]:
