@@ -1,0 +1,81 @@
+"""What is refused before it is decoded, and frames that a decoder makes up for lost ones."""
+
+import os
+
+import pytest
+from conftest import write_video
+
+from dataloaders.inspection import inspect_video
+from utils.errors import InputError
+from utils.video import stream
+from utils.video.decode import decode_clip
+
+
+def patch(path, box, offset, number):
+    """Write a number of four bytes behind the name of a box of an MP4 file."""
+    content = bytearray(path.read_bytes())
+    place = content.index(box) + 4 + offset
+    content[place : place + 4] = number.to_bytes(4, "big")
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def path(video_file, tmp_path):
+    """A copy of a whole video."""
+    (tmp_path / "video.mp4").write_bytes(video_file.read_bytes())
+    return tmp_path / "video.mp4"
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "words"),
+    [
+        ("MAX_PIXELS", 64 * 48, "frames of 64 x 48"),
+        ("MAX_FRAMES", 30, "30 frames"),
+        ("MAX_SECONDS", 3, "lasts 3 s"),
+    ],
+)
+def test_what_exceeds_a_limit_is_refused(path, limit, value, words, monkeypatch):
+    monkeypatch.setattr(stream, limit, value)
+    assert len(decode_clip(path)) == 3
+    monkeypatch.setattr(stream, limit, value - 1)
+    with pytest.raises(InputError, match=f"video.mp4: .*{words}.* allowed; cut or shrink the video"):
+        decode_clip(path)
+    assert inspect_video(path).problem == "too large"
+
+
+def test_a_header_of_two_billion_frames_takes_no_memory(path):
+    patch(path, b"stts", 8, 2**31 - 1)
+    with pytest.raises(InputError, match="has 2147483647 frames, 10368000 are allowed"):
+        decode_clip(path)
+
+
+def test_frames_that_stand_in_for_lost_ones_are_refused(path):
+    content = path.read_bytes()
+    first = content.index(b"mdat") + 4
+    picture = first + 4 + int.from_bytes(content[first : first + 4], "big") + 40  # behind the encoder's settings
+    path.write_bytes(content[:picture] + bytes(400) + content[picture + 400 :])
+    with pytest.raises(InputError, match="video.mp4: is damaged, its frame 0 is lost; replace the file"):
+        decode_clip(path)
+
+
+def test_a_fade_from_black_is_no_damage(tmp_path):
+    path = write_video(tmp_path / "fade.mp4", black=5)
+    frames = decode_clip(path)
+    assert [bool(frame.max() < 10) for frame in frames] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    ["ffconcat version 1.0\nfile {}\n", "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\n{}\n#EXT-X-ENDLIST\n"],
+)
+def test_playlists_are_not_followed(path, tmp_path, playlist):
+    (tmp_path / "list.mp4").write_text(playlist.format(path.name))
+    with pytest.raises(InputError, match="list.mp4: cannot be decoded"):
+        decode_clip(tmp_path / "list.mp4")
+
+
+def test_pipes_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(InputError, match="pipe.mp4: cannot be read .not a regular file."):
+        decode_clip(tmp_path / "pipe.mp4")
+    assert inspect_video(tmp_path / "pipe.mp4").problem == "unreadable"
