@@ -2,6 +2,8 @@
 
 import os
 
+import av
+import numpy as np
 import pytest
 from conftest import write_video
 
@@ -79,3 +81,20 @@ def test_pipes_are_not_waited_for(tmp_path):
     with pytest.raises(InputError, match="pipe.mp4: cannot be read .not a regular file."):
         decode_clip(tmp_path / "pipe.mp4")
     assert inspect_video(tmp_path / "pipe.mp4").problem == "unreadable"
+
+
+def test_the_limit_is_that_of_the_stream_which_is_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "two.mkv"
+    with av.open(str(path), "w") as container:
+        sizes = (64, 48), (320, 240)
+        streams = [container.add_stream("libx264", rate=10) for _ in sizes]
+        for writer, (width, height) in zip(streams, sizes, strict=True):
+            writer.width, writer.height, writer.pix_fmt = width, height, "yuv420p"
+        streams[0].disposition, streams[1].disposition = 0, av.stream.Disposition.default
+        for writer, (width, height) in zip(streams, sizes, strict=True):
+            frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), 99, np.uint8), format="rgb24")
+            container.mux([*writer.encode(frame), *writer.encode()])
+    assert decode_clip(path).shape == (1, 240, 320, 3)
+    monkeypatch.setattr(stream, "MAX_PIXELS", 64 * 48)
+    with pytest.raises(InputError, match="has frames of 320 x 240"):
+        decode_clip(path)
