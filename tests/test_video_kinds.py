@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from numbered import numbers_of, write_numbered
+from numbered import decode_in_order, numbers_of, write_numbered
 
 from utils.errors import InputError
 from utils.video import stream
@@ -96,6 +96,25 @@ def test_a_key_frame_without_the_expected_stamp_is_not_trusted(tmp_path, monkeyp
         key = video._packets.keys[2]
         video._packets.keys[2] = stream.Key(key.position + 3, key.packet)
         assert numbers_of(video.clip(start=1, end=1.2, framerate=25)) == [25, 26, 27, 28, 29, 30]
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"g": "20", "bf": "3"}),
+        ("libx265", {"x265-params": "log-level=none:keyint=20:open-gop=1"}),
+        ("mpeg2video", {"bf": "2"}),
+    ],
+)
+def test_a_recording_that_begins_within_a_group_begins_with_its_first_frame(tmp_path, codec, options):
+    whole = write_numbered(tmp_path / "whole.ts", 100, codec=codec, rate=Fraction(25), **options)
+    path = tmp_path / "cut.ts"
+    path.write_bytes(whole.read_bytes()[188 * 50 :])
+    numbers, _ = decode_in_order(path)
+    assert 0 < numbers[0] and len(numbers) < 90
+    assert numbers_of(decode_clip(path)) == numbers[::25]
+    late = numbers_of(decode_clip(path, start=2, end=2.2, framerate=25))
+    assert late == numbers[50:56]
 
 
 def cut(source, target, first, **options):

@@ -27,8 +27,6 @@ MAX_REORDERING = 16
 ASSUMED_RATE = 25.0
 KEPT_BYTES = 64 << 20
 """Files up to this size are read once; of larger ones the packets are read again to be decoded."""
-CLEAN_UNITS = {"h264": "5", "hevc": "16-21"}
-"""NAL units after which nothing refers to earlier frames: IDR of H.264, IRAP of HEVC (of frames presented later)."""
 
 av.logging.set_level(av.logging.PANIC)
 
@@ -122,16 +120,16 @@ class PacketStream:
 
     def _read(self) -> None:
         """Read all packets."""
-        shown, keys = [], []
+        shown, keys = [], []  # the first of the keys is there even if it is not shown
         is_clean = _clean_start(self.stream)
         for number, packet in enumerate(_demux(self.container, self.stream)):
             if self._kept is not None:
                 self._kept.append(packet)
-            if packet.is_discard or not _is_shown(packet, self.decoder.name):
-                continue
-            shown.append((packet.pts, packet.dts, packet.duration))
-            if packet.is_keyframe and number and is_clean(packet):
+            is_shown = not packet.is_discard and _is_shown(packet, self.decoder.name)
+            if packet.is_keyframe and (is_shown or not number) and is_clean(packet):
                 keys.append((packet.pts, number))
+            if is_shown:
+                shown.append((packet.pts, packet.dts, packet.duration))
             if len(shown) > MAX_FRAMES:
                 self._check(len(shown), 0)
         if not shown:
@@ -144,7 +142,9 @@ class PacketStream:
         """Set the attributes from presentation times, decoding times and durations of all packets, and the keys."""
         self.stamps, self.keys, self._last_duration = None, [Key(0, 0)], 0
         clock = order if self.is_counted else stamps
-        if None in stamps or None in clock or len(set(stamps)) < len(stamps):
+        is_told = None not in stamps and None not in clock and len(set(stamps)) == len(stamps)
+        # A recording that begins within a group has packets that give no frame.
+        if not (is_told and keys and keys[0][1] == 0 and keys[0][0] <= min(stamps)):
             rate = self._rate() or ASSUMED_RATE  # until the frames are decoded
             self.timeline = self._checked(Timeline(np.arange(len(stamps)) / rate, rate, len(stamps) / rate))
             return
@@ -152,7 +152,7 @@ class PacketStream:
         self._last_duration = durations[stamps.index(self.stamps[-1])] or 0
         self.timeline = self._by_stamps(sorted(clock))
         position = {stamp: place for place, stamp in enumerate(self.stamps)}
-        for stamp, number in keys:
+        for stamp, number in keys[1:]:
             if position[stamp] > self.keys[-1].position:
                 self.keys.append(Key(position[stamp], number))
 
@@ -221,8 +221,31 @@ def _is_shown(packet: av.Packet, codec: str) -> bool:
 
 def _clean_start(stream: av.video.stream.VideoStream) -> Callable[[av.Packet], bool]:
     """A function that tells whether decoding can start at a packet that the container calls a key frame."""
-    units = CLEAN_UNITS.get(stream.codec_context.name)
-    if units is None:
+    if stream.codec_context.name not in CLEAN_UNITS:
         return lambda packet: True
-    units = BitStreamFilterContext(f"filter_units=pass_types={units}", stream)
-    return lambda packet: bool(units.filter(av.Packet(bytes(packet))))
+    filters, is_clean = CLEAN_UNITS[stream.codec_context.name]
+    units = BitStreamFilterContext(filters, stream)
+    return lambda packet: any(is_clean(bytes(part)) for part in units.filter(av.Packet(bytes(packet))))
+
+
+def _starts_h264(units: bytes) -> bool:
+    """Whether NAL units of the types 5 and 6 are of an IDR picture, or of one at which decoding recovers exactly."""
+    for unit in units.split(b"\0\0\1")[1:]:
+        if unit[0] & 31 == 5:
+            return True
+        place = 1
+        while place + 2 < len(unit):  # SEI messages (ITU-T H.264, 7.3.2.3.1): type, size, payload
+            kind, size = unit[place : place + 2]
+            if kind == 6:  # recovery point (D.1.8): no frames to wait for, exact match
+                return unit[place + 2] >> 6 == 3
+            if 255 in (kind, size):
+                break
+            place += 2 + size
+    return False
+
+
+CLEAN_UNITS = {
+    "h264": ("h264_mp4toannexb,filter_units=pass_types=5-6", _starts_h264),
+    "hevc": ("filter_units=pass_types=16-21", bool),
+}
+"""Filter and test of the NAL units of a key frame that nothing presented later refers across; IRAP ones of HEVC."""
