@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 from conftest import write_video
+from numbered import write_numbered
 
 from dataloaders.inspection import inspect_video
 from utils.errors import InputError
@@ -97,4 +98,18 @@ def test_the_limit_is_that_of_the_stream_which_is_decoded(tmp_path, monkeypatch)
     assert decode_clip(path).shape == (1, 240, 320, 3)
     monkeypatch.setattr(stream, "MAX_PIXELS", 64 * 48)
     with pytest.raises(InputError, match="has frames of 320 x 240"):
+        decode_clip(path)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_lost_group_is_not_left_out(tmp_path, part):
+    path = write_numbered(tmp_path / "video.mp4", 60, g="20", bf="0")
+    with av.open(str(path)) as container:
+        packets = list(container.demux(video=0))[part * 20 : part * 20 + 20]
+        places = [(packet.pos, packet.size) for packet in packets]
+    content = bytearray(path.read_bytes())
+    for place, size in places:
+        content[place : place + size] = bytes(size)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="video.mp4: (cannot be decoded|is damaged)"):
         decode_clip(path)

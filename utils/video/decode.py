@@ -186,8 +186,8 @@ class Video:
                 if self._is_exact and number == positions[-1]:
                     break
         if not self._is_exact:
-            if not stamps:
-                raise VideoError.of(self.path, "undecodable", "cannot be decoded (no frame)")
+            if not stamps or self._packets.lacks_begin(stamps[0]):
+                raise VideoError.of(self.path, "undecodable", "is damaged, its first frame is lost")
             assumed, self._timeline, self._is_exact = self._timeline, self._packets.timeline_of(stamps), True
             if not np.array_equal(assumed.times, self._timeline.times):
                 raise _OtherTimelineError
@@ -195,10 +195,7 @@ class Video:
             raise VideoError.of(self.path, "undecodable", f"is damaged, its frame {lost} is lost")
 
     def _decoded(self, first: int) -> Iterator[av.VideoFrame]:
-        """Frames in the order of the decoder, which begins with the packet number `first`.
-
-        Errors before the first frame are those of a recording that begins anywhere.
-        """
+        """Frames in the order of the decoder, which begins with the packet number `first`."""
         decoder = self._packets.decoder
         decoder.flush_buffers()
         begun = False
@@ -208,7 +205,7 @@ class Video:
                     begun = True
                     yield frame
             except av.InvalidDataError:
-                if begun or packet is None:
+                if begun or packet is None or self._packets.begins_whole:
                     raise
 
 

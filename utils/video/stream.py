@@ -48,6 +48,7 @@ class PacketStream:
     Attributes:
         stamps: presentation time of each frame in order, in units of `time_base`; None if the packets do not say.
         is_counted: presentation times are only guessed, the number of a frame counts.
+        begins_whole: the first packet is a key frame; a recording that begins anywhere has packets without a frame.
         keys: where decoding may start, the first packet first.
         timeline: by `stamps`, or by the frame rate without them.
 
@@ -79,6 +80,10 @@ class PacketStream:
             return
         with open_video(self.path) as container:
             yield from islice(_demux(container, best_stream(container, self.path)), first, None)
+
+    def lacks_begin(self, stamp: int | None) -> bool:
+        """Whether the stamp of the first decoded frame is not that of the first packet, with which it should begin."""
+        return self.stamps is not None and not self.is_counted and stamp != self.stamps[0]
 
     def timeline_of(self, stamps: list[int | None]) -> Timeline:
         """When decoded frames with these time stamps are presented; their order is right even where the stamps are not.
@@ -142,9 +147,9 @@ class PacketStream:
         """Set the attributes from presentation times, decoding times and durations of all packets, and the keys."""
         self.stamps, self.keys, self._last_duration = None, [Key(0, 0)], 0
         clock = order if self.is_counted else stamps
-        is_told = None not in stamps and None not in clock and len(set(stamps)) == len(stamps)
-        # A recording that begins within a group has packets that give no frame.
-        if not (is_told and keys and keys[0][1] == 0 and keys[0][0] <= min(stamps)):
+        is_known = None not in stamps and None not in clock and len(set(stamps)) == len(stamps)
+        self.begins_whole = bool(keys) and keys[0][1] == 0 and not (is_known and keys[0][0] > min(stamps))
+        if not (is_known and self.begins_whole):
             rate = self._rate() or ASSUMED_RATE  # until the frames are decoded
             self.timeline = self._checked(Timeline(np.arange(len(stamps)) / rate, rate, len(stamps) / rate))
             return
