@@ -186,7 +186,7 @@ class Video:
                 if self._is_exact and number == positions[-1]:
                     break
         if not self._is_exact:
-            if not stamps or self._packets.lacks_begin(stamps[0]):
+            if not stamps or self._packets.first_stamp not in (None, stamps[0]):
                 raise VideoError.of(self.path, "undecodable", "is damaged, its first frame is lost")
             assumed, self._timeline, self._is_exact = self._timeline, self._packets.timeline_of(stamps), True
             if not np.array_equal(assumed.times, self._timeline.times):

@@ -15,8 +15,8 @@ from utils.video.stream import MAX_PIXELS
 
 MAX_CLIP_PIXELS = 1 << 27
 """Of all frames of a clip, 12 of 4K and more; larger frames are scaled down to it while they are decoded."""
-LEAST_STRETCH = 0.01
-"""What scaling to even sizes leaves of another shape of pixels is not worth another resampling."""
+LEAST_STRETCH, MOST_STRETCH = 1.01, 4
+"""Pixels are stretched by factors within these: less is left by scaling to even sizes, more is a damaged header."""
 
 
 class Canvas:
@@ -54,7 +54,7 @@ class Canvas:
 def shown_size(frame: av.VideoFrame, pixel_shape: Fraction | None, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Width and height of a frame with square pixels, before it is turned, within `max_pixels`."""
     width, height = frame.width, frame.height
-    if pixel_shape and abs(pixel_shape - 1) >= LEAST_STRETCH:
+    if pixel_shape and LEAST_STRETCH <= max(pixel_shape, 1 / pixel_shape) <= MOST_STRETCH:
         width = max(round(width * pixel_shape), 1)
     if width * height > max_pixels:
         scale = (max_pixels / (width * height)) ** 0.5

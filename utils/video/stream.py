@@ -22,6 +22,8 @@ MAX_SECONDS = 24 * 3600
 MAX_FRAMES = MAX_SECONDS * 120
 COUNTED_CONTAINERS = ("avi", "m4v", "mpegvideo", "h264")
 """They number their frames in the order of decoding, at a frame rate, and know no presentation times."""
+RECORDED_CONTAINERS = ("mpegts", "mpeg", "m4v", "mpegvideo", "h264")
+"""They may begin and end anywhere."""
 MAX_REORDERING = 16
 """Frames that may come between a frame's place in the file and in the presentation (H.264 and HEVC)."""
 ASSUMED_RATE = 25.0
@@ -48,7 +50,8 @@ class PacketStream:
     Attributes:
         stamps: presentation time of each frame in order, in units of `time_base`; None if the packets do not say.
         is_counted: presentation times are only guessed, the number of a frame counts.
-        begins_whole: the first packet is a key frame; a recording that begins anywhere has packets without a frame.
+        begins_whole: the first packet gives a frame, as it does not where a recording begins anywhere.
+        first_stamp: presentation time of the first frame, None if unknown.
         keys: where decoding may start, the first packet first.
         timeline: by `stamps`, or by the frame rate without them.
 
@@ -80,10 +83,6 @@ class PacketStream:
             return
         with open_video(self.path) as container:
             yield from islice(_demux(container, best_stream(container, self.path)), first, None)
-
-    def lacks_begin(self, stamp: int | None) -> bool:
-        """Whether the stamp of the first decoded frame is not that of the first packet, with which it should begin."""
-        return self.stamps is not None and not self.is_counted and stamp != self.stamps[0]
 
     def timeline_of(self, stamps: list[int | None]) -> Timeline:
         """When decoded frames with these time stamps are presented; their order is right even where the stamps are not.
@@ -130,6 +129,9 @@ class PacketStream:
         for number, packet in enumerate(_demux(self.container, self.stream)):
             if self._kept is not None:
                 self._kept.append(packet)
+            if not number:
+                first_time = packet.pts
+                self.begins_whole = packet.is_keyframe or self.container.format.name not in RECORDED_CONTAINERS
             is_shown = not packet.is_discard and _is_shown(packet, self.decoder.name)
             if packet.is_keyframe and (is_shown or not number) and is_clean(packet):
                 keys.append((packet.pts, number))
@@ -139,17 +141,19 @@ class PacketStream:
                 self._check(len(shown), 0)
         if not shown:
             raise VideoError.of(self.path, "undecodable", "has no frame")
-        self._order(*zip(*shown, strict=True), keys)
+        self._order(*zip(*shown, strict=True), keys, first_time)
 
     def _order(
-        self, stamps: Sequence[int | None], order: Sequence[int | None], durations: Sequence[int], keys: list
+        self, stamps: Sequence, order: Sequence, durations: Sequence, keys: list, first_time: int | None
     ) -> None:
         """Set the attributes from presentation times, decoding times and durations of all packets, and the keys."""
         self.stamps, self.keys, self._last_duration = None, [Key(0, 0)], 0
         clock = order if self.is_counted else stamps
         is_known = None not in stamps and None not in clock and len(set(stamps)) == len(stamps)
-        self.begins_whole = bool(keys) and keys[0][1] == 0 and not (is_known and keys[0][0] > min(stamps))
-        if not (is_known and self.begins_whole):
+        is_led = is_known and first_time > min(stamps)  # the first packet by others that may refer further back
+        is_sure = is_known and self.begins_whole and not is_led and not self.is_counted
+        self.first_stamp = min(stamps) if is_sure else None
+        if not (is_known and keys and keys[0][1] == 0) or is_led:
             rate = self._rate() or ASSUMED_RATE  # until the frames are decoded
             self.timeline = self._checked(Timeline(np.arange(len(stamps)) / rate, rate, len(stamps) / rate))
             return
