@@ -20,12 +20,13 @@ from dataloaders.augment import RandAugment
 from dataloaders.bad_videos import BadVideos
 from dataloaders.base import ClipDataset, PairDataset, Split, TextDataset, Tokenize
 from dataloaders.captions import read_ids
+from dataloaders.clips import read_clip
+from dataloaders.files import find_videos
 from dataloaders.frame_cache import FrameCache
 from dataloaders.isolation import IsolatedDecoder
-from dataloaders.transforms import ClipTransform
-from dataloaders.video import find_videos, read_clip
 from utils.distributed import barrier, is_main, rank, world_size
 from utils.errors import InputError
+from utils.video.transforms import ClipTransform
 
 logger = logging.getLogger("hbi")
 
@@ -151,13 +152,15 @@ def clip_reader(
     args: argparse.Namespace, resolution: int, augment: RandAugment | None = None
 ) -> Callable[..., Tensor]:
     """`read_clip` with all but the path and the times bound to the arguments."""
+    dataset = find_dataset(args.datatype)
     kept = args.frame_cache and FrameCache(args.frame_cache, args.frame_cache_gb, args.frame_cache_form)
     return partial(
         read_clip,
         transform=ClipTransform(resolution, exact=args.exact_resize),
         framerate=args.video_framerate,
         max_frames=args.max_frames,
-        rule=args.frame_rule or find_dataset(args.datatype).frame_rule,
+        rule=args.frame_rule or dataset.frame_rule,
+        whole_seconds=dataset.whole_seconds,
         augment=augment,
         cache=kept or None,
         decode=IsolatedDecoder(args.isolate_decoder) if args.isolate_decoder else None,

@@ -114,13 +114,13 @@ class TokenEncoder(nn.Module):
         Raises:
             InputError: a file is missing or cannot be decoded.
         """
-        from dataloaders.transforms import ClipTransform  # a model without videos needs no decoder
-        from dataloaders.video import read_clip
+        from utils.video.decode import decode_clip  # a model without videos needs no decoder
+        from utils.video.transforms import ClipTransform
 
         paths = [paths] if isinstance(paths, str | Path) else paths
         transform = ClipTransform(self.clip.config.resolution)
         sampling = {"max_frames": max_frames, "framerate": framerate, "start": start, "end": end}
-        clips = [read_clip(path, transform, **sampling) for path in paths]
+        clips = [transform(decode_clip(path, **sampling)) for path in paths]
         lengths = torch.tensor([len(clip) for clip in clips])
         mask = (torch.arange(max_frames) < lengths[:, None]).long().to(self.device)
         return Tokens(self.frame_tokens(torch.cat(clips).to(self.device), mask), mask)

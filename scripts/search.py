@@ -26,7 +26,7 @@ from scripts.searching.storage import Manifest
 from utils.args import WORKERS, ArgumentParser
 from utils.distributed import is_main, start
 from utils.engine.builders import check_sizes
-from utils.errors import InputError
+from utils.errors import InputError, printable
 from utils.files import atomic_write
 from utils.logger import table
 from utils.run import run
@@ -96,7 +96,7 @@ def make_index(args: argparse.Namespace) -> None:
     changes = build_index(model, args.index, manifest, args.workers)
     if is_main():
         for file, reason in changes.skipped.items():
-            print(f"skipped {file}: {reason}")
+            print(f"skipped {printable(file)}: {reason}")
         print(
             f"{args.index}: {changes.computed} videos computed, {changes.kept} kept, {changes.removed} removed, "
             f"{len(changes.skipped)} skipped"
@@ -107,7 +107,7 @@ def query_index(args: argparse.Namespace) -> None:
     """Print and write the segments that the query of the command line finds."""
     index = VideoIndex(args.index, start(args.device), args.checkpoint)
     hits = index.search(args.query, top=args.top, shortlist=args.shortlist)
-    rows = [[hit.file, clock(hit.start), clock(hit.end), f"{hit.similarity:.3f}"] for hit in hits]
+    rows = [[printable(hit.file), clock(hit.start), clock(hit.end), f"{hit.similarity:.3f}"] for hit in hits]
     print(table(["video", "from", "to", "similarity"], rows))
     write_results(args.json, {"query": args.query, "folder": index.manifest.folder}, hits)
 
@@ -130,7 +130,7 @@ def write_results(path: Path | None, asked: dict[str, str], results: Sequence[Hi
     """
     if path is not None:
         with atomic_write(path) as file:
-            json.dump({**asked, "results": [asdict(result) for result in results]}, file, indent=1, ensure_ascii=False)
+            json.dump({**asked, "results": [asdict(result) for result in results]}, file, indent=1)
 
 
 COMMANDS = {"index": make_index, "query": query_index, "ask": answer_question}

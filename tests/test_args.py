@@ -197,7 +197,7 @@ def test_run_hands_the_command_line_over_and_returns(monkeypatch):
 
 def test_a_script_exits_with_code_2():
     script = (
-        "from utils.args import run; from utils.errors import InputError\n"
+        "from utils.run import run; from utils.errors import InputError\n"
         "def main(words): raise InputError('list.csv, line 3: no video_id; add it')\n"
         "run(main)"
     )

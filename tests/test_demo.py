@@ -5,11 +5,13 @@ import shutil
 import threading
 import time
 from http.client import HTTPConnection
+from types import SimpleNamespace
 from urllib.parse import quote, urlsplit
 
 import pytest
 import torch
 import uvicorn
+from fastapi.testclient import TestClient
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -79,6 +81,19 @@ def test_videos_of_the_index_are_served_whole_and_in_part(explorer, address):
         content = explorer.index.file(name).read_bytes()
         assert get(address, f"/video/{number}") == (200, content)
         assert get(address, f"/video/{number}", Range="bytes=100-199") == (206, content[100:200])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "media_type"), [("mp4", "video/mp4"), ("ts", "video/mp2t"), ("webm", "video/webm"), ("avi", "video/x-")]
+)
+def test_videos_are_served_as_videos(tmp_path, suffix, media_type):
+    path = tmp_path / f"video.{suffix}"
+    path.write_bytes(b"content")
+    manifest = SimpleNamespace(files={path.name: (7, 0)})
+    index = SimpleNamespace(manifest=manifest, file=lambda name: tmp_path / name)
+    with TestClient(build_app(SimpleNamespace(index=index, questions=None))) as client:
+        response = client.get("/video/0")
+    assert response.headers["content-type"].startswith(media_type) and response.content == b"content"
 
 
 def test_no_other_file_is_served(explorer, address):

@@ -7,15 +7,17 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numbered import numbers_of, write_numbered
 
 from models import CLIP, HBI, HBIVQA
 from models.export import save_folder
 from scripts.search import main as search
-from scripts.searching import build
+from scripts.searching import build, storage
 from scripts.searching.query import Hit, VideoIndex, clock
-from scripts.searching.segments import windows
+from scripts.searching.segments import SegmentReader, windows
 from scripts.searching.storage import ENTRIES, Manifest, read_manifest
 from tests.conftest import SMALL, write_video
 from utils import distributed, files
@@ -119,6 +121,42 @@ def test_broken_videos_are_skipped_named_and_tried_again(update, videos):
         assert "truncated" in changes.skipped["a.mp4"] and "empty" in changes.skipped["empty.mp4"]
     (videos / "a.mp4").write_bytes(whole)
     assert counts(update()) == (2, 3, 0, 1)
+
+
+def test_entries_of_another_decoder_are_not_served(update, tmp_path, monkeypatch):
+    update()
+    monkeypatch.setattr(storage, "DECODER", "another")
+    with pytest.raises(InputError, match="is missing or damaged; run scripts/search.py index again"):
+        VideoIndex(tmp_path / "index")
+    assert counts(update()) == (4, 0, 0, 0)
+
+
+def test_segments_hold_the_frames_of_their_times(tmp_path):
+    times = np.cumsum([0, *[1] * 99, *[20] * 5]).tolist()  # ten frames a second, then one in two seconds
+    write_numbered(tmp_path / "screen.mp4", 105, times=times)
+    reader = SegmentReader(tmp_path, ["screen.mp4"], 64, max_frames=20, framerate=1, segment=8, overlap=2)
+    reader.transform = lambda frames: frames
+    *segments, (_, end, reason) = reader
+    assert (end, reason) == (None, "")
+    for _, (start, stop), frames in segments:
+        moments = range(int(start), int(stop) + 1)
+        shown = [max(n for n, time in enumerate(times) if time <= 10 * moment) for moment in moments]
+        assert numbers_of(frames) == sorted(set(shown))
+    assert [window for _, window, _ in segments[:2]] == [(0, 8), (6, 14)]
+
+
+def test_names_that_are_not_utf8_are_read_and_named(checkpoint, videos, tmp_path, capsys):
+    for name, content in ((b"caf\xe9.mp4", (videos / "a.mp4").read_bytes()), (b"\xff.mp4", b"")):
+        Path(os.fsdecode(os.fsencode(videos) + b"/" + name)).write_bytes(content)
+    where = ["--index", str(tmp_path / "index"), "--device", "cpu"]
+    sizes = ["--max_words", "16", "--max_frames", "4", "--segment", "30", "--workers", "0"]
+    search(["index", str(videos), "--checkpoint", str(checkpoint), *sizes, *where])
+    output = capsys.readouterr().out
+    assert "6 videos computed" in output and "1 skipped" in output and r"skipped '\udcff.mp4'" in output
+    search(["query", "noise", "--top", "9", "--json", str(tmp_path / "results.json"), *where])
+    assert r"'caf\udce9.mp4'" in capsys.readouterr().out
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert "caf\udce9.mp4" in [result["file"] for result in results]
 
 
 def in_processes(call, count):

@@ -87,7 +87,7 @@ class VideoIndex:
         return Path(self.manifest.folder, name)
 
     def sampling(self, segment: Segment) -> dict[str, float | None]:
-        """Keywords of `dataloaders.video.decode_clip` that give the frames of a segment."""
+        """Keywords of `utils.video.decode.decode_clip` that give the frames of a segment."""
         end = None if segment.end == self._ends[segment.file] else segment.end
         sizes = {name: self.manifest.sampling[name] for name in ("max_frames", "framerate")}
         return {**sizes, "start": segment.start, "end": end}

@@ -15,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dataloaders.video import VIDEO_SUFFIXES
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.video.checks import VIDEO_SUFFIXES
+from utils.video.decode import DECODER
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -50,7 +51,7 @@ class Manifest:
 
     def entry(self, index: Path, file: str) -> Path:
         """Where the index keeps a video: another one after a change of the video, the model or the sampling."""
-        made_of = [file, *self.files[file], self.digest, self.model["base_encoder"], dict(self.sampling)]
+        made_of = [file, *self.files[file], self.digest, self.model["base_encoder"], dict(self.sampling), DECODER]
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
         return index / ENTRIES / f"{name}.safetensors"
 

@@ -9,7 +9,7 @@ import gradio
 
 from scripts.searching.query import Hit, clock
 from scripts.webdemo.explorer import Explorer
-from utils.errors import InputError
+from utils.errors import InputError, printable
 
 STYLE = """
 #results .grid-wrap { max-height: none; overflow: visible; }
@@ -75,7 +75,7 @@ def build_search(explorer: Explorer, addresses: Mapping[str, str], chosen: gradi
 
     def search(words: str) -> tuple:
         hits = explorer.index.search(words)
-        cards = [(explorer.thumbnail(hit), f"{hit.similarity:.3f} · {span(hit)} · {hit.file}") for hit in hits]
+        cards = [(explorer.thumbnail(hit), caption(hit)) for hit in hits]
         return (words, hits), None, gradio.Gallery(cards, selected_index=None, visible=True), CHOOSE, "", None
 
     def choose(event: gradio.SelectData, found: tuple[str, list[Hit]], kind: str) -> tuple:
@@ -133,6 +133,11 @@ def told(respond: Callable) -> Callable:
     return wrapped
 
 
+def caption(hit: Hit) -> str:
+    """A result in a line."""
+    return f"{hit.similarity:.3f} · {span(hit)} · {printable(hit.file)}"
+
+
 def span(hit: Hit) -> str:
     """When a segment begins and ends."""
     return f"{clock(hit.start)}-{clock(hit.end)}"
@@ -141,7 +146,7 @@ def span(hit: Hit) -> str:
 def play(hit: Hit, address: str) -> str:
     """A result as HTML: the video, which begins where the segment does, and its name."""
     times = f"#t={hit.start:g},{hit.end:g}"
-    name = html.escape(hit.file)
+    name = html.escape(printable(hit.file))
     return (
         f'<div class="player"><video controls autoplay muted playsinline src="{address}{times}">'
         f"</video><p>{name}, {span(hit)}, similarity {hit.similarity:.3f}</p></div>"
