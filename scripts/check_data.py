@@ -24,6 +24,7 @@ from dataloaders.files import Matches, match_videos
 from dataloaders.inspection import HARMLESS, PROBLEMS, Inspection, Window, find_duplicates, inspect_video
 from dataloaders.published_sizes import PUBLISHED_SIZES
 from scripts.benchmarks.measure import count
+from scripts.parallel import map_videos
 from utils.args import WORKERS, ArgumentParser
 from utils.errors import InputError, printable
 from utils.files import atomic_write
