@@ -10,6 +10,7 @@ from models import HBI, METHODS
 from models.hbi_options import add_interaction_argument
 from utils import args
 from utils.errors import InputError
+from utils.run import run
 
 retrieval_parser = partial(args.retrieval_parser, METHODS, HBI.add_arguments)
 estimator_parser = partial(args.estimator_parser, add_interaction_argument)
@@ -167,7 +168,7 @@ def read_here(_):
 def test_input_errors_end_with_their_one_line_and_code_2(main, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["scripts/main.py", "--do_eval"])
     with pytest.raises(SystemExit) as exit_:
-        args.run(main)
+        run(main)
     assert exit_.value.code == 2
     assert capsys.readouterr().err == "main.py: error: video7.mp4: truncated; fetch it again\n"
 
@@ -178,20 +179,20 @@ def test_terminal_codes_do_not_reach_the_terminal(monkeypatch, capsys):
 
     monkeypatch.setattr(sys, "argv", ["main.py"])
     with pytest.raises(SystemExit):
-        args.run(fail)
+        run(fail)
     assert capsys.readouterr().err == "main.py: error: ab.mp4: caf\u00e9 is missing2J; fetch it\n"
 
 
 def test_debug_shows_the_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["main.py", "--debug"])
     with pytest.raises(InputError):
-        args.run(read_here)
+        run(read_here)
 
 
 def test_run_hands_the_command_line_over_and_returns(monkeypatch):
     given = []
     monkeypatch.setattr(sys, "argv", ["main.py", "--do_eval", "1"])
-    args.run(given.extend)
+    run(given.extend)
     assert given == ["--do_eval", "1"]
 
 

@@ -17,6 +17,7 @@ from dataloaders.base import Clip, ClipDataset, PairDataset, Split, TextDataset,
 from dataloaders.build import clip_reader
 from dataloaders.clips import read_clip
 from dataloaders.files import find_videos
+from models import HBI, METHODS
 from models.tokenizer import Tokenizer
 from utils.args import retrieval_parser
 from utils.errors import InputError
@@ -201,7 +202,7 @@ def test_activity_window_reaches_the_clip(activity, video_file, tokenizer):
 def test_windows_of_a_csv_keep_their_fractions(tmp_path, datatype, shown):
     path = write_numbered(tmp_path / "video.mp4", 40)
     words = ["--do_eval", "1", "--anno_path", "-", "--video_path", "-", "--output_dir", "-", "--datatype", datatype]
-    args = retrieval_parser().parse_args([*words, "--video_framerate", "10"])
+    args = retrieval_parser(METHODS, HBI.add_arguments).parse_args([*words, "--video_framerate", "10"])
     read = clip_reader(args, 48)
     read.keywords["transform"] = lambda frames: frames
     assert numbers_of(read(path, start=0.2, end=0.6)) == shown
