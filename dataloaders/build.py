@@ -26,6 +26,7 @@ from dataloaders.frame_cache import FrameCache
 from dataloaders.isolation import IsolatedDecoder
 from utils.distributed import barrier, is_main, rank, world_size
 from utils.errors import InputError
+from utils.files import remove
 from utils.video.transforms import ClipTransform
 
 logger = logging.getLogger("hbi")
@@ -137,7 +138,7 @@ def build_bad_videos(args: argparse.Namespace, videos: int) -> BadVideos:
     """Counts the broken ones of `videos` training videos for all processes, in --output_dir; from 0, or on resuming."""
     path = Path(args.output_dir) / "bad_videos.txt"
     if is_main() and not args.resume:
-        path.unlink(missing_ok=True)
+        remove(path, r"bad_videos\.txt")
     barrier()
     return BadVideos(path, most=min(int(args.max_bad_videos * videos), videos - 1))
 
@@ -153,7 +154,8 @@ def clip_reader(
 ) -> Callable[..., Tensor]:
     """`read_clip` with all but the path and the times bound to the arguments."""
     dataset = find_dataset(args.datatype)
-    kept = args.frame_cache and FrameCache(args.frame_cache, args.frame_cache_gb, args.frame_cache_form)
+    cache = args.frame_cache, args.frame_cache_gb, args.frame_cache_form
+    kept = args.frame_cache and FrameCache(*cache, videos=args.video_path)
     return partial(
         read_clip,
         transform=ClipTransform(resolution, exact=args.exact_resize),

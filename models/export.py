@@ -2,22 +2,27 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import safetensors.torch
+from pydantic import Field
 
 from models.hbi import HBI
 from models.recipe import PRESETS, Recipe
 from utils.checkpoint import released_state, sha256
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import OUTPUTS, atomic_write, claim_folder
+from utils.schema import Settings, validated
 from utils.texts import read_json
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+MAX_CONFIG = 16 * 2**20
+"""Bytes of config.json that are read at most."""
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, le=1000)]
 OPTIONS = ("text_rates", "video_rates", "rates", "trained_levels", "kl", "skl", "teacher", "recipe")
 
 
@@ -42,6 +47,7 @@ def save_folder(model: HBI, folder: str | Path) -> None:
         "rates": list(model.rates),
         "recipe": recipes.get(model.recipe) or asdict(model.recipe),
     }
+    claim_folder(folder, "export", names=OUTPUTS, flag="--output")
     with atomic_write(Path(folder) / CONFIG) as file:
         json.dump(config, file, indent=1)
     with atomic_write(Path(folder) / WEIGHTS, "wb") as file:
@@ -56,6 +62,22 @@ def model_digest(checkpoint: str | Path) -> str:
     return hashlib.sha256("".join(sha256(Path(checkpoint) / name) for name in (CONFIG, WEIGHTS)).encode()).hexdigest()
 
 
+class ExportedModel(Settings):
+    """What config.json holds; no key of it grants trust."""
+
+    model_type: Literal["hbi"]
+    quick_gelu: bool
+    answers: list[str] | None
+    text_rates: tuple[Share, Share]
+    video_rates: tuple[Share, Share]
+    rates: tuple[Rate, Rate, Rate]
+    trained_levels: Literal[1, 2, 3]
+    kl: Rate
+    skl: Rate
+    teacher: Literal["estimator", "exact"]
+    recipe: Literal["released", "corrected"] | Recipe
+
+
 def read_config(folder: str | Path) -> dict[str, Any]:
     """Read what `save_folder` wrote.
 
@@ -66,44 +88,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         InputError: there is no such file, or it is not of this form.
     """
     path = Path(folder) / CONFIG
-    config = read_json(path)
-    if not isinstance(config, Mapping) or config.get("model_type") != "hbi":
-        raise InputError(f"{path}: describes no model of HBI; give the folder of an export")
-    try:
-        options = {name: config[name] for name in OPTIONS}
-        if isinstance(options["recipe"], Mapping):
-            options["recipe"] = Recipe(**options["recipe"])
-        elif options["recipe"] not in PRESETS:
-            raise ValueError(f"unknown recipe {options['recipe']!r}")
-        _check(config, options)
-        return {"quick_gelu": config["quick_gelu"], "answers": config["answers"], "options": options}
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: has no proper {error}; export the model again") from error
-
-
-def _check(config: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Raise a ValueError that names the first setting of another kind than it must be."""
-    answers = config["answers"]
-    kinds = {
-        "quick_gelu": isinstance(config["quick_gelu"], bool),
-        "answers": answers is None or _is_list(answers, str),
-        "text_rates": _is_list(options["text_rates"], float, int, length=2),
-        "video_rates": _is_list(options["video_rates"], float, int, length=2),
-        "rates": _is_list(options["rates"], float, int, length=3),
-        "trained_levels": options["trained_levels"] in (1, 2, 3),
-        "kl": isinstance(options["kl"], float | int),
-        "skl": isinstance(options["skl"], float | int),
-        "teacher": options["teacher"] in ("estimator", "exact"),
-    }
-    wrong = [name for name, right in kinds.items() if not right]
-    if wrong:
-        raise ValueError(repr(wrong[0]))
-
-
-def _is_list(value: Any, *kinds: type, length: int | None = None) -> bool:
-    """Whether a value is a list of such things, of that length if given."""
-    return (
-        isinstance(value, list)
-        and (length is None or len(value) == length)
-        and all(isinstance(each, kinds) for each in value)
-    )
+    values = read_json(path, MAX_CONFIG)
+    config = validated(ExportedModel, values, path, "give the folder of an export, or export again")
+    options = {name: getattr(config, name) for name in OPTIONS}
+    return {"quick_gelu": config.quick_gelu, "answers": config.answers, "options": options}

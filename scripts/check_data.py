@@ -27,7 +27,7 @@ from scripts.benchmarks.measure import count
 from scripts.parallel import map_videos
 from utils.args import WORKERS, ArgumentParser
 from utils.errors import InputError, printable
-from utils.files import atomic_write
+from utils.files import OUTPUTS, atomic_write, claim_folder
 from utils.logger import table
 from utils.run import run
 
@@ -192,7 +192,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--msrvtt_split", choices=("9k", "7k", "full", "1kB"), default="9k", help="(%(default)s)")
     parser.add_argument("--anno_path", type=Path, required=True, help="folder of the annotation files")
     parser.add_argument("--video_path", type=Path, required=True, help="folder of the videos")
-    parser.add_argument("--output_dir", type=Path, default=Path(), help="folder for the report and the skip list (.)")
+    parser.add_argument("--output_dir", type=Path, default=Path("output/check"),
+                        help="folder for the report and the skip list (%(default)s)")
     parser.add_argument("--max_frames", type=count, default=12, help="frames that are taken of a clip (%(default)s)")
     parser.add_argument("--video_framerate", type=count, default=1, help="and of a second at most (%(default)s)")
     parser.add_argument("--workers", type=WORKERS, default=2, help="processes that decode, 0 for none (%(default)s)")
@@ -203,6 +204,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options |= {"max_frames": arguments.max_frames, "framerate": arguments.video_framerate}
     report = check_data(arguments.datatype, *paths, workers=arguments.workers, **options)
     print(format_report(report))
+    claim_folder(arguments.output_dir, "output", names=OUTPUTS, flag="--output_dir")
     with atomic_write(arguments.output_dir / "data_report.json") as file:
         json.dump(report, file, indent=1)
     with atomic_write(arguments.output_dir / "skip_list.txt") as file:

@@ -26,7 +26,7 @@ from dataloaders.files import list_videos
 from scripts.parallel import map_videos
 from utils.args import WORKERS, ArgumentParser
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import atomic_write, claim_folder
 from utils.run import run
 from utils.video.decode import Video
 from utils.video.errors import VideoError
@@ -58,6 +58,7 @@ def compress_all(source: Path, target: Path, *, fps: int, short_side: int, worke
     if len(set(outputs)) < len(outputs):
         twice = next(path for path in outputs if outputs.count(path) > 1)
         raise InputError(f"{source}: several videos would become {twice}; rename or move one")
+    claim_folder(target, "compressed videos", apart_from=[source], flag="--output")
     jobs = [(path, output) for path, output in zip(videos, outputs, strict=True) if not _is_newer(output, path)]
     compress = partial(_try_compress, fps=fps, short_side=short_side)
     reasons = map_videos(compress, *zip(*jobs, strict=True), workers=workers) if jobs else []

@@ -19,7 +19,7 @@ from scripts.shapes.questions import ask
 from scripts.shapes.stories import Family, draw_test, draw_train
 from scripts.shapes.writing import Entry, write_activitynet, write_msrvtt, write_questions, write_video
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import atomic_write, claim_folder, remove
 from utils.texts import read_json
 
 
@@ -50,7 +50,8 @@ def make_corpus(
     marker = output / "made_with.json"
     if _read_settings(marker) == settings:
         return False
-    marker.unlink(missing_ok=True)
+    claim_folder(output, "corpus", flag="--output")
+    remove(marker, r"made_with\.json")
     train_entries = _entries(draw_train(seed, train), first=0, captions=captions, seed=seed)
     test_entries = _entries(draw_test(seed, test), first=train, captions=1, seed=seed)
     entries = train_entries + test_entries

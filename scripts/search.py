@@ -22,8 +22,8 @@ from scripts.model_arguments import add_device_arguments, add_model_arguments, m
 from scripts.searching.build import build_index
 from scripts.searching.query import SHORTLIST, Hit, VideoIndex, clock
 from scripts.searching.questions import Answer, load_question_model
-from scripts.searching.storage import Manifest
-from utils.args import WORKERS, ArgumentParser
+from scripts.searching.storage import IndexedModel, Manifest, Sampling
+from utils.args import AMOUNT, WORKERS, ArgumentParser
 from utils.distributed import is_main, start
 from utils.engine.builders import check_sizes
 from utils.errors import InputError, printable
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     index = commands.add_parser("index", help="make an index of a folder, or bring it up to date", **options)
     index.add_argument("folder", type=Path, help="folder of videos, its subfolders included")
-    index.add_argument("--rate", type=float, nargs=3, default=(1.0, 0.0, 0.0), metavar=("ENTITY", "ACTION", "EVENT"),
+    index.add_argument("--rate", type=AMOUNT, nargs=3, default=(1.0, 0.0, 0.0), metavar=("ENTITY", "ACTION", "EVENT"),
                        help="weights of the levels in the ranking")
     index.add_argument("--max_words", type=count, default=32, help="tokens of a query, its ends included")
     index.add_argument("--max_frames", type=count, default=12, help="frames of a segment")
@@ -88,9 +88,9 @@ def make_index(args: argparse.Namespace) -> None:
     check_sizes(model, args.max_words, args.max_frames)
     manifest = Manifest(
         folder=str(args.folder.resolve()),
-        model=options,
+        model=IndexedModel(**options),
         digest=model_digest(args.checkpoint),
-        sampling={name: getattr(args, name) for name in ("max_frames", "framerate", "segment", "overlap")},
+        sampling=Sampling(**{name: getattr(args, name) for name in ("max_frames", "framerate", "segment", "overlap")}),
         max_words=args.max_words,
     )
     changes = build_index(model, args.index, manifest, args.workers)

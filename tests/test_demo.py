@@ -49,7 +49,8 @@ def explorer(tmp_path_factory):
     save_weights(released_state(model), root / "model.bin")
     options = {"checkpoint": str(root / "model.bin"), "base_encoder": None}
     sampling = {"max_frames": 4, "framerate": 1, "segment": 6, "overlap": 1}
-    manifest = Manifest(str(videos), options, sha256(root / "model.bin"), sampling, max_words=16)
+    digest = sha256(root / "model.bin")
+    manifest = Manifest(folder=str(videos), model=options, digest=digest, sampling=sampling, max_words=16)
     build_index(model, root / "index", manifest)
     return Explorer(VideoIndex(root / "index"), HBIVQA(CLIP(SMALL), ["red", "blue", "green"], temporal_layers=1).eval())
 
@@ -89,8 +90,8 @@ def test_videos_of_the_index_are_served_whole_and_in_part(explorer, address):
 def test_videos_are_served_as_videos(tmp_path, suffix, media_type):
     path = tmp_path / f"video.{suffix}"
     path.write_bytes(b"content")
-    manifest = SimpleNamespace(files={path.name: (7, 0)})
-    index = SimpleNamespace(manifest=manifest, file=lambda name: tmp_path / name)
+    manifest = SimpleNamespace(files={path.name: (7, 0)}, folder=str(tmp_path))
+    index = SimpleNamespace(manifest=manifest, file=lambda name: tmp_path / name, skipped={})
     with TestClient(build_app(SimpleNamespace(index=index, questions=None))) as client:
         response = client.get("/video/0")
     assert response.headers["content-type"].startswith(media_type) and response.content == b"content"
@@ -99,7 +100,7 @@ def test_videos_are_served_as_videos(tmp_path, suffix, media_type):
 def test_no_other_file_is_served(explorer, address):
     videos = explorer.index.file("long.mp4").parent
     files = [videos / "notes.txt", videos.parent / "outside.mp4", explorer.index.path / "manifest.json", "/etc/passwd"]
-    files += [explorer.index.manifest.model["checkpoint"], videos / ".." / "outside.mp4"]
+    files += [explorer.index.manifest.model.checkpoint, videos / ".." / "outside.mp4"]
     paths = [f"{route}{quote(str(file))}" for file in files for route in ("/gradio_api/file=", "/file=", "/video/", "")]
     paths += ["/video/3", "/video/-1", "/video/notes.txt", "/video/../../outside.mp4", "/video/%2e%2e%2foutside.mp4"]
     paths += [f"/gradio_api/file=file://{videos / 'notes.txt'}", "/gradio_api/file=../videos/notes.txt"]

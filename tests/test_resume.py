@@ -25,6 +25,7 @@ from utils.engine.options import TrainingOptions
 from utils.engine.trainer import Trainer
 from utils.engine.training_state import TrainingStates, check_state, read_state
 from utils.errors import InputError
+from utils.files import claim_folder
 from utils.preemption import StopRequest, heed_parent_only
 from utils.randomness import derived_seed, draws_of, seed_all
 from utils.run import run
@@ -89,6 +90,7 @@ def test_a_batch_depends_on_its_place_alone():
 @pytest.fixture
 def states(tmp_path):
     """Three states, of which two are kept."""
+    claim_folder(tmp_path, "output")
     states = TrainingStates(tmp_path / "training_state", keep=2)
     for step in (9, 10, 11):
         states.save(step, {"weight": torch.full((1000,), float(step))}, {"lr": 0.1, "resume": "auto"}, 1)

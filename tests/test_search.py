@@ -58,8 +58,8 @@ def update(model, checkpoint, videos, tmp_path):
 
     def call(name="index", **changed):
         options = {"checkpoint": str(checkpoint), "base_encoder": None, "rates": (0.5, 0.3, 0.2)}
-        manifest = Manifest(str(videos), options, sha256(checkpoint), SAMPLING, max_words=16)
-        return build.build_index(model, tmp_path / name, Manifest(**(vars(manifest) | changed)))
+        made_of = {"folder": str(videos), "model": options, "digest": sha256(checkpoint), "sampling": SAMPLING}
+        return build.build_index(model, tmp_path / name, Manifest(**made_of | {"max_words": 16} | changed))
 
     return call
 
@@ -152,9 +152,9 @@ def test_names_that_are_not_utf8_are_read_and_named(checkpoint, videos, tmp_path
     sizes = ["--max_words", "16", "--max_frames", "4", "--segment", "30", "--workers", "0"]
     search(["index", str(videos), "--checkpoint", str(checkpoint), *sizes, *where])
     output = capsys.readouterr().out
-    assert "6 videos computed" in output and "1 skipped" in output and r"skipped '\udcff.mp4'" in output
+    assert "6 videos computed" in output and "1 skipped" in output and r"skipped \udcff.mp4" in output
     search(["query", "noise", "--top", "9", "--json", str(tmp_path / "results.json"), *where])
-    assert r"'caf\udce9.mp4'" in capsys.readouterr().out
+    assert r"caf\udce9.mp4" in capsys.readouterr().out
     results = json.loads((tmp_path / "results.json").read_text())["results"]
     assert "caf\udce9.mp4" in [result["file"] for result in results]
 
@@ -173,14 +173,14 @@ def test_a_kill_leaves_what_the_next_run_completes(update, tmp_path, monkeypatch
     update("whole")
     replace, done = os.replace, []
 
-    def kill_at_third(source, target):
-        """The manifest and one video are written, the second one lies there under its temporary name."""
-        if len(done) == 2:
+    def kill_at_fourth(source, target):
+        """Marker, manifest and one video are written, the second one is there under its temporary name."""
+        if len(done) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         done.append(target)
         replace(source, target)
 
-    monkeypatch.setattr(files.os, "replace", kill_at_third)
+    monkeypatch.setattr(files.os, "replace", kill_at_fourth)
     assert in_processes(lambda _: update("cut"), 1) == [-signal.SIGKILL]
     monkeypatch.undo()
     assert len(list((tmp_path / "cut" / ENTRIES).glob("[!.]*"))) == 1
@@ -230,10 +230,10 @@ def damage(path, change):
 @pytest.mark.parametrize(
     ("where", "change", "says"),
     [
-        ("manifest.json", lambda content: content[:-20], "damaged"),
-        ("manifest.json", lambda content: content.replace(b'"a.mp4"', b'"../a.mp4"'), "damaged"),
-        ("manifest.json", lambda content: content.replace(b'"a.mp4"', b'"/etc/passwd"'), "damaged"),
-        ("manifest.json", lambda content: content.replace(b'"format": 1', b'"format": 2'), "version 2"),
+        ("manifest.json", lambda content: content[:-20], "is no JSON"),
+        ("manifest.json", lambda content: content.replace(b'"a.mp4"', b'"../a.mp4"'), "names no video"),
+        ("manifest.json", lambda content: content.replace(b'"a.mp4"', b'"/etc/passwd"'), "names no video"),
+        ("manifest.json", lambda content: content.replace(b'"format": 2', b'"format": 1'), "not of version 2"),
         (f"{ENTRIES}/*", lambda content: content[:-20], "missing or damaged"),
         (f"{ENTRIES}/*", lambda content: content[:-1] + bytes([content[-1] ^ 1]), "missing or damaged"),
         (f"{ENTRIES}/*", lambda content: b"", "missing or damaged"),
@@ -255,7 +255,7 @@ def test_a_damaged_index_is_refused_and_mended(update, tmp_path, where, change, 
 
 def test_an_index_of_something_else_is_refused(update, checkpoint, videos, tmp_path):
     update()
-    for key, value in (("sampling", SAMPLING | {"max_frames": 3}), ("digest", "0"), ("folder", str(videos / "deeper"))):
+    for key, value in (("sampling", SAMPLING | {"max_frames": 3}), ("digest", "0" * 64), ("folder", str(videos / "deeper"))):
         with pytest.raises(InputError, match=f"made with {key}"):
             update(**{key: value})
     other = tmp_path / "other.bin"
@@ -275,7 +275,7 @@ def test_the_command_line(checkpoint, videos, tmp_path, capsys):
     search(["index", str(videos), "--checkpoint", str(checkpoint), "--device", "cpu", *sizes, *where])
     output = capsys.readouterr().out
     assert "skipped empty.mp4: " in output and "5 videos computed, 0 kept, 0 removed, 1 skipped" in output
-    assert read_manifest(tmp_path / "index").sampling == SAMPLING
+    assert read_manifest(tmp_path / "index").sampling.model_dump() == SAMPLING
 
     results = tmp_path / "results.json"
     search(["query", "a bright noise", "--top", "3", "--device", "cpu", "--json", str(results), *where])

@@ -95,6 +95,9 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Pa
         for name, tensor in state.items()
         if name in ours and tensor.shape != ours[name][1].shape
     ]
+    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise InputError(f"{source}: {len(broken)} weights are not finite, first {broken[0]}; give another checkpoint")
     if problems:
         raise InputError(
             f"{source}: weights of another architecture, {len(problems)} of {len(ours)} keys differ: "
@@ -156,6 +159,8 @@ def _is_plain(name: Any, tensor: Any) -> bool:
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; check the path")
     with open(path, "rb") as file:
         while block := file.read(2**20):
             digest.update(block)

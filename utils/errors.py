@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend."""
+"""The one exception for what a user can correct, and text for messages."""
 
 import re
 import textwrap
@@ -15,8 +15,8 @@ class InputError(ValueError):
 
 
 def printable(text: str) -> str:
-    """The text as it can stand in a line of a message: with what would break or hide it escaped."""
-    return text if text.isprintable() else ascii(text)
+    """The text as it can stand in a line of a message: line breaks, terminal codes and undecodable bytes escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def one_line(error: object, width: int = 300) -> str:

@@ -1,19 +1,28 @@
 """Reading text and JSON, with errors that name the file and the line."""
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
 from utils.errors import InputError
 
+MAX_BYTES = 2**31
+"""Of a text file: the annotations of all data sets are smaller by far."""
 
-def read_text(path: str | Path) -> str:
+
+def read_text(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
     """Read a file in UTF-8, with or without a byte order mark.
 
     Raises:
-        InputError: the file is missing or not UTF-8.
+        InputError: the file is missing, no regular file, too large or not UTF-8.
     """
     try:
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path}: is no regular file; check the path")
+        if status.st_size > max_bytes:
+            raise InputError(f"{path}: has {status.st_size} bytes, {max_bytes} are allowed; get the file again")
         return Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
@@ -21,13 +30,13 @@ def read_text(path: str | Path) -> str:
         raise InputError(f"{path}: is not UTF-8 text (byte {error.start}); get the file again") from error
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path, max_bytes: int = MAX_BYTES) -> Any:
     """Read the value that a JSON file holds.
 
     Raises:
-        InputError: the file is missing or no JSON.
+        InputError: as `read_text`, or it is no JSON.
     """
-    return parse_json(read_text(path), path)
+    return parse_json(read_text(path, max_bytes), path)
 
 
 def parse_json(text: str, path: str | Path, first_line: int = 1) -> Any:

@@ -51,7 +51,7 @@ class Explorer:
         return dict(self.questions.answer(question, self.index.file(segment.file), **sampling))
 
     def compare(self, query: str, segment: Segment) -> tuple[str, str]:
-        """Put the estimator beside the exact interaction.
+        """Compare the estimator with the exact interaction.
 
         Returns:
             The correlation of the two at each level as a table in Markdown, and heat maps of both as HTML.

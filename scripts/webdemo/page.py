@@ -1,4 +1,4 @@
-"""The page: search, the chosen result, questions, and the estimator beside the exact interaction."""
+"""The page: search, the chosen result, questions, and the estimator next to the exact interaction."""
 
 import html
 from collections.abc import Callable, Mapping
@@ -23,6 +23,10 @@ STYLE = """
 """
 INTERACTIONS = {"estimator": False, "exact": True}
 CHOOSE = "Search, and choose a result."
+MAX_TEXT = 1000
+"""Letters of a query or a question that are read."""
+MAX_WAITING = 32
+"""Requests that wait for the model; further ones are refused."""
 EXPLANATION = """
 Words and frames are the players of a game: a coalition of some of them is worth what the model makes of it when it sees
 these alone. The Banzhaf interaction of a word and a frame is what they gain by joining a coalition together, beyond
@@ -48,7 +52,7 @@ def build_page(explorer: Explorer, addresses: Mapping[str, str]) -> gradio.Block
             build_search(explorer, addresses, chosen)
         with gradio.Tab("Estimator"):
             build_comparison(explorer, chosen)
-    return page
+    return page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
 
 
 def build_search(explorer: Explorer, addresses: Mapping[str, str], chosen: gradio.State) -> None:
@@ -74,6 +78,7 @@ def build_search(explorer: Explorer, addresses: Mapping[str, str], chosen: gradi
     figure = gradio.HTML(elem_id="hierarchy")
 
     def search(words: str) -> tuple:
+        words = words[:MAX_TEXT]
         hits = explorer.index.search(words)
         cards = [(explorer.thumbnail(hit), caption(hit)) for hit in hits]
         return (words, hits), None, gradio.Gallery(cards, selected_index=None, visible=True), CHOOSE, "", None
@@ -88,16 +93,17 @@ def build_search(explorer: Explorer, addresses: Mapping[str, str], chosen: gradi
 
     def ask(question: str, chosen: tuple[str, Hit] | None) -> dict[str, float]:
         _, hit = require(chosen)
-        return explorer.answer(question, hit)
+        return explorer.answer(question[:MAX_TEXT], hit)
 
-    gradio.on([query.submit, button.click], told(search), query, [found, chosen, results, player, figure, answers])
-    results.select(told(choose), [found, kind], [chosen, player, figure, answers])
-    kind.change(told(draw), [kind, chosen], figure)
-    question.submit(told(ask), [question, chosen], answers)
+    outputs = [found, chosen, results, player, figure, answers]
+    gradio.on([query.submit, button.click], shown(explorer, search), query, outputs)
+    results.select(shown(explorer, choose), [found, kind], [chosen, player, figure, answers])
+    kind.change(shown(explorer, draw), [kind, chosen], figure)
+    question.submit(shown(explorer, ask), [question, chosen], answers)
 
 
 def build_comparison(explorer: Explorer, chosen: gradio.State) -> None:
-    """The estimator beside the exact interaction of the `chosen` result."""
+    """The estimator next to the exact interaction of the `chosen` result."""
     gradio.Markdown(EXPLANATION)
     button = gradio.Button("Compare on the chosen result", elem_id="compare")
     table = gradio.Markdown(elem_id="correlations")
@@ -106,7 +112,7 @@ def build_comparison(explorer: Explorer, chosen: gradio.State) -> None:
     def compare(chosen: tuple[str, Hit] | None) -> tuple[str, str]:
         return explorer.compare(*require(chosen))
 
-    button.click(told(compare), chosen, [table, maps])
+    button.click(shown(explorer, compare), chosen, [table, maps])
 
 
 def require(chosen: tuple[str, Hit] | None) -> tuple[str, Hit]:
@@ -120,15 +126,17 @@ def require(chosen: tuple[str, Hit] | None) -> tuple[str, Hit]:
     return chosen
 
 
-def told(respond: Callable) -> Callable:
-    """A response to an event whose InputError is shown on the page."""
+def shown(explorer: Explorer, respond: Callable) -> Callable:
+    """A response to an event whose InputError is shown on the page, escaped and without paths of the machine."""
 
     @wraps(respond)
     def wrapped(*values: Any) -> Any:
         try:
             return respond(*values)
         except InputError as error:
-            raise gradio.Error(str(error), print_exception=False) from error
+            folder = explorer.index.manifest.folder
+            message = str(error).replace(f"{folder}/", "").replace(folder, "the folder")
+            raise gradio.Error(html.escape(printable(message)), print_exception=False) from error
 
     return wrapped
 

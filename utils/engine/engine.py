@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from utils.engine.training_state import (
     read_state,
 )
 from utils.errors import InputError
+from utils.files import remove
 from utils.logger import Scalars, progress
 from utils.preemption import Preempted, StopRequest
 
@@ -183,7 +185,7 @@ class Run:
             if is_main():
                 save_weights(self.task.state(), self.best_file)
                 if previous != self.best_file and previous and previous.parent == self.output_dir:
-                    previous.unlink(missing_ok=True)
+                    remove(previous, re.escape(PREFIX) + r"best\.\d+")
         return score
 
     def _save_if_due(self, epoch_ends: bool, stop: StopRequest) -> None:

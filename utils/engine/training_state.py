@@ -8,9 +8,9 @@ import argparse
 import json
 import logging
 import re
-import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -18,13 +18,14 @@ import torch
 from utils.checkpoint import save_weights, sha256
 from utils.distributed import gather_shards
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import atomic_write, remove, temporary_names
 
 # Of another run: the state does not fit, or the batches already seen were others.
 DECISIVE = (
     "recipe", "agg_module", "num_hidden_layers", "interaction", "num_levels", "datatype", "msrvtt_split", "labels",
     "game", "seed", "batch_size", "questions_per_clip", "gradient_accumulation_steps",
 )  # fmt: skip
+STATE_FILES = r"state\.(json|pt)"
 VISIBLE_WITHIN = 20.0
 """Seconds in which a file that one process has written is to be visible to all."""
 # Of one start of the run.
@@ -51,7 +52,7 @@ class TrainingStates:
         """
         folder = self.path(step)
         description = folder / "state.json"
-        description.unlink(missing_ok=True)
+        remove(description, r"state\.json")
         digest = save_weights(tensors, folder / "state.pt")
         kept = {name: value for name, value in arguments.items() if name not in PASSING}
         with atomic_write(description) as file:
@@ -59,8 +60,15 @@ class TrainingStates:
         steps = self._steps()
         kept = [other for other in steps if other <= step][: self.keep]  # what is beyond this step is damaged
         for other in set(steps) - set(kept):
-            (self.path(other) / "state.json").unlink(missing_ok=True)
-            shutil.rmtree(self.path(other), ignore_errors=True)
+            self._remove(self.path(other))
+
+    @staticmethod
+    def _remove(folder: Path) -> None:
+        """Remove a state; a folder that holds anything else stays."""
+        for file in sorted(folder.iterdir()):  # state.json first, without which the rest is no state
+            remove(file, STATE_FILES) or remove(file, temporary_names(STATE_FILES))
+        with suppress(OSError):
+            folder.rmdir()
 
     def find(self, logger: logging.Logger) -> Path | None:
         """The folder of the newest state that is whole; the log names each damaged one."""
