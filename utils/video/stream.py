@@ -115,12 +115,16 @@ class PacketStream:
         return self._checked(Timeline(np.arange(frames) / self._rate(), self._rate(), frames / self._rate()))
 
     def _agrees_with_rate(self, stamps: list[int | None]) -> bool:
-        """Whether the stamps that are known are those of the container's frame rate, to a frame."""
+        """Whether the stamps that are known are about those of the container's frame rate, and do not drift from it.
+
+        Program streams have a stamp for several frames, which the parser gives to one of them.
+        """
         known = np.array([(number, stamp) for number, stamp in enumerate(stamps) if stamp is not None]).reshape(-1, 2)
         if not len(known):
             return False
         numbers, ticks = (known - known[0]).T
-        return bool((np.abs(ticks * float(self.stream.time_base) * self._rate() - numbers) < 1.5).all())
+        drift = np.abs(ticks * float(self.stream.time_base) * self._rate() - numbers)
+        return bool(drift.max() <= MAX_REORDERING and np.median(drift) < 1.5)
 
     def _read(self) -> None:
         """Read all packets."""
