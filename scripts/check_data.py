@@ -67,7 +67,7 @@ def check_data(
         del splits["val"]
     ids = list(dict.fromkeys(clip.video_id for split in splits.values() for clip in split.clips))
     matches = match_videos(video_path, ids)
-    if not matches.found:
+    if not (matches.found or matches.ambiguous):
         raise InputError(f"{video_path}: none of {len(ids)} videos is there; check --video_path")
     spec = find_dataset(datatype)
     sampling = {"max_frames": max_frames, "framerate": framerate}

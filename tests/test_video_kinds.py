@@ -93,8 +93,8 @@ def test_of_a_long_video_only_the_groups_of_the_wanted_frames_are_decoded(tmp_pa
 def test_a_key_frame_without_the_expected_stamp_is_not_trusted(tmp_path, monkeypatch):
     path = write_numbered(tmp_path / "video.mp4", 60, g="10", rate=Fraction(25))
     with Video(path) as video:
-        key = video._packets.keys[2]
-        video._packets.keys[2] = stream.Key(key.position + 3, key.packet)
+        key = video._keys[2]
+        video._keys[2] = stream.Key(key.position + 3, key.packet)
         assert numbers_of(video.clip(start=1, end=1.2, framerate=25)) == [25, 26, 27, 28, 29, 30]
 
 
@@ -129,6 +129,15 @@ def cut(source, target, first, **options):
             packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copy
             writer.mux(packet)
     return target
+
+
+def test_frames_that_were_decoded_in_order_once_are_reached_from_key_frames(tmp_path, monkeypatch):
+    path = write_numbered(tmp_path / "video.avi", 200, g="20", bf="3", rate=Fraction(25), preset="veryfast")
+    with Video(path) as video:
+        assert numbers_of(video.clip(start=4, end=4.4, framerate=5)) == [100, 105, 110]
+        monkeypatch.setattr(Video, "_from_start", None)
+        assert numbers_of(video.clip(start=6.6, end=7.4, framerate=5)) == [165, 170, 175, 180, 185]
+        assert numbers_of(video.clip(start=0, end=0.2, framerate=25)) == [0, 1, 2, 3, 4, 5]
 
 
 def test_what_an_edit_list_cuts_is_not_shown(tmp_path):

@@ -5,14 +5,15 @@ n frames of a clip, H and W their height and width as shown.
 Nothing that a container says of its key frames is trusted. The time stamps of all packets, which are read without
 decoding, say what is presented when. A frame is reached from a key frame, and every frame decoded on the way must have
 the next of these stamps. Where one has not (AVI knows no presentation times, streams are damaged or refresh without key
-frames), the whole file is decoded in order, and that order counts.
+frames), the whole file is decoded in order, and the stamps of its frames in that order are those expected from then on.
 """
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ from utils.video.checks import check_file
 from utils.video.errors import VideoError
 from utils.video.picture import Canvas
 from utils.video.positions import CHOICE_VERSION, Timeline, choose_frames
-from utils.video.stream import Key, PacketStream
+from utils.video.stream import MAX_REORDERING, Key, PacketStream, tells_apart
 
 DECODER = f"PyAV {av.__version__} choice {CHOICE_VERSION}"
 """What frames depend on apart from the file and the keywords of `decode_clip`; part of the key of all that is kept."""
@@ -83,6 +84,7 @@ class Video:
         with _reported(self.path):
             self._packets = PacketStream(self.path)
         self._timeline = self._packets.timeline
+        self._expect(self._packets.stamps)
 
     def __enter__(self) -> "Video":
         return self
@@ -124,8 +126,7 @@ class Video:
         Raises:
             VideoError: frames are damaged or cannot be reached reliably.
         """
-        ways = [self._from_start] if self._is_exact else [self._from_keys, self._from_start, self._from_start]
-        for way in ways:
+        for way in (self._from_keys, self._from_start, self._from_start):
             try:
                 positions = choose(self._timeline)
                 with _reported(self.path):
@@ -144,27 +145,30 @@ class Video:
         """Width of a pixel divided by its height, None if unknown."""
         return self._packets.stream.sample_aspect_ratio
 
+    def _expect(self, stamps: list[int] | None) -> None:
+        """Set the stamps that frames in order must have; None if these do not tell frames apart."""
+        self._stamps, self._keys = stamps, [] if stamps is None else self._packets.keys_of(stamps)
+
     def _from_keys(self, positions: Sequence[int]) -> Iterator[av.VideoFrame]:
         """Frames from the nearest key frames, as long as every stamp is the expected one."""
-        if self._packets.stamps is None:
+        if self._stamps is None:
             raise _OtherTimelineError
-        key_positions = [key.position for key in self._packets.keys]
         run, reached = None, -1
         for position in positions:
-            key = self._packets.keys[bisect_right(key_positions, position) - 1]
+            key = self._keys[bisect_right(self._keys, position, key=attrgetter("position")) - 1]
             if run is None or key.position > reached + 1:
                 run, reached = self._run(key), key.position - 1
             while reached < position:
                 frame, reached = next(run, None), reached + 1
-                if frame is None or frame.pts != self._packets.stamps[reached]:
+                if frame is None or frame.pts != self._stamps[reached]:
                     raise _OtherTimelineError
             yield frame
 
     def _run(self, key: Key) -> Iterator[av.VideoFrame]:
         """Undamaged frames from a key frame on, without those that are presented before it."""
-        frames, begin = self._decoded(key.packet), self._packets.stamps[key.position]
+        frames, begin = self._decoded(key.packet), self._stamps[key.position]
         try:
-            first = next(frame for frame in frames if frame.pts is None or frame.pts >= begin)
+            first = next(frame for frame in islice(frames, MAX_REORDERING + 1) if frame.pts == begin)
             if key.packet and not first.key_frame:
                 raise _OtherTimelineError
             for frame in chain([first], frames):
@@ -189,6 +193,7 @@ class Video:
             if not stamps or self._packets.first_stamp not in (None, stamps[0]):
                 raise VideoError.of(self.path, "undecodable", "is damaged, its first frame is lost")
             assumed, self._timeline, self._is_exact = self._timeline, self._packets.timeline_of(stamps), True
+            self._expect(stamps if tells_apart(stamps) else None)
             if not np.array_equal(assumed.times, self._timeline.times):
                 raise _OtherTimelineError
         if lost is not None:

@@ -24,7 +24,7 @@ class Timeline:
 
     Attributes:
         times: (n,) seconds since the first frame, increasing.
-        rate: frames a second: as the container gives it, otherwise the mean.
+        rate: frames a second: as the container gives it if the times agree, otherwise the mean.
         duration: seconds, up to the end of the last frame.
     """
 

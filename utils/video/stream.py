@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -52,7 +52,6 @@ class PacketStream:
         is_counted: presentation times are only guessed, the number of a frame counts.
         begins_whole: the first packet gives a frame, as it does not where a recording begins anywhere.
         first_stamp: presentation time of the first frame, None if unknown.
-        keys: where decoding may start, the first packet first.
         timeline: by `stamps`, or by the frame rate without them.
 
     Raises:
@@ -84,6 +83,14 @@ class PacketStream:
         with open_video(self.path) as container:
             yield from islice(_demux(container, best_stream(container, self.path)), first, None)
 
+    def keys_of(self, stamps: Sequence[int]) -> list[Key]:
+        """Where decoding may start if frames with these stamps are presented in this order, the first packet first."""
+        keys, position = [Key(0, 0)], {stamp: place for place, stamp in enumerate(stamps)}
+        for stamp, number in self._key_packets:
+            if position.get(stamp, 0) > keys[-1].position:
+                keys.append(Key(position[stamp], number))
+        return keys
+
     def timeline_of(self, stamps: list[int | None]) -> Timeline:
         """When decoded frames with these time stamps are presented; their order is right even where the stamps are not.
 
@@ -91,8 +98,8 @@ class PacketStream:
             VideoError: that cannot be told, or it is too long.
         """
         if self.is_counted:
-            is_as_read = len(stamps) == len(self.timeline.times)
-            return self.timeline if is_as_read and self.stamps else self._by_rate(len(stamps))
+            is_as_read = self._has_clock and len(stamps) == len(self.timeline.times)
+            return self.timeline if is_as_read else self._by_rate(len(stamps))
         if _is_permutation(stamps):
             return self._by_stamps(sorted(stamps))
         if self._agrees_with_rate(stamps):
@@ -104,9 +111,10 @@ class PacketStream:
         """The timeline of increasing stamps."""
         unit = self.stream.time_base
         times = (np.array(stamps) - stamps[0]) * unit.numerator / unit.denominator
-        rate = self._rate() or (len(times) - 1) / (times[-1] or math.inf) or ASSUMED_RATE
-        last = self._last_duration or round(1 / (rate * unit))
-        return self._checked(Timeline(times, rate, float((stamps[-1] - stamps[0] + last) * unit)))
+        mean = (len(times) - 1) / (times[-1] or math.inf) or ASSUMED_RATE
+        last = self._last_duration or round(1 / (mean * unit))
+        timeline = Timeline(times, self._rate() or mean, float((stamps[-1] - stamps[0] + last) * unit))
+        return self._checked(timeline if timeline.is_constant else replace(timeline, rate=mean))
 
     def _by_rate(self, frames: int) -> Timeline:
         """The timeline of this many frames at the container's frame rate."""
@@ -115,12 +123,16 @@ class PacketStream:
         return self._checked(Timeline(np.arange(frames) / self._rate(), self._rate(), frames / self._rate()))
 
     def _agrees_with_rate(self, stamps: list[int | None]) -> bool:
-        """Whether the stamps that are known are those of the container's frame rate, to a frame."""
+        """Whether the stamps that are known are about those of the container's frame rate, and do not drift from it.
+
+        Program streams have a stamp for several frames, which the parser gives to one of them.
+        """
         known = np.array([(number, stamp) for number, stamp in enumerate(stamps) if stamp is not None]).reshape(-1, 2)
         if not len(known):
             return False
         numbers, ticks = (known - known[0]).T
-        return bool((np.abs(ticks * float(self.stream.time_base) * self._rate() - numbers) < 1.5).all())
+        drift = np.abs(ticks * float(self.stream.time_base) * self._rate() - numbers)
+        return bool(drift.max() <= MAX_REORDERING and np.median(drift) < 1.5)
 
     def _read(self) -> None:
         """Read all packets."""
@@ -147,23 +159,21 @@ class PacketStream:
         self, stamps: Sequence, order: Sequence, durations: Sequence, keys: list, first_time: int | None
     ) -> None:
         """Set the attributes from presentation times, decoding times and durations of all packets, and the keys."""
-        self.stamps, self.keys, self._last_duration = None, [Key(0, 0)], 0
         clock = order if self.is_counted else stamps
-        is_known = None not in stamps and None not in clock and len(set(stamps)) == len(stamps)
-        is_led = is_known and first_time > min(stamps)  # the first packet by others that may refer further back
-        is_sure = is_known and self.begins_whole and not is_led and not self.is_counted
-        self.first_stamp = min(stamps) if is_sure else None
-        if not (is_known and keys and keys[0][1] == 0) or is_led:
+        self._key_packets, self._has_clock = keys, tells_apart(clock)
+        self._last_duration = 0
+        if self._has_clock:
+            last = max(clock)
+            held = (self.stream.duration or 0) - last if self.is_counted else 0
+            self._last_duration = max(durations[clock.index(last)] or 0, held)
+            self.timeline = self._by_stamps(sorted(clock))
+        else:
             rate = self._rate() or ASSUMED_RATE  # until the frames are decoded
             self.timeline = self._checked(Timeline(np.arange(len(stamps)) / rate, rate, len(stamps) / rate))
-            return
-        self.stamps = sorted(stamps)
-        self._last_duration = durations[stamps.index(self.stamps[-1])] or 0
-        self.timeline = self._by_stamps(sorted(clock))
-        position = {stamp: place for place, stamp in enumerate(self.stamps)}
-        for stamp, number in keys[1:]:
-            if position[stamp] > self.keys[-1].position:
-                self.keys.append(Key(position[stamp], number))
+        # Packets that come first may be presented after others, which may refer further back.
+        is_whole = self._has_clock and tells_apart(stamps) and first_time <= min(stamps)
+        self.stamps = sorted(stamps) if is_whole and keys and keys[0][1] == 0 else None
+        self.first_stamp = min(stamps) if is_whole and self.begins_whole and not self.is_counted else None
 
     def _rate(self) -> float:
         """Frames a second by the container, 0 if unknown."""
@@ -210,9 +220,14 @@ def best_stream(container: av.container.InputContainer, path: Path) -> av.video.
     return stream
 
 
+def tells_apart(stamps: Sequence[int | None]) -> bool:
+    """Whether stamps are all known and different."""
+    return None not in stamps and len(set(stamps)) == len(stamps)
+
+
 def _is_permutation(stamps: list[int | None]) -> bool:
-    """Whether stamps are all known and different, and as far from their order as decoders may bring them."""
-    if None in stamps or len(set(stamps)) < len(stamps):
+    """Whether stamps tell frames apart, and are as near to their order as decoders need them."""
+    if not tells_apart(stamps):
         return False
     moves = np.abs(np.argsort(stamps, kind="stable") - np.arange(len(stamps)))
     return bool((moves <= MAX_REORDERING).all())
