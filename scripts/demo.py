@@ -69,6 +69,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if importlib.util.find_spec("gradio") is None:
         raise InputError("gradio is not installed: run pip install -r requirements-demo.txt")
+    path, device = args.index or index_quickstart(), start(args.device)
+    index = VideoIndex(path, device, args.checkpoint)
+    checkpoint = args.questions or best_checkpoint(path.parent / "vqa")
+    questions = checkpoint and load_question_model(device, args.answers, checkpoint=checkpoint, recipe=args.recipe)
     # Thumbnails are for this user alone; gradio reads the variable when it is imported.
     os.umask(0o077)
     os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="hbi_demo_")
@@ -79,10 +83,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from scripts.webdemo.protection import Protection
     from scripts.webdemo.serving import build_app
 
-    path, device = args.index or index_quickstart(), start(args.device)
-    index = VideoIndex(path, device, args.checkpoint)
-    checkpoint = args.questions or best_checkpoint(path.parent / "vqa")
-    questions = checkpoint and load_question_model(device, args.answers, checkpoint=checkpoint, recipe=args.recipe)
     app = Protection(build_app(Explorer(index, questions or None)), args.host)
     address = f"http://{args.host}:{args.port}" + (f"/?token={app.token}" if app.token else "")
     print(f"{len(index.manifest.files)} videos at {address} (Ctrl-C ends it)")

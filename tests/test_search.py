@@ -255,7 +255,8 @@ def test_a_damaged_index_is_refused_and_mended(update, tmp_path, where, change, 
 
 def test_an_index_of_something_else_is_refused(update, checkpoint, videos, tmp_path):
     update()
-    for key, value in (("sampling", SAMPLING | {"max_frames": 3}), ("digest", "0" * 64), ("folder", str(videos / "deeper"))):
+    others = {"sampling": SAMPLING | {"max_frames": 3}, "digest": "0" * 64, "folder": str(videos / "deeper")}
+    for key, value in others.items():
         with pytest.raises(InputError, match=f"made with {key}"):
             update(**{key: value})
     other = tmp_path / "other.bin"

@@ -44,7 +44,7 @@ def build_page(explorer: Explorer, addresses: Mapping[str, str]) -> gradio.Block
 
     Args:
         explorer: answers what the page asks.
-        addresses: each video of the index -> where the server has it.
+        addresses: each video of the index that is served -> where.
     """
     with gradio.Blocks(title="HBI video search", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         chosen = gradio.State()  # the query and the hit, or None
@@ -86,7 +86,7 @@ def build_search(explorer: Explorer, addresses: Mapping[str, str], chosen: gradi
     def choose(event: gradio.SelectData, found: tuple[str, list[Hit]], kind: str) -> tuple:
         words, hits = found
         hit = hits[event.index]
-        return (words, hit), play(hit, addresses[hit.file]), draw(kind, (words, hit)), None
+        return (words, hit), play(hit, addresses.get(hit.file)), draw(kind, (words, hit)), None
 
     def draw(kind: str, chosen: tuple[str, Hit] | None) -> str:
         return explorer.hierarchy(*chosen, exact=INTERACTIONS[kind]) if chosen else ""
@@ -151,11 +151,13 @@ def span(hit: Hit) -> str:
     return f"{clock(hit.start)}-{clock(hit.end)}"
 
 
-def play(hit: Hit, address: str) -> str:
+def play(hit: Hit, address: str | None) -> str:
     """A result as HTML: the video, which begins where the segment does, and its name."""
     times = f"#t={hit.start:g},{hit.end:g}"
-    name = html.escape(printable(hit.file))
+    line = f"{html.escape(printable(hit.file))}, {span(hit)}, similarity {hit.similarity:.3f}"
+    if address is None:
+        return f'<div class="player"><p>{line}: outside of the folder, so it is not played.</p></div>'
     return (
         f'<div class="player"><video controls autoplay muted playsinline src="{address}{times}">'
-        f"</video><p>{name}, {span(hit)}, similarity {hit.similarity:.3f}</p></div>"
+        f"</video><p>{line}</p></div>"
     )

@@ -35,7 +35,10 @@ def build_app(explorer: Explorer) -> FastAPI:
             raise HTTPException(404)
         return FileResponse(path, media_type=MEDIA_TYPES.get(path.suffix.lower()) or guess_type(path.name)[0])
 
-    page = build_page(explorer, {file: f"/video/{number}" for number, file in enumerate(files)})
+    addresses = {
+        file: f"/video/{number}" for number, file in enumerate(files) if _servable(explorer.index, file) is not None
+    }
+    page = build_page(explorer, addresses)
     options = {"css": STYLE, "footer_links": [], "show_error": False, "ssr_mode": False, "max_file_size": "1kb"}
     return gradio.mount_gradio_app(app, page, path="/", **options)
 
