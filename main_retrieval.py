@@ -1,14 +1,12 @@
 """Train and evaluate text-video retrieval."""
 
-import argparse
-import logging
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -19,150 +17,144 @@ from dataloaders.build import (
     build_training_loader,
     selection_split,
 )
-from models import HBI
+from models import METHODS, RetrievalMethod, Tokens
 from models.shortlist import two_stage_similarity
 from models.tokenizer import Tokenizer
-from utils.args import log_ineffective_flags, parse, retrieval_parser, run
-from utils.builders import build_model, build_run, level_options
-from utils.checkpoint import load_weights, read_weights
+from utils.args import choose_method, parse, retrieval_parser
 from utils.devices import PRECISIONS
-from utils.distributed import gather_shards, is_main, start
-from utils.encoding import encode, encode_clips
+from utils.distributed import gather_shards
+from utils.engine.builders import build_model
+from utils.engine.task import Task, run_task
 from utils.files import atomic_write
-from utils.logger import make_logger, table, write_metrics
+from utils.logger import table, write_metrics
 from utils.metrics import percent_within, rank_statistics, retrieval_metrics, text_to_video_ranks
 from utils.post_processing import dual_softmax_metrics, query_bank_metrics
-from utils.randomness import seed_all
+from utils.run import run
 
 CHECKED = 200
 """Captions, about as many, that are compared with all clips to see what a shortlist leaves out."""
 
 
+class Results(NamedTuple):
+    """Metrics, and the similarity (A, B) of all captions with all clips."""
+
+    metrics: dict
+    sim: Tensor
+
+
+class Retrieval(Task[Results]):
+    """Text-video retrieval by the method that --method names."""
+
+    def build_model(self) -> RetrievalMethod:
+        """Build the method."""
+        options = METHODS[self.args.method].options_from(self.args)
+        return build_model(self.args, self.device, method=self.args.method, **options)
+
+    @property
+    def evaluate_every(self) -> int:
+        """Steps between evaluations, as published."""
+        return 3 * self.args.n_display
+
+    def loaders(self, split: str) -> EvaluationLoaders:
+        """Load the captions and clips of a split."""
+        return build_evaluation_loaders(self.args, Tokenizer(), self.model.clip.config.resolution, self.device, split)
+
+    @cached_property
+    def test(self) -> EvaluationLoaders:
+        """The test split."""
+        return self.loaders("test")
+
+    @cached_property
+    def selection(self) -> EvaluationLoaders:
+        """The split on which the best epoch is selected: validation, or test where there is none."""
+        if selection_split(self.args) == "test":
+            self.logger.warning("no validation split: the best epoch is selected on the test split, as published")
+            return self.test
+        self.logger.info("the best epoch is selected on the validation split")
+        return self.loaders("val")
+
+    def training_loader(self) -> DataLoader:
+        """Load the training pairs; the evaluation data must be there, too."""
+        assert self.test and self.selection
+        return build_training_loader(self.args, Tokenizer(), self.model.clip.config.resolution, self.device)
+
+    def select(self) -> float:
+        """R@1 of text to video on the selection split."""
+        return self.rank(self.selection).metrics["t2v"]["R1"]
+
+    def evaluate(self) -> Results:
+        """Rank on the test split, and apply post-processing."""
+        self.model.eval()
+        results = self.rank(self.test)
+        processed, clip_of_caption = results.metrics["post_processed"], self.test.clip_of_caption
+        if "dsl" in self.args.post_process:
+            processed["dual softmax"] = dual_softmax_metrics(results.sim, clip_of_caption)
+        if "qbnorm" in self.args.post_process:
+            text = self.encode_texts(build_bank_loader(self.args, Tokenizer(), self.device))
+            bank = self.compare(text, self.encode_clips(self.test.clips))
+            processed["QB-Norm"] = query_bank_metrics(results.sim, clip_of_caption, bank)
+        return results
+
+    def rank(self, loaders: EvaluationLoaders) -> Results:
+        """Rank all clips for each caption and all captions for each clip.
+
+        Each process encodes its shard of captions and clips and compares its captions with all clips, or with
+        --shortlist with those of nearest pooled features; clips outside of a caption's shortlist then have smaller
+        similarities than those inside, see `two_stage_similarity`.
+        """
+        video, text = self.encode_clips(loaders.clips), self.encode_texts(loaders.text)
+        sim = self.compare(text, video, self.args.shortlist)
+        ranks = text_to_video_ranks(sim, loaders.clip_of_caption)
+        metrics = retrieval_metrics(sim, loaders.clip_of_caption)
+        metrics["subsets"] = {name: rank_statistics(ranks[rows]) for name, rows in loaders.subsets.items() if rows}
+        metrics["post_processed"] = {}
+        if self.args.shortlist:
+            step = math.ceil(len(sim) / CHECKED)
+            own = [place for place, caption in enumerate(loaders.text.dataset.indices) if caption % step == 0]
+            best = self.compare(Tokens(*(tensor[own] for tensor in text)), video).argmax(dim=1)
+            metrics["shortlist"] = {
+                "clips": self.args.shortlist,
+                "true": percent_within(ranks, self.args.shortlist),
+                "best": percent_within(text_to_video_ranks(sim[::step], best), self.args.shortlist),
+                "checked": len(best),
+            }
+        figures = metrics["t2v"]["R1"], metrics["v2t"]["R1"]
+        self.logger.info("text to video R@1 %.1f, video to text R@1 %.1f", *figures)
+        return Results(metrics, sim)
+
+    def compare(self, text: Tokens, video: Tokens, shortlist: int | None = None) -> Tensor:
+        """Similarity (A, B) of the captions of all processes with all clips, on the CPU."""
+        memory = self.args.similarity_memory * 2**20
+        if shortlist:
+            sim = two_stage_similarity(self.model, text, video, shortlist, memory=memory)
+        else:
+            sim = self.model.similarity(text, video, memory=memory, dtype=PRECISIONS[self.args.precision])
+        return gather_shards(sim).cpu()
+
+    def report(self, results: Results) -> None:
+        """Print the results as a table and write metrics.json, and the similarities if requested."""
+        metrics, names = results.metrics, {"t2v": "text to video", "v2t": "video to text"}
+        rows = {label: metrics[key] for key, label in names.items()}
+        rows |= {f"text to video, {name} negatives": values for name, values in metrics["subsets"].items()}
+        for method, values in metrics["post_processed"].items():
+            rows |= {f"{names[key]}, after {method}": values[key] for key in values}
+        columns = list(metrics["t2v"])
+        print(table(["", *columns], [[label, *(values[name] for name in columns)] for label, values in rows.items()]))
+        if self.args.shortlist:
+            print(
+                "shortlists of {clips} clips: the caption's own clip is inside for {true:.1f} % of the captions, the "
+                "most similar of all clips for {best:.1f} % of {checked} captions".format(**metrics["shortlist"])
+            )
+        write_metrics(Path(self.args.output_dir) / "metrics.json", metrics)
+        if self.args.save_similarity:
+            with atomic_write(Path(self.args.output_dir) / "similarity.npy", "wb") as file:
+                np.save(file, results.sim.numpy())
+
+
 def main(argv: Sequence[str] | None = None) -> dict:
     """Run the command line `argv` and return the metrics of the best or the given checkpoint."""
-    args = parse(retrieval_parser(), argv)
-    device = start(args.device, args.local_rank)
-    seed_all(args.seed, deterministic=args.deterministic)
-    logger = make_logger(args.output_dir)
-    log_ineffective_flags(args, logger)
-    merging = {"text_rates": (args.t_rate0, args.t_rate1), "video_rates": (args.v_rate0, args.v_rate1)}
-    model = build_model(args, device, **merging, **level_options(args))
-    loaders = build_evaluation_loaders(args, Tokenizer(), model.clip.config.resolution, device)
-    if args.do_train:
-        best = train(args, model, device, selection_loaders(args, model, device, loaders, logger), logger)
-        load_weights(model, read_weights(best), best)
-    if "qbnorm" in args.post_process:
-        loaders = replace(loaders, bank=build_bank_loader(args, Tokenizer(), device))
-    metrics, sim = evaluate(args, model.eval(), device, loaders, logger)
-    if is_main():
-        report(args, metrics, sim)
-    return metrics
-
-
-def selection_loaders(
-    args: argparse.Namespace, model: HBI, device: torch.device, test: EvaluationLoaders, logger: logging.Logger
-) -> EvaluationLoaders:
-    """Loaders of what the best epoch is selected on: the validation split, or `test` where there is none."""
-    name = selection_split(args)
-    if name == "test":
-        logger.warning("no validation split: the best epoch is selected on the test split, as published")
-        return test
-    logger.info("the best epoch is selected on the validation split")
-    return build_evaluation_loaders(args, Tokenizer(), model.clip.config.resolution, device, name)
-
-
-def train(
-    args: argparse.Namespace, model: HBI, device: torch.device, loaders: EvaluationLoaders, logger: logging.Logger
-) -> Path:
-    """Train, evaluating every 3 * n_display steps and after each epoch, and return the best checkpoint's path."""
-    if args.skl and args.teacher == "estimator" and not (args.estimator or args.init_model):
-        logger.warning("no --estimator: the teacher of the Banzhaf loss is random, as in the released code")
-    loader = build_training_loader(args, Tokenizer(), model.clip.config.resolution, device)
-    return build_run(
-        args,
-        model,
-        loader,
-        device,
-        logger,
-        schedule_epochs=model.recipe.schedule_epochs or args.epochs,
-        evaluate=lambda: evaluate(args, model, device, loaders, logger)[0]["t2v"]["R1"],
-        evaluate_every=3 * args.n_display,
-    ).fit(args.epochs)
-
-
-def evaluate(
-    args: argparse.Namespace, model: HBI, device: torch.device, loaders: EvaluationLoaders, logger: logging.Logger
-) -> tuple[dict, Tensor]:
-    """Rank all clips for each caption and all captions for each clip.
-
-    Each process encodes its share of captions and clips and compares its captions with all clips, or with --shortlist
-    with those of nearest pooled features.
-
-    Returns:
-        The metrics, and the similarity of all captions with all clips (A, B), the same on every process; clips outside
-        of a caption's shortlist have smaller ones than those inside, as `two_stage_similarity` says.
-    """
-    where = {"device": device, "precision": args.precision, "logger": logger}
-    video = encode_clips(model, loaders.clips, **where)
-    memory, dtype = args.similarity_memory * 2**20, PRECISIONS[args.precision]
-
-    def read(captions: DataLoader) -> tuple[Tensor, Tensor]:
-        return encode(
-            captions,
-            lambda batch: (model.text_tokens(batch["ids"], batch["text_mask"]), batch["text_mask"]),
-            description="captions",
-            **where,
-        )
-
-    def compare(text: tuple[Tensor, Tensor]) -> Tensor:
-        return gather_shards(model.similarity(text, video, memory=memory, dtype=dtype)).cpu()
-
-    text = read(loaders.text)
-    if args.shortlist:
-        sim = gather_shards(two_stage_similarity(model, text, video, args.shortlist, memory=memory)).cpu()
-    else:
-        sim = compare(text)
-    metrics = retrieval_metrics(sim, loaders.clip_of_caption)
-    ranks = text_to_video_ranks(sim, loaders.clip_of_caption)
-    metrics["subsets"] = {name: rank_statistics(ranks[rows]) for name, rows in loaders.subsets.items() if rows}
-    metrics["post_processed"] = {}
-    if args.shortlist:
-        step = math.ceil(len(sim) / CHECKED)
-        own = [place for place, caption in enumerate(loaders.text.dataset.indices) if caption % step == 0]
-        best = compare(tuple(tensor[own] for tensor in text)).argmax(dim=1)
-        metrics["shortlist"] = {
-            "clips": args.shortlist,
-            "true": percent_within(ranks, args.shortlist),
-            "best": percent_within(text_to_video_ranks(sim[::step], best), args.shortlist),
-            "checked": len(best),
-        }
-    if "dsl" in args.post_process:
-        metrics["post_processed"]["dual softmax"] = dual_softmax_metrics(sim, loaders.clip_of_caption)
-    if loaders.bank is not None:
-        bank = compare(read(loaders.bank))
-        metrics["post_processed"]["QB-Norm"] = query_bank_metrics(sim, loaders.clip_of_caption, bank)
-    logger.info("text to video R@1 %.1f, video to text R@1 %.1f", metrics["t2v"]["R1"], metrics["v2t"]["R1"])
-    return metrics, sim
-
-
-def report(args: argparse.Namespace, metrics: dict, sim: Tensor) -> None:
-    """Print the results as a table and write metrics.json, and the similarities if asked to."""
-    names = {"t2v": "text to video", "v2t": "video to text"}
-    rows = {label: metrics[key] for key, label in names.items()}
-    rows |= {f"text to video, {name} negatives": values for name, values in metrics["subsets"].items()}
-    for method, values in metrics["post_processed"].items():
-        rows |= {f"{names[key]}, after {method}": values[key] for key in values}
-    columns = list(metrics["t2v"])
-    print(table(["", *columns], [[label, *(values[column] for column in columns)] for label, values in rows.items()]))
-    if args.shortlist:
-        print(
-            "shortlists of {clips} clips: the caption's own clip is inside for {true:.1f} % of the captions, the most "
-            "similar of all clips for {best:.1f} % of {checked} captions".format(**metrics["shortlist"])
-        )
-    write_metrics(Path(args.output_dir) / "metrics.json", metrics)
-    if args.save_similarity:
-        with atomic_write(Path(args.output_dir) / "similarity.npy", "wb") as file:
-            np.save(file, sim.numpy())
+    method = METHODS[choose_method(METHODS, argv)]
+    return run_task(Retrieval, parse(retrieval_parser(METHODS, method.add_arguments), argv))
 
 
 if __name__ == "__main__":

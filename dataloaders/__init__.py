@@ -42,13 +42,15 @@ class DatasetSpec:
 
     Attributes:
         read: folder of annotations and name of the split ("train", "val", "test") -> split; some take options by name.
-        frame_rule: how frames are chosen, one of `dataloaders.video.FRAME_RULES`.
+        frame_rule: how frames are chosen, one of `utils.video.positions.FRAME_RULES`.
         augments: whether training frames go through RandAugment.
+        whole_seconds: whether the windows of clips are cut to whole seconds, as published.
     """
 
     read: Callable[..., Split]
     frame_rule: str
     augments: bool
+    whole_seconds: bool = True
 
 
 DATASETS = {
@@ -58,7 +60,7 @@ DATASETS = {
     "didemo": DatasetSpec(read_didemo, frame_rule="cv2", augments=False),
     "lsmdc": DatasetSpec(read_lsmdc, frame_rule="decord", augments=False),
     "vatex": DatasetSpec(read_vatex, frame_rule="decord", augments=False),
-    "csv": DatasetSpec(read_csv_pairs, frame_rule="decord", augments=False),
+    "csv": DatasetSpec(read_csv_pairs, frame_rule="decord", augments=False, whole_seconds=False),
 }
 
 

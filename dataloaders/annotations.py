@@ -9,16 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import InputError
-
-
-def _read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text (byte {error.start}); get the file again") from error
+from utils.texts import parse_json, read_json, read_text
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
@@ -33,7 +24,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     Raises:
         InputError: the file is missing or not UTF-8.
     """
-    return [(number, line) for number, line in enumerate(_read_text(path).split("\n"), start=1) if line.strip()]
+    return [(number, line) for number, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
 
 
 def load_json(path: Path, kind: type) -> Any:
@@ -49,7 +40,7 @@ def load_json(path: Path, kind: type) -> Any:
     Raises:
         InputError: the file is missing, no JSON, or of another kind.
     """
-    return expect(_parse_json(_read_text(path), path, 1), kind, f"{path}")
+    return expect(read_json(path), kind, f"{path}")
 
 
 def read_json_lines(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, Any]]]:
@@ -65,24 +56,13 @@ def read_json_lines(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dic
     Raises:
         InputError: the file is missing or empty, a line is no JSON, or an object lacks a key.
     """
-    rows = [(number, _parse_json(line, path, number)) for number, line in read_lines(path)]
+    rows = [(number, parse_json(line, path, number)) for number, line in read_lines(path)]
     for number, row in rows:
         for column in columns:
             field_of(row, column, str, f"{path}, line {number}")
     if not rows:
         raise InputError(f"{path}: is empty; get the file again")
     return rows
-
-
-def _parse_json(text: str, path: Path, first_line: int) -> Any:
-    """The value that `text` stands for, the part of a file from line `first_line` on."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise InputError(f"{path}, line {line}: is no JSON ({error.msg}); get the file again") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or nested as deep
-        raise InputError(f"{path}, from line {first_line} on: cannot be read ({error}); get the file again") from error
 
 
 def expect(value: Any, kind: type | tuple[type, ...], place: str) -> Any:
@@ -146,7 +126,7 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, 
         InputError: the file is missing or no CSV, lacks a column or any row, or a row is too short, too long or empty
             in one of `columns`.
     """
-    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     rows = []
     try:
         absent = [column for column in columns if column not in (reader.fieldnames or ())]

@@ -7,9 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import utils.torchvision_import  # noqa: F401  before timm
-
-# isort: split
 import cv2
 import numpy as np
 from PIL import Image

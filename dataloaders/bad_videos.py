@@ -32,14 +32,14 @@ class BadVideos:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # One write in append mode is not torn apart by those of other processes.
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
             with os.fdopen(descriptor, "wb", buffering=0) as file:
                 file.write(f"{video_id}\t{reason}\n".encode())
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({error.strerror}); free space") from error
         count = len(self.known())
         if count > self.most:
-            remedy = "mend them, leave them out with the --skip_list of scripts/check_data.py or raise --max_bad_videos"
+            remedy = "repair them, give the --skip_list of scripts/check_data.py or raise --max_bad_videos"
             raise InputError(f"{self.path}: {count} broken videos, {self.most} allowed; {remedy}; the last: {reason}")
         logger.warning("broken video %d of %d allowed is skipped: %s", count, self.most, reason)
 

@@ -92,7 +92,7 @@ class ClipDataset(Dataset):
     Args:
         split: whose clips.
         videos: video id -> file.
-        read: `read(path, start=..., end=...)` -> frames, as `dataloaders.video.read_clip` with the rest bound.
+        read: `read(path, start=..., end=...)` -> frames, as `dataloaders.clips.read_clip` with the rest bound.
     """
 
     def __init__(self, split: Split, videos: Mapping[str, Path], read: Callable[..., Tensor]):

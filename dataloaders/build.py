@@ -20,12 +20,14 @@ from dataloaders.augment import RandAugment
 from dataloaders.bad_videos import BadVideos
 from dataloaders.base import ClipDataset, PairDataset, Split, TextDataset, Tokenize
 from dataloaders.captions import read_ids
+from dataloaders.clips import read_clip
+from dataloaders.files import find_videos
 from dataloaders.frame_cache import FrameCache
 from dataloaders.isolation import IsolatedDecoder
-from dataloaders.transforms import ClipTransform
-from dataloaders.video import find_videos, read_clip
 from utils.distributed import barrier, is_main, rank, world_size
 from utils.errors import InputError
+from utils.files import remove
+from utils.video.transforms import ClipTransform
 
 logger = logging.getLogger("hbi")
 
@@ -136,7 +138,7 @@ def build_bad_videos(args: argparse.Namespace, videos: int) -> BadVideos:
     """Counts the broken ones of `videos` training videos for all processes, in --output_dir; from 0, or on resuming."""
     path = Path(args.output_dir) / "bad_videos.txt"
     if is_main() and not args.resume:
-        path.unlink(missing_ok=True)
+        remove(path, r"bad_videos\.txt")
     barrier()
     return BadVideos(path, most=min(int(args.max_bad_videos * videos), videos - 1))
 
@@ -151,13 +153,16 @@ def clip_reader(
     args: argparse.Namespace, resolution: int, augment: RandAugment | None = None
 ) -> Callable[..., Tensor]:
     """`read_clip` with all but the path and the times bound to the arguments."""
-    kept = args.frame_cache and FrameCache(args.frame_cache, args.frame_cache_gb, args.frame_cache_form)
+    dataset = find_dataset(args.datatype)
+    cache = args.frame_cache, args.frame_cache_gb, args.frame_cache_form
+    kept = args.frame_cache and FrameCache(*cache, videos=args.video_path)
     return partial(
         read_clip,
         transform=ClipTransform(resolution, exact=args.exact_resize),
         framerate=args.video_framerate,
         max_frames=args.max_frames,
-        rule=args.frame_rule or find_dataset(args.datatype).frame_rule,
+        rule=args.frame_rule or dataset.frame_rule,
+        whole_seconds=dataset.whole_seconds,
         augment=augment,
         cache=kept or None,
         decode=IsolatedDecoder(args.isolate_decoder) if args.isolate_decoder else None,

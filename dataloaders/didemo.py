@@ -5,7 +5,7 @@ from pathlib import Path
 from dataloaders.annotations import expect, field_of, load_json
 from dataloaders.base import Clip, Split
 from dataloaders.captions import captions_of, group, read_ids
-from dataloaders.video import without_suffix
+from dataloaders.files import without_suffix
 from utils.errors import InputError
 
 WINDOW_SECONDS = 31

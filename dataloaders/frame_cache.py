@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import atomic_write, claim_folder, is_regular, open_own, remove, temporary_names
 
 FORMS = ("lossless", "compact")
 JPEG_QUALITY = 95
+ENTRY = r"[0-9a-f]{64}\.safetensors"
 
 logger = logging.getLogger("hbi")
 
@@ -37,18 +39,21 @@ class FrameCache:
         folder: for the entries; created if missing.
         gigabytes: 10^9 bytes that the entries may take.
         form: "lossless" keeps the frames bit by bit, "compact" as JPEG of quality 95 without colour subsampling.
+        videos: folder of the videos, which the cache must lie apart from.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or is not the cache's own; see `utils.files.claim_folder`.
         ValueError: an unknown form.
     """
 
-    def __init__(self, folder: str | Path, gigabytes: float, form: str = "lossless"):
+    def __init__(self, folder: str | Path, gigabytes: float, form: str = "lossless", videos: str | Path | None = None):
         if form not in FORMS:
             raise ValueError(f"form must be one of {FORMS}, got {form!r}")
-        self.folder, self.form, self.capacity = Path(folder), form, int(gigabytes * 1e9)
+        self.folder = claim_folder(
+            folder, "frame cache", apart_from=[videos] if videos else [], flag="--frame_cache"
+        )
+        self.form, self.capacity = form, int(gigabytes * 1e9)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             with self._locked_count() as count:
                 count.write(self._measure())
         except OSError as error:
@@ -72,12 +77,11 @@ class FrameCache:
         identity = [str(path.resolve()), status.st_size, status.st_mtime_ns, self.form, settings]
         name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         entry = self.folder / name[:2] / f"{name}.safetensors"
-        try:
-            return _unpack(load_file(entry))
-        except FileNotFoundError:
-            pass
-        except (OSError, SafetensorError, KeyError):  # damaged by something else
-            entry.unlink(missing_ok=True)
+        if is_regular(entry):
+            try:
+                return _unpack(load_file(entry))
+            except (OSError, SafetensorError, KeyError, ValueError, cv2.error):  # damaged by something else
+                remove(entry, ENTRY)
         packed = _pack(make(), self.form)
         if self.capacity:
             self._keep(entry, save(packed))
@@ -104,16 +108,17 @@ class FrameCache:
     @contextmanager
     def _locked_count(self) -> Iterator["_Count"]:
         """The number of bytes taken; no other process reads or writes it, or adds an entry, meanwhile."""
-        with open(self.folder / "bytes", "a+b") as file:
+        with open_own(self.folder / "bytes", "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield _Count(file)
             file.flush()
 
     def _measure(self) -> int:
         """Bytes that the entries take, after what a killed process never renamed is removed."""
-        for file in self.folder.glob("*/.*"):
-            file.unlink()
-        return sum(file.stat().st_size for file in self.folder.glob("*/*"))
+        entries = [file for file in self.folder.glob("[0-9a-f][0-9a-f]/*") if is_regular(file)]
+        for file in self.folder.glob("[0-9a-f][0-9a-f]/.*"):
+            remove(file, temporary_names(ENTRY))
+        return sum(file.stat().st_size for file in entries if re.fullmatch(ENTRY, file.name))
 
 
 class _Count:
@@ -125,7 +130,8 @@ class _Count:
     def read(self) -> int:
         """The number."""
         self.file.seek(0)
-        return int(self.file.read() or 0)
+        number = self.file.read(20)
+        return int(number) if number.isdigit() else 0
 
     def write(self, number: int) -> None:
         """Put another number in its place."""
@@ -147,6 +153,14 @@ def _pack(frames: np.ndarray, form: str) -> dict[str, np.ndarray]:
 def _unpack(arrays: dict[str, np.ndarray]) -> np.ndarray:
     """Frames from the arrays of an entry."""
     if "frames" in arrays:
-        return arrays["frames"]
-    pictures = np.split(arrays["pictures"], arrays["lengths"].cumsum()[:-1])
-    return np.stack([cv2.cvtColor(cv2.imdecode(picture, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB) for picture in pictures])
+        frames = arrays["frames"]
+    else:
+        pictures, lengths = arrays["pictures"], arrays["lengths"]
+        if pictures.dtype != np.uint8 or lengths.min() < 1 or lengths.sum() != len(pictures):
+            raise ValueError("pictures")
+        pictures = np.split(pictures, lengths.cumsum()[:-1])
+        pictures = [cv2.imdecode(picture, cv2.IMREAD_COLOR) for picture in pictures]
+        frames = np.stack([cv2.cvtColor(picture, cv2.COLOR_BGR2RGB) for picture in pictures])
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
+        raise ValueError("frames")
+    return frames

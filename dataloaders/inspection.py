@@ -1,29 +1,25 @@
 """What is wrong with a video file, found before training does."""
 
 import hashlib
-import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch  # noqa: F401  before decord, which brings its own copies of system libraries
-
-# isort: split
-import av
-import decord
-
-from dataloaders.container import missing_bytes
-from dataloaders.scrutiny import read_extent
-from dataloaders.video import reason_of
+from utils.video.decode import Video
+from utils.video.errors import VideoError
 
 PROBLEMS = {
     "missing": "no file of that name",
+    "ambiguous": "several files of that name in different folders",
     "unreadable": "the file cannot be opened",
     "empty": "0 bytes",
     "truncated": "the file ends before its container says",
     "too large": "more pixels, frames or seconds than are decoded",
-    "undecodable": "no video, or its first, middle or last frame cannot be decoded",
+    "undecodable": "no video, or the last frame or one that training takes is lost",
+    "unreliable": "time stamps are missing or run backwards",
+    "window": "the video ends before the annotated window",
     "frame rate": "the header gives no possible number of frames a second",
     "one frame": "a still picture, which training takes as a video of one frame",
     "duplicate": "the same bytes as another video",
@@ -33,6 +29,7 @@ HARMLESS = ("one frame", "duplicate")
 SLOWEST_FRAME_RATE = 1.0
 """Frames a second; a track whose time scale is 0 is played by decoders at far less."""
 BLOCK_BYTES = 1 << 20
+Window = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -50,27 +47,35 @@ class Inspection:
     seconds: float | None = None
 
 
-def inspect_video(path: Path) -> Inspection:
-    """Look at a file's length and header, and decode its first, middle and last frame."""
+def inspect_video(path: Path, windows: Sequence[Window] = ((None, None),), **sampling: Any) -> Inspection:
+    """Decode the frames that training takes of a file, and its last one, with their time stamps checked.
+
+    Args:
+        path: the file.
+        windows: start and end of each clip in seconds.
+        **sampling: keywords of `utils.video.decode.decode_clip`.
+    """
     try:
-        missing, size = missing_bytes(path), path.stat().st_size
-    except OSError as error:
-        return Inspection("unreadable", str(error.strerror))
-    if not size:
-        return Inspection("empty")
-    if missing:
-        return Inspection("truncated", f"{missing} bytes are missing")
-    try:
-        if excess := read_extent(path).excess():
-            return Inspection("too large", excess)
-        reader = decord.VideoReader(str(path), num_threads=1)
-        frames, rate = len(reader), reader.get_avg_fps()
-        reader.get_batch(sorted({0, frames // 2, frames - 1}))
-    except (av.FFmpegError, decord.DECORDError, RuntimeError, AssertionError, IndexError) as error:
-        return Inspection("undecodable", reason_of(error))
-    if not (math.isfinite(rate) and rate >= SLOWEST_FRAME_RATE):
-        return Inspection("frame rate", f"{rate:.2g} frames a second")
-    return Inspection("one frame" if frames == 1 else None, seconds=frames / rate)
+        with Video(path) as video:
+            check_frame_rate(video)
+            for start, end in windows:
+                video.clip(start=start, end=end, **sampling)
+            video.read(lambda timeline: [len(timeline.times) - 1], lambda frames, positions: list(frames))
+            timeline = video.timeline
+    except VideoError as error:
+        return Inspection(error.problem, error.reason)
+    return Inspection("one frame" if len(timeline.times) == 1 else None, seconds=timeline.duration)
+
+
+def check_frame_rate(video: Video) -> None:
+    """Refuse a video of an impossible frame rate.
+
+    Raises:
+        VideoError: it has fewer than `SLOWEST_FRAME_RATE` frames a second.
+    """
+    rate = video.timeline.rate
+    if rate < SLOWEST_FRAME_RATE:
+        raise VideoError.of(video.path, "frame rate", f"has {rate:.2g} frames a second", "encode it again")
 
 
 def find_duplicates(paths: Iterable[Path]) -> list[list[Path]]:

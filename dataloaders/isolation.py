@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dataloaders.video import decode_clip
 from utils.errors import InputError
+from utils.video.decode import decode_clip
 
 ROOT = Path(__file__).parents[1]
 

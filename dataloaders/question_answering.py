@@ -50,7 +50,7 @@ DATASETS = {
 
 
 class QuestionDataset(TextDataset):
-    """Every question once: {"ids", "text_mask": (N_t), "labels": its answer's, "video_of_question": index of its clip}.
+    """Every question once: {"ids", "text_mask": (N_t), "labels": its answer's, "video_of_text": index of its clip}.
 
     Args:
         questions: what is asked.
@@ -66,7 +66,7 @@ class QuestionDataset(TextDataset):
         self.labels = [label_of.get(asked.answer, UNKNOWN) for asked in questions]
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
-        place = {"labels": self.labels[index], "video_of_question": self.split.clip_of_caption[index]}
+        place = {"labels": self.labels[index], "video_of_text": self.split.clip_of_caption[index]}
         return {**super().__getitem__(index), **place}
 
 
@@ -119,7 +119,7 @@ class QuestionVideoDataset(PairDataset):
 
         Returns:
             "ids", "text_mask" (A, N_t), "labels" (A,), "frames", "video_mask" (B, N_v) and "video_ids" (B,) as
-            `dataloaders.base.collate` makes them of the B different clips, and "video_of_question" (A,): which of them.
+            `dataloaders.base.collate` makes them of the B different clips, and "video_of_text" (A,): which of them.
         """
         clips = {item["video_id"]: {name: item[name] for name in ("frames", "video_id")} for item in items}
         place = {video_id: number for number, video_id in enumerate(clips)}
@@ -127,7 +127,7 @@ class QuestionVideoDataset(PairDataset):
         return {
             **collate(questions, max_frames),
             **collate(list(clips.values()), max_frames),
-            "video_of_question": torch.tensor([place[item["video_id"]] for item in items]),
+            "video_of_text": torch.tensor([place[item["video_id"]] for item in items]),
         }
 
 

@@ -1,19 +1,25 @@
-"""The method: towers, levels, games and losses; `load_model` is the way in."""
+"""Retrieval methods and their parts; `load_model` builds a model, `METHODS` names the methods."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.clip import CLIP, CLIPConfig
+from models.encoder import TokenEncoder, Tokens
+from models.export import WEIGHTS, read_config
 from models.hbi import HBI
 from models.hbi_vqa import HBIVQA
-from models.hub import WEIGHTS, read_config
+from models.method import RetrievalMethod
 from models.pretrained import load_clip, uses_quick_gelu
 from utils.answers import read_answers
 from utils.checkpoint import load_weights, read_weights
-from utils.errors import InputError
+from utils.errors import InputError, one_line
+
+METHODS: dict[str, type[RetrievalMethod]] = {"hbi": HBI}
+"""Every retrieval method by its name on the command line, the default first."""
 
 CLASSIFIER = "classifier.2.weight"
 
@@ -21,28 +27,29 @@ CLASSIFIER = "classifier.2.weight"
 def load_model(
     checkpoint: str | Path | None = None,
     *,
+    method: str | None = None,
     base_encoder: str | Path | None = None,
-    estimator: str | Path | None = None,
     answers: str | Path | Sequence[str] | None = None,
     device: str | torch.device = "cpu",
     trust_checkpoint: bool = False,
-    **options,
-) -> HBI:
+    **options: Any,
+) -> RetrievalMethod:
     """Build a model from a checkpoint, or from CLIP's weights to be trained.
 
     Args:
-        checkpoint: file in the released format, or the folder of an export (`models.hub`), which tells its options too;
-            every size is derived from it.
-        base_encoder: CLIP's weights, see `models.pretrained.load_clip`; needed where there is no checkpoint. Beside a
-            checkpoint only its name counts, which tells the activation of the towers.
-        estimator: file of the trained Banzhaf estimator (12 keys), which becomes the teacher.
+        checkpoint: file in the released format, or the folder of an export (`models.export`), which holds its options,
+            too; every size is derived from it.
+        method: a key of `METHODS`; None: found by the checkpoint's keys, or the first one without a checkpoint.
+        base_encoder: CLIP's weights, see `models.pretrained.load_clip`; needed where there is no checkpoint. With a
+            checkpoint only its name counts: it determines the activation of the towers.
         answers: the answers of a model for question answering, in the order of their labels, or a file as
-            `utils.answers.read_answers` reads it. A checkpoint with answer heads is such a model in any case; where it
-            is not told its answers, they are called by their labels, "0", "1", ...
+            `utils.answers.read_answers` reads it. A checkpoint with answer heads is such a model in any case; without
+            `answers` they are called by their labels, "0", "1", ...
         device: where the model goes.
         trust_checkpoint: open a TorchScript archive of unknown SHA-256.
-        **options: keywords of `HBI`; what the keys of a checkpoint tell (temporal encoder, its depth, interaction) need
-            not be given, and must agree if it is.
+        **options: keywords of the method; those that the keys of a checkpoint determine (temporal encoder, its depth,
+            interaction) are not needed, and must agree if given. For HBI also "estimator": file of the trained
+            Banzhaf estimator (12 keys), which becomes the teacher.
 
     Returns:
         The model, in evaluation mode: an `HBIVQA` if it answers questions.
@@ -50,7 +57,7 @@ def load_model(
     Raises:
         InputError: a file is missing, damaged or of another architecture, or has another number of answers.
     """
-    state = None
+    state, estimator = None, options.pop("estimator", None)
     quick_gelu = base_encoder is None or uses_quick_gelu(base_encoder)
     if checkpoint is not None and Path(checkpoint).is_dir():
         config = read_config(checkpoint)
@@ -60,18 +67,25 @@ def load_model(
     if checkpoint is not None:
         state = read_weights(checkpoint, trust=trust_checkpoint)
         clip = clip_of_checkpoint(state, checkpoint, quick_gelu=quick_gelu)
-        options = checkpoint_options(state) | options
     elif base_encoder is not None:
         clip = load_clip(base_encoder, trust=trust_checkpoint)
     else:
         raise InputError("a model needs weights: give a checkpoint, or base_encoder for CLIP's")
+    cls = METHODS[method or find_method(state or {})]
+    if state is not None:
+        options = temporal_options(state) | cls.options_of_state(state) | options
     names = answer_names(answers, state or {}, checkpoint)
-    model = HBI(clip, **options) if names is None else HBIVQA(clip, names, **options)
+    model = cls(clip, **options) if names is None else HBIVQA(clip, names, **options)
     if state is not None:
         load_weights(model, state, checkpoint)
     if estimator is not None:
         load_weights(model.teacher, read_weights(estimator), estimator)
     return model.to(device).eval()
+
+
+def find_method(state: Mapping[str, Tensor]) -> str:
+    """The method whose keys a checkpoint has; the first one if it has those of none."""
+    return next((name for name, cls in METHODS.items() if cls.recognises(state)), next(iter(METHODS)))
 
 
 def clip_of_checkpoint(state: Mapping[str, Tensor], source: str | Path, *, quick_gelu: bool = True) -> CLIP:
@@ -85,16 +99,15 @@ def clip_of_checkpoint(state: Mapping[str, Tensor], source: str | Path, *, quick
     try:
         return CLIP.from_state_dict(weights, quick_gelu=quick_gelu)
     except (KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{source}: no model of HBI ({reason} under clip.*); give a pytorch_model.bin.N") from error
+        reason = one_line(error)
+        raise InputError(f"{source}: no retrieval model (in clip.*: {reason}); give a pytorch_model.bin.N") from error
 
 
-def checkpoint_options(state: Mapping[str, Tensor]) -> dict:
-    """Read a checkpoint's temporal encoder, its depth and its interaction off its keys."""
+def temporal_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Read a checkpoint's temporal encoder and its depth off its keys."""
     blocks = {name.split(".")[2] for name in state if name.startswith("transformerClip.resblocks.")}
     temporal = "seqTransf" if blocks else "seqLSTM" if "lstm_visual.weight_hh_l0" in state else None
-    interaction = "wti" if "text_weight_fc.0.weight" in state else "mean"
-    return {"temporal": temporal, "interaction": interaction} | ({"temporal_layers": len(blocks)} if blocks else {})
+    return {"temporal": temporal} | ({"temporal_layers": len(blocks)} if blocks else {})
 
 
 def answer_names(
@@ -120,4 +133,15 @@ def answer_names(
     return names
 
 
-__all__ = ["CLIP", "HBI", "HBIVQA", "CLIPConfig", "load_clip", "load_model"]
+__all__ = [
+    "CLIP",
+    "HBI",
+    "HBIVQA",
+    "METHODS",
+    "CLIPConfig",
+    "RetrievalMethod",
+    "TokenEncoder",
+    "Tokens",
+    "load_clip",
+    "load_model",
+]

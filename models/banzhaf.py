@@ -13,10 +13,20 @@ from models.coalitions import check_players, half_interaction, one_hot
 from models.estimator import BanzhafModule
 from models.expectations import expected_maxima, expected_weights, renormalised_gain
 
-__all__ = ["LABEL_SCALE", "BanzhafInteraction", "BanzhafModule", "exact_interaction", "sampled_interaction"]
+__all__ = [
+    "LABEL_SCALE",
+    "BanzhafInteraction",
+    "BanzhafModule",
+    "exact_interaction",
+    "exact_interaction_of_cosines",
+    "sampled_interaction",
+]
 
 LABEL_SCALE = 1000.0
 """Factor on the cosine similarities from which the estimator's labels are made."""
+
+SCORE_SPAN = 40.0
+"""Scores of tokens further apart than this differ in weight by more than the 17 digits of a float64 can hold."""
 
 MEMORY = 2**24
 """Default bytes for intermediate tensors: about what a processor's cache holds."""
@@ -77,6 +87,36 @@ def exact_interaction(
             text_half = _released_half(sim, text, video, word, *options)
             video_half = _released_half(sim.mT, video, text, frame, *options)
             return (text_half + video_half.mT) * (text.unsqueeze(2) & video.unsqueeze(1))
+
+
+def exact_interaction_of_cosines(
+    token_sim: Tensor,
+    text_score: Tensor,
+    video_score: Tensor,
+    text_mask: Tensor | None,
+    video_mask: Tensor | None,
+) -> Tensor:
+    """Exact interaction of true pairs in the standard game, scaled as the estimator's labels.
+
+    It needs no host-device sync, so it can be the teacher in every step of training. A side of one token has an
+    interaction, too: what each token of the other side adds to that one.
+
+    Args:
+        token_sim: cosines (B, N_t, N_v).
+        text_score: (B, N_t), before the softmax.
+        video_score: (B, N_v).
+        text_mask: (B, N_t), 1 for valid words; None: no padding.
+        video_mask: (B, N_v), 1 for valid frames; None: no padding.
+
+    Returns:
+        (B, N_t, N_v).
+    """
+    scores = text_score, video_score
+    masks = (
+        torch.ones_like(score) if mask is None else mask
+        for score, mask in zip(scores, (text_mask, video_mask), strict=True)
+    )
+    return exact_interaction(LABEL_SCALE * token_sim, *masks, *scores, span=SCORE_SPAN, check=False)
 
 
 def _standard_half(sim: Tensor, row_mask: Tensor, column_mask: Tensor, score: Tensor, span: float | None) -> Tensor:

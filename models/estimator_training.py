@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.banzhaf import LABEL_SCALE, exact_interaction, sampled_interaction
+from models.encoder import Tokens
 from models.estimator import BanzhafModule
 from models.hbi import HBI
 from models.interaction import unit
@@ -16,32 +17,28 @@ from models.level import TokenSet
 FEATURES = ("token_sim", "text_mask", "video_mask", "text_score", "video_score", "exact")
 
 
-def pair_features(
-    model: HBI, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor, game: str
-) -> dict[str, Tensor]:
+def pair_features(model: HBI, text: Tokens, video: Tokens, game: str) -> dict[str, Tensor]:
     """Players of true pairs at the entity level, and their exact interaction; no gradient.
 
     Args:
         model: whose entity level weighs the tokens.
-        text: word tokens (B, N_t, D).
-        text_mask: 1 for valid words (B, N_t).
-        video: frame tokens (B, N_v, D).
-        video_mask: 1 for valid frames (B, N_v).
+        text: B texts.
+        video: B videos.
         game: "standard" or "released".
 
     Returns:
-        `FEATURES`: "token_sim" (B, N_t, N_v), cosines; "text_mask" and "video_mask" as given; "text_score" (B, N_t) and
+        `FEATURES`: "token_sim" (B, N_t, N_v), cosines; "text_mask" and "video_mask"; "text_score" (B, N_t) and
         "video_score" (B, N_v), in the form that the game takes; "exact" (B, N_t, N_v), the interaction of the cosines
         times `LABEL_SCALE`.
     """
     level = model.levels[0]
-    with torch.no_grad(), torch.autocast(text.device.type, enabled=False):
-        token_sim = unit(text, text_mask) @ unit(video, video_mask).mT
-        text_score, text_weight = level.weigh(TokenSet.original(text, text_mask), level.text_weight)
-        video_score, video_weight = level.weigh(TokenSet.original(video, video_mask), level.video_weight)
+    with torch.no_grad(), torch.autocast(text.mask.device.type, enabled=False):
+        token_sim = unit(*text) @ unit(*video).mT
+        text_score, text_weight = level.token_weights(TokenSet.original(*text), "text")
+        video_score, video_weight = level.token_weights(TokenSet.original(*video), "video")
         scores = (text_weight, video_weight) if game == "released" else (text_score, video_score)
-        exact = exact_interaction(LABEL_SCALE * token_sim, text_mask, video_mask, *scores, game=game)
-    return dict(zip(FEATURES, (token_sim, text_mask, video_mask, *scores, exact), strict=True))
+        exact = exact_interaction(LABEL_SCALE * token_sim, text.mask, video.mask, *scores, game=game)
+    return dict(zip(FEATURES, (token_sim, text.mask, video.mask, *scores, exact), strict=True))
 
 
 class EstimatorTraining(nn.Module):
@@ -60,7 +57,7 @@ class EstimatorTraining(nn.Module):
         Args:
             estimator: the network; its batch normalisation, which is never applied, stays as it is.
             game: of the labels, "released" or "standard".
-            num_samples: coalitions sampled anew for each cell and step, as published; None: exact labels.
+            num_samples: coalitions sampled for each cell and step, as published; None: exact labels.
             generator: source of the draws; None for PyTorch's own.
         """
         super().__init__()
@@ -101,4 +98,4 @@ class EstimatorTraining(nn.Module):
         return self.teacher(token_sim).float() * text_mask.unsqueeze(2) * video_mask.unsqueeze(1)
 
     def after_step(self) -> None:
-        """Keep nothing in bounds; the training loop calls this after each optimiser step."""
+        """Called after each optimiser step; nothing needs bounds here."""

@@ -63,7 +63,8 @@ def expected_weights(score: Tensor, mask: Tensor, span: float | None = None) -> 
     score = score - score.detach().amax(-1, keepdim=True)
     if span is None:
         span = -score.detach().masked_fill(padding, 0.0).amin().item()
-    score = score.clamp(min=-span).masked_fill(padding, -torch.inf)
+    else:
+        score = score.clamp(min=-span).masked_fill(padding, -torch.inf)
     nodes = torch.arange(-digits, math.log(digits) + span + step, step, dtype=score.dtype, device=score.device)
 
     scaled = (score.unsqueeze(-1) + nodes).exp()  # s e^w (B, N, S)

@@ -1,22 +1,24 @@
-"""Token-wise interaction: from two token sets to one similarity.
+"""Token-wise interaction: from two sets of tokens to similarities.
 
 Dimension letters: A texts, B videos, N tokens, N_t words, N_v frames, D width.
 Source: HBI, arXiv 2303.14369; weighted token-wise interaction of DRL, arXiv 2203.07111.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 PADDED_SCORE = -9e15
-BLOCK_MEMORY = 64 * 2**20  # bytes
+BLOCK_MEMORY = 64 * 2**20
+"""Bytes of token similarities that training keeps at a time."""
 
 
 class TokenWeight(nn.Sequential):
     """A score per token, whose softmax over the tokens is the token's weight."""
 
     def __init__(self, width: int):
-        """Args: width: D."""
         super().__init__(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, 1))
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -29,8 +31,8 @@ def token_similarity(text: Tensor, video: Tensor) -> Tensor:
     """Cosine of every word with every frame of every pair.
 
     Args:
-        text: (A, N_t, D), of length 1 or, where padding, 0; see `unit`.
-        video: (B, N_v, D), likewise.
+        text: unit tokens (A, N_t, D), see `unit`.
+        video: unit tokens (B, N_v, D).
 
     Returns:
         (A, B, N_t, N_v), in [-1, 1], 0 at padding.
@@ -45,15 +47,61 @@ def unit(tokens: Tensor, mask: Tensor | None) -> Tensor:
     return tokens / (length if mask is None else length.masked_fill(mask.unsqueeze(-1) == 0, torch.inf))
 
 
-def similarity_in_blocks(text: Tensor, video: Tensor, text_weight: Tensor, video_weight: Tensor) -> Tensor:
-    """`weighted_similarity` of all pairs, for training in bounded memory.
+@dataclass(frozen=True)
+class TokenRows:
+    """Some sequences laid out for `weighted_similarity`.
 
-    Where the token similarities of all pairs take more than `BLOCK_MEMORY`, a block of texts after another is compared,
-    and computed once more in the backward pass instead of kept.
+    Attributes:
+        tokens: (N * B or more, D), unit tokens: the first ones of all sequences, then all second ones, ...; then zeros.
+        weight: float32 (N, B), weight of each token's best match.
+        cut: whether padding was cut off; its cosines, all 0, still take part in the maxima.
+    """
+
+    tokens: Tensor
+    weight: Tensor
+    cut: bool = False
+
+    @classmethod
+    def of(cls, tokens: Tensor, weight: Tensor) -> "TokenRows":
+        """Lay out unit tokens (B, N, D) with weights (B, N)."""
+        return cls(tokens.transpose(0, 1).flatten(0, 1), weight.mT)
+
+
+def weighted_similarity(text: TokenRows, video: TokenRows) -> Tensor:
+    """Average of both directions' weighted best matches, of every text with every video: float32 (A, B).
+
+    The maxima run over outer axes of the token similarities, so that neighbours in memory are pairs; they are exact in
+    any dtype, and all sums are float32.
+    """
+    product = text.tokens @ video.tokens.mT
+    used = product[: text.weight.numel(), : video.weight.numel()]
+    token_sim = used.unflatten(1, video.weight.shape).unflatten(0, text.weight.shape)  # (N_t, A, N_v, B)
+    best_frame = _largest(token_sim, dim=2, cut=video.cut)  # (N_t, A, B)
+    best_word = _largest(token_sim, dim=0, cut=text.cut)  # (A, N_v, B)
+    text_to_video = (best_frame * text.weight.unsqueeze(2)).sum(dim=0)
+    video_to_text = (best_word * video.weight).sum(dim=1)
+    return (text_to_video + video_to_text) / 2
+
+
+def _largest(values: Tensor, dim: int, cut: bool) -> Tensor:
+    """Exact maxima along `dim`, at least 0 if `cut`; NaN may then be lost in bfloat16."""
+    if not cut:
+        return values.amax(dim)
+    if values.dtype is torch.bfloat16:
+        # Integers of the same bits are several times as fast; they keep the order of what is not negative.
+        return values.view(torch.int16).amax(dim).clamp_(min=0).view(values.dtype)
+    return values.amax(dim).clamp_(min=0)
+
+
+def similarity_for_training(text: Tensor, video: Tensor, text_weight: Tensor, video_weight: Tensor) -> Tensor:
+    """`weighted_similarity` of all pairs in bounded memory, with gradient.
+
+    Where the token similarities of all pairs take more than `BLOCK_MEMORY`, texts are compared block by block, with
+    activation checkpointing.
 
     Args:
-        text: (A, N_t, D), as `unit` gives it.
-        video: (B, N_v, D), likewise.
+        text: unit tokens (A, N_t, D).
+        video: unit tokens (B, N_v, D).
         text_weight: (A, N_t), weight of each word's best frame.
         video_weight: (B, N_v), weight of each frame's best word.
 
@@ -62,7 +110,7 @@ def similarity_in_blocks(text: Tensor, video: Tensor, text_weight: Tensor, video
     """
 
     def compare(text: Tensor, text_weight: Tensor) -> Tensor:
-        return weighted_similarity(token_similarity(text, video), text_weight, video_weight)
+        return weighted_similarity(TokenRows.of(text, text_weight), TokenRows.of(video, video_weight))
 
     texts = max(1, BLOCK_MEMORY // (4 * text.shape[1] * video.shape[0] * video.shape[1]))
     if not torch.is_grad_enabled() or texts >= len(text):
@@ -70,19 +118,3 @@ def similarity_in_blocks(text: Tensor, video: Tensor, text_weight: Tensor, video
     blocks = zip(text.split(texts), text_weight.split(texts), strict=True)
     options = {"use_reentrant": False, "preserve_rng_state": False}
     return torch.cat([checkpoint(compare, *block, **options) for block in blocks])
-
-
-def weighted_similarity(token_sim: Tensor, text_weight: Tensor, video_weight: Tensor) -> Tensor:
-    """Average of both directions' weighted best matches.
-
-    Args:
-        token_sim: (A, B, N_t, N_v).
-        text_weight: (A, N_t), weight of each word's best frame.
-        video_weight: (B, N_v), weight of each frame's best word.
-
-    Returns:
-        (A, B).
-    """
-    text_to_video = torch.einsum("abt,at->ab", token_sim.amax(dim=3), text_weight)
-    video_to_text = torch.einsum("abv,bv->ab", token_sim.amax(dim=2), video_weight)
-    return (text_to_video + video_to_text) / 2

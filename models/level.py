@@ -1,4 +1,4 @@
-"""One level of the hierarchy: entity, action and event are the same thing at another grain.
+"""One level of the hierarchy: entity, action and event have the same structure.
 
 Dimension letters: A texts, B videos or pairs, N tokens, N_t words, N_v frames, D width.
 Source: HBI, arXiv 2303.14369.
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from models.banzhaf import BanzhafModule
-from models.interaction import PADDED_SCORE, TokenWeight, similarity_in_blocks, token_similarity, unit
-from models.packed import Sequences, similarity_without_padding
+from models.interaction import PADDED_SCORE, TokenWeight, similarity_for_training, token_similarity, unit
 from models.recipe import Recipe
+from models.similarity import Sequences, similarity_without_padding
 from models.token_merge import Clusters, MergeStage
 
-WEIGHED = 1024
-"""Tokens that are weighed at a time: it takes several times their memory."""
+SCORED = 1024
+"""Tokens that are scored at a time: it takes several times their memory."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TokenSet:
         tokens: (B, N, D).
         mask: (B, N), 1 for valid tokens; None above the entity level, where the method masks nothing.
         lengths: (B,), number of valid tokens before any merge.
-        clusters: where the original tokens went.
+        clusters: cluster of each original token.
     """
 
     tokens: Tensor
@@ -37,11 +37,11 @@ class TokenSet:
 
     @classmethod
     def original(cls, tokens: Tensor, mask: Tensor) -> "TokenSet":
-        """The set that no merge has touched: tokens (B, N, D), mask (B, N)."""
+        """The set of the entity level: tokens (B, N, D), mask (B, N)."""
         return cls(tokens, mask, mask.sum(dim=1), Clusters.identity(tokens))
 
     def merged(self, stage: MergeStage) -> "TokenSet":
-        """The set one level up."""
+        """The set of the next level."""
         tokens, clusters = stage(self.tokens, self.mask, self.clusters)
         return TokenSet(tokens, None, self.lengths, clusters)
 
@@ -52,7 +52,7 @@ class TokenSet:
 
 @dataclass(frozen=True)
 class LevelOutput:
-    """What one level says of all pairs.
+    """All pairs at one level.
 
     Attributes:
         name: "entity", "action" or "event".
@@ -74,7 +74,7 @@ class LevelOutput:
 
     @property
     def token_sim(self) -> Tensor:
-        """Token similarity of all pairs (A, B, N_t, N_v), computed when asked for: training never holds it whole."""
+        """Token similarity of all pairs (A, B, N_t, N_v), computed on request: training never holds it whole."""
         return token_similarity(self.text_unit, self.video_unit)
 
     @property
@@ -83,8 +83,27 @@ class LevelOutput:
         return self.text_unit @ self.video_unit.mT
 
 
+@dataclass(frozen=True)
+class LevelInteraction:
+    """True pairs at one level, for inspection.
+
+    Attributes:
+        name: "entity", "action" or "event".
+        sim: (B,) similarity of each pair.
+        token_sim, interaction: (B, N_t, N_v), cosine and Banzhaf interaction of each word and frame of this level.
+        text, video: `Clusters` of the original words and frames.
+    """
+
+    name: str
+    sim: Tensor
+    token_sim: Tensor
+    interaction: Tensor
+    text: Clusters
+    video: Clusters
+
+
 class Level(nn.Module):
-    """One grain of the hierarchy: its merge stages, token weights and student estimator."""
+    """The merge stages that lead into a level, its token weights and its student estimator."""
 
     def __init__(self, name: str, width: int, *, weighted: bool, rates: tuple[float, float] | None, recipe: Recipe):
         """Build a level.
@@ -92,8 +111,8 @@ class Level(nn.Module):
         Args:
             name: of the level.
             width: D.
-            weighted: learned token weights; otherwise every valid token weighs the same.
-            rates: clusters per token of the text and the video merge that lead here; None at the finest level.
+            weighted: learned token weights; otherwise all valid tokens have the same weight.
+            rates: clusters per token of the text and the video merge into this level; None at the entity level.
             recipe: see `models.recipe`.
         """
         super().__init__()
@@ -105,43 +124,51 @@ class Level(nn.Module):
         self.text_merge = MergeStage(width, rates[0], **options) if rates else None
         self.video_merge = MergeStage(width, rates[1], **options) if rates else None
 
-    def weigh(self, tokens: TokenSet, head: TokenWeight | None) -> tuple[Tensor, Tensor]:
-        """Scores and weights (B, N) of a token set; without a head 1 / (number of valid original tokens) each."""
-        if head is None:
+    def token_weights(
+        self, tokens: TokenSet, side: str, *, dtype: torch.dtype = torch.float32, skip_padding: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Scores (B, N) of a token set, and weights: their softmax.
+
+        Args:
+            tokens: B texts or videos.
+            side: "text" or "video".
+            dtype: of the matrix products.
+            skip_padding: score valid tokens only, `SCORED` at a time; needs a host-device sync and gives no gradient.
+        """
+        head = getattr(self, f"{side}_weight")
+        if head is None:  # 1 / (number of valid original tokens) each
             uniform = tokens.tokens.new_ones(tokens.tokens.shape[:2], dtype=torch.float32)
             return torch.zeros_like(uniform), uniform / tokens.lengths.unsqueeze(-1)
-        score = head(tokens.tokens, tokens.mask)
+        if skip_padding:
+            rows, valid = tokens.tokens.flatten(0, 1), tokens.valid().flatten().nonzero().squeeze(1)
+            score = rows.new_full((len(rows),), PADDED_SCORE, dtype=torch.float32)
+            with torch.autocast(rows.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+                for some in valid.split(SCORED):
+                    score[some] = head(rows[some]).float()
+            score = score.view(tokens.tokens.shape[:2])
+        else:
+            score = head(tokens.tokens, tokens.mask)
         return score, score.softmax(dim=-1, dtype=torch.float32)
 
     def forward(self, text: TokenSet, video: TokenSet) -> LevelOutput:
-        """Compare every text (A) with every video (B)."""
-        text_unit, video_unit = unit(text.tokens, text.mask), unit(video.tokens, video.mask)
-        text_score, text_weight = self.weigh(text, self.text_weight)
-        video_score, video_weight = self.weigh(video, self.video_weight)
-        sim = similarity_in_blocks(text_unit, video_unit, text_weight, video_weight)
-        clusters = text.clusters, video.clusters
-        return LevelOutput(self.name, sim, text_unit, video_unit, text_score, video_score, *clusters)
-
-    def weights(self, tokens: TokenSet, head: TokenWeight | None, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weights that `weigh` gives, in little memory: the head, in `dtype`, reads valid tokens alone."""
-        if head is None:
-            return self.weigh(tokens, head)[1]
-        rows, valid = tokens.tokens.flatten(0, 1), tokens.valid().flatten().nonzero().squeeze(1)
-        score = rows.new_full((len(rows),), PADDED_SCORE, dtype=torch.float32)
-        with torch.autocast(rows.device.type, dtype=dtype, enabled=dtype is not torch.float32):
-            for some in valid.split(WEIGHED):
-                score[some] = head(rows[some]).float()
-        return score.view(tokens.tokens.shape[:2]).softmax(dim=1)
+        """Compare every text (A) with every video (B), with gradient."""
+        units = unit(text.tokens, text.mask), unit(video.tokens, video.mask)
+        text_score, text_weight = self.token_weights(text, "text")
+        video_score, video_weight = self.token_weights(video, "video")
+        sim = similarity_for_training(*units, text_weight, video_weight)
+        return LevelOutput(self.name, sim, *units, text_score, video_score, text.clusters, video.clusters)
 
     def similarity(self, text: TokenSet, video: TokenSet, memory: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """`forward(...).sim`, float32 (A, B), without computing padding.
+        """`forward(...).sim`, float32 (A, B), without computing padding and without gradient.
 
         Args:
             text: A texts.
             video: B videos.
-            memory: see `models.packed.similarity_without_padding`, which adds to it the weights of all tokens.
+            memory: see `models.similarity.similarity_without_padding`; the weights of all tokens come on top of it.
             dtype: of the matrix products; maxima of them are exact, and sums over tokens are float32.
         """
-        sides = (text, self.text_weight), (video, self.video_weight)
-        texts, videos = (Sequences(side.tokens, side.mask, self.weights(side, head, dtype)) for side, head in sides)
+        texts, videos = (
+            Sequences(tokens.tokens, tokens.mask, self.token_weights(tokens, side, dtype=dtype, skip_padding=True)[1])
+            for side, tokens in (("text", text), ("video", video))
+        )
         return similarity_without_padding(texts, videos, memory, dtype)

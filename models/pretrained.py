@@ -1,15 +1,10 @@
 """Where CLIP's weights come from."""
 
-import utils.torchvision_import  # noqa: F401  before open_clip
-
-# isort: split
 from pathlib import Path
-
-import open_clip
 
 from models.clip import CLIP
 from utils.checkpoint import OPENAI_DIGESTS, read_weights
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 
 WEIGHTS_FOLDER = Path(__file__).parent
 OPENAI_ADDRESS = "https://openaipublic.azureedge.net/clip/models/{digest}/{file}"
@@ -50,11 +45,13 @@ def _clip_from_file(path: Path, trust: bool) -> CLIP:
     try:
         return CLIP.from_state_dict(read_weights(path, trust=trust))
     except (KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
         raise InputError(f"{path}: not the weights of a CLIP ViT ({reason}); give another --base_encoder") from error
 
 
 def _clip_from_open_clip(source: str) -> CLIP:
+    import open_clip  # takes seconds, and few models come from it
+
     name, _, tag = source.partition(":")
     if name not in open_clip.list_models():
         raise InputError(f"--base_encoder {source}: no file and no model; give a path, ViT-B/32 or an open_clip name")
@@ -66,7 +63,7 @@ def _clip_from_open_clip(source: str) -> CLIP:
     try:
         model = open_clip.create_model(name, pretrained=tag, precision="fp32", force_quick_gelu=quick_gelu)
     except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
         raise InputError(f"--base_encoder {source}: open_clip could not load it ({reason}); give a file") from error
     try:
         return CLIP.from_state_dict(model.state_dict(), quick_gelu=quick_gelu)

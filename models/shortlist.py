@@ -5,16 +5,16 @@ Dimension letters: A texts, B videos, N tokens, N_t words, N_v frames, D width, 
 
 from functools import partial
 
-import torch  # before faiss, which brings its own copies of system libraries
-
-# isort: split
 import faiss
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.hbi import HBI, SIMILARITY_MEMORY, full_precision
-from models.interaction import token_similarity, unit, weighted_similarity
+from models.encoder import Tokens
+from models.hbi import HBI
+from models.interaction import TokenRows, unit, weighted_similarity
 from models.level import TokenSet
+from models.method import SIMILARITY_MEMORY, full_precision
 
 MERGED = 1024
 """Videos that a gallery merges at a time: it takes several times the memory of their tokens."""
@@ -42,8 +42,8 @@ def text_vectors(model: HBI, tokens: Tensor, mask: Tensor) -> Tensor:
     On the 200 test videos of the built-in corpus the video of the largest similarity is among the nearest 10 for 99 %
     of the captions, where all tokens count alike for 65 %.
     """
-    entity = model.levels[0]
-    return pooled(tokens, mask, entity.weights(TokenSet.original(tokens, mask), entity.text_weight))
+    words = TokenSet.original(tokens, mask)
+    return pooled(tokens, mask, model.levels[0].token_weights(words, "text", skip_padding=True)[1])
 
 
 class Shortlist:
@@ -127,13 +127,14 @@ class Gallery:
         if not sim.numel():
             return sim
         model = self._model
-        sets = zip(model.rates, model.levels, model.text_sets(*text, model.used_levels), self._levels, strict=False)
-        for rate, level, words, (frames, frame_weight) in sets:
+        texts = model.token_sets(Tokens(*text), "text", model.used_levels)
+        levels = zip(model.rates, model.levels, texts, self._levels, strict=False)
+        for rate, level, words, (frames, frame_weight) in levels:
             if rate:
-                word_weight = level.weights(words, level.text_weight)
+                word_weight = level.token_weights(words, "text", skip_padding=True)[1]
                 compare = partial(_compare, frames=frames, frame_weight=frame_weight)
-                texts = max(1, memory // (4 * candidates.shape[1] * frames[0].numel()))
-                found = torch.vmap(compare, chunk_size=texts)(unit(words.tokens, words.mask), word_weight, candidates)
+                at_once = max(1, memory // (4 * candidates.shape[1] * frames[0].numel()))
+                found = torch.vmap(compare, chunk_size=at_once)(unit(words.tokens, words.mask), word_weight, candidates)
                 sim += rate * found
         return sim
 
@@ -166,16 +167,17 @@ def two_stage_similarity(
 
 def _ready(model: HBI, tokens: Tensor, mask: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Pooled vectors (B, D) of videos, and at each used level their unit tokens (B, N_v, D) and weights (B, N_v)."""
-    sets = list(model.video_sets(tokens, mask, model.used_levels))
-    weights = [level.weights(some, level.video_weight) for level, some in zip(model.levels, sets, strict=False)]
+    sets = list(model.token_sets(Tokens(tokens, mask), "video", model.used_levels))
+    levels = zip(model.levels, sets, strict=False)
+    weights = [level.token_weights(some, "video", skip_padding=True)[1] for level, some in levels]
     units = [unit(some.tokens, some.mask) for some in sets]
     return pooled(tokens, mask, weights[0]), list(zip(units, weights, strict=True))
 
 
 def _compare(words: Tensor, word_weight: Tensor, near: Tensor, *, frames: Tensor, frame_weight: Tensor) -> Tensor:
     """Similarity (K,) of one text, unit tokens (N_t, D) and weights (N_t), with the videos `near` (K)."""
-    token_sim = token_similarity(words.unsqueeze(0), frames[near])  # (1, K, N_t, N_v)
-    return weighted_similarity(token_sim, word_weight.unsqueeze(0), frame_weight[near]).squeeze(0)
+    text = TokenRows.of(words.unsqueeze(0), word_weight.unsqueeze(0))
+    return weighted_similarity(text, TokenRows.of(frames[near], frame_weight[near])).squeeze(0)
 
 
 def _rows(vectors: Tensor):

@@ -3,6 +3,8 @@
 Dimension letters: B videos, N_v frames, D width.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,8 @@ POSITIONS = 77
 
 class NoTemporal(nn.Module):
     """Frame tokens as CLIP gives them."""
+
+    max_frames = math.inf
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Return `frames` (B, N_v, D) unchanged."""
@@ -25,6 +29,7 @@ class SequenceTransformer(nn.Module):
     def __init__(self, width: int, layers: int, positions: int = POSITIONS):
         """Args: width: D; layers: blocks; positions: longest clip in frames."""
         super().__init__()
+        self.max_frames = positions
         self.positions = nn.Embedding(positions, width)
         self.transformer = Transformer(width, layers, norm_eps=1e-12)
 
@@ -34,8 +39,8 @@ class SequenceTransformer(nn.Module):
         Raises:
             ValueError: more frames than positions.
         """
-        if frames.shape[1] > self.positions.num_embeddings:
-            raise ValueError(f"{frames.shape[1]} frames, but position embeddings for {self.positions.num_embeddings}")
+        if frames.shape[1] > self.max_frames:
+            raise ValueError(f"{frames.shape[1]} frames, but position embeddings for {self.max_frames}")
         x = frames + self.positions.weight.narrow(0, 0, frames.shape[1])
 
         return self.transformer(x, mask.bool().unsqueeze(1).unsqueeze(1)) + frames
@@ -47,6 +52,8 @@ class SequenceLSTM(nn.Module):
     Where the LSTM gives no output (positions past the longest clip of the batch) the input stands in for it. The
     position embeddings are part of the released file format and take no part in the computation.
     """
+
+    max_frames = math.inf
 
     def __init__(self, width: int, positions: int = POSITIONS):
         """Args: width: D; positions: rows of the stored position embeddings."""

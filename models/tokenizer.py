@@ -5,17 +5,18 @@ A texts, N_t words.
 
 from collections.abc import Sequence
 
-import utils.torchvision_import  # noqa: F401  before open_clip, which imports torchvision
-
-# isort: split
 import regex
 import torch
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 # How open_clip spells CLIP's two special tokens, and how CLIP itself does.
 SPECIAL_TOKENS = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+
+MAX_LETTERS = 64
+"""Letters per column that are read of a caption: far more than a column holds, so that no caption takes long."""
+LONG_WORD = regex.compile(r"(\S{256})\S+")
+"""Byte pair encoding takes the square of a word's length."""
 
 
 class Tokenizer:
@@ -26,6 +27,8 @@ class Tokenizer:
     """
 
     def __init__(self):
+        from open_clip.tokenizer import SimpleTokenizer  # takes seconds to import
+
         self.encoder = SimpleTokenizer()
         pattern = self.encoder.pat.pattern
         for theirs, ours in SPECIAL_TOKENS.items():
@@ -52,7 +55,8 @@ class Tokenizer:
         if max_words < 2:
             raise ValueError(f"max_words must leave room for the start and end tokens, got {max_words}")
         start, end = self.encoder.sot_token_id, self.encoder.eot_token_id
-        rows = [torch.tensor([start, *self.encoder.encode(caption)[: max_words - 2], end]) for caption in captions]
+        bounded = (LONG_WORD.sub(r"\1", caption[: MAX_LETTERS * max_words]) for caption in captions)
+        rows = [torch.tensor([start, *self.encoder.encode(caption)[: max_words - 2], end]) for caption in bounded]
         lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
         mask = (torch.arange(max_words) < lengths[:, None]).long()
         ids = torch.zeros_like(mask)

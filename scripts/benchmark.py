@@ -20,10 +20,11 @@ import torch
 
 from scripts.benchmarks import features, frames, labels, loader, plan, shortlist, similarity, train, vqa
 from scripts.benchmarks.measure import Row, count
-from utils.args import run
 from utils.distributed import start
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.run import run
+from utils.texts import read_json
 
 ON_A_DEVICE = {
     "features": features,
@@ -76,13 +77,12 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         InputError: the file is missing or was not written by this script.
     """
+    report = read_json(path)
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        rows = report["rows"]
         if not all("case" in row for row in rows):
             raise KeyError("case")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a file written with --json") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a benchmark file; give one written with --json") from error
     return rows
 

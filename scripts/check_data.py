@@ -10,35 +10,49 @@ import json
 import logging
 import statistics
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tqdm import tqdm
-
-from dataloaders import DATASETS, build_split
+from dataloaders import DATASETS, build_split, find_dataset
 from dataloaders.base import Split
-from dataloaders.inspection import HARMLESS, PROBLEMS, Inspection, find_duplicates, inspect_video
+from dataloaders.files import Matches, match_videos
+from dataloaders.inspection import HARMLESS, PROBLEMS, Inspection, Window, find_duplicates, inspect_video
 from dataloaders.published_sizes import PUBLISHED_SIZES
-from dataloaders.video import find_videos
-from utils.args import run
-from utils.files import atomic_write
+from scripts.benchmarks.measure import count
+from scripts.parallel import map_videos
+from utils.args import WORKERS, ArgumentParser
+from utils.errors import InputError, printable
+from utils.files import OUTPUTS, atomic_write, claim_folder
 from utils.logger import table
+from utils.run import run
 
 SHOWN = 5
 
 
-def check_data(datatype: str, anno_path: Path, video_path: Path, *, workers: int = 2, **options: str) -> dict[str, Any]:
+def check_data(
+    datatype: str,
+    anno_path: Path,
+    video_path: Path,
+    *,
+    workers: int = 2,
+    max_frames: int = 12,
+    framerate: int = 1,
+    **options: str,
+) -> dict[str, Any]:
     """Read all annotations and inspect every video they name.
 
     Args:
         datatype: a key of `DATASETS`.
         anno_path: folder of annotations.
         video_path: folder of videos.
-        workers: processes that decode.
+        workers: processes that decode; 0 for this one.
+        max_frames: frames that training takes of a clip.
+        framerate: frames that training takes of a second.
         **options: of the data set's reader.
 
     Returns:
@@ -52,10 +66,15 @@ def check_data(datatype: str, anno_path: Path, video_path: Path, *, workers: int
     if splits["val"] == splits["test"]:
         del splits["val"]
     ids = list(dict.fromkeys(clip.video_id for split in splits.values() for clip in split.clips))
-    files = find_videos(video_path, ids, skip_missing=True)
-    inspections = dict(zip(files, inspect_all(files.values(), workers), strict=True))
+    matches = match_videos(video_path, ids)
+    if not (matches.found or matches.ambiguous):
+        raise InputError(f"{video_path}: none of {len(ids)} videos is there; check --video_path")
+    spec = find_dataset(datatype)
+    sampling = {"max_frames": max_frames, "framerate": framerate}
+    sampling |= {"rule": spec.frame_rule, "whole_seconds": spec.whole_seconds}
+    inspections = inspect_all(matches.found, windows_of(splits.values()), sampling, workers)
     published = PUBLISHED_SIZES.get(" ".join([datatype, *options.values()]), {})
-    problems = list_problems(ids, files, inspections)
+    problems = list_problems(ids, matches, inspections)
     skipped = {entry["video_id"] for kind, found in problems.items() if kind not in HARMLESS for entry in found}
     return {
         "splits": {
@@ -67,28 +86,43 @@ def check_data(datatype: str, anno_path: Path, video_path: Path, *, workers: int
     }
 
 
-def inspect_all(paths: Iterable[Path], workers: int) -> list[Inspection]:
-    """Inspect files in `workers` processes, with a progress bar."""
-    paths = list(paths)
-    with ProcessPoolExecutor(workers) as pool:
-        return list(tqdm(pool.map(inspect_video, paths, chunksize=8), "videos", len(paths), unit="video"))
+def windows_of(splits: Iterable[Split]) -> dict[str, list[Window]]:
+    """Start and end of every clip of each video."""
+    windows: dict[str, dict[Window, None]] = defaultdict(dict)
+    for split in splits:
+        for clip in split.clips:
+            windows[clip.video_id][clip.start, clip.end] = None
+    return {video_id: list(found) for video_id, found in windows.items()}
+
+
+def inspect_all(
+    files: dict[str, Path], windows: dict[str, list[Window]], sampling: dict[str, Any], workers: int
+) -> dict[str, Inspection]:
+    """Inspect the clips of files in `workers` processes, with a progress bar."""
+    jobs = files.values(), [windows[video_id] for video_id in files]
+    found = map_videos(partial(inspect_video, **sampling), *jobs, workers=workers, chunksize=8)
+    return dict(zip(files, found, strict=True))
 
 
 def list_problems(
-    ids: Sequence[str], files: dict[str, Path], inspections: dict[str, Inspection]
+    ids: Sequence[str], matches: Matches, inspections: dict[str, Inspection]
 ) -> dict[str, list[dict[str, str]]]:
     """The problems of all videos by kind, as `check_data` returns them."""
     problems: dict[str, list[dict[str, str]]] = {kind: [] for kind in PROBLEMS}
+    unmatched = {video_id: Inspection("missing") for video_id in matches.missing}
+    for video_id, paths in matches.ambiguous.items():
+        unmatched[video_id] = Inspection("ambiguous", " or ".join(printable(str(path)) for path in paths))
     for video_id in ids:
-        found = inspections.get(video_id, Inspection("missing"))
+        found = inspections.get(video_id) or unmatched[video_id]
         if found.problem:
-            file = str(files.get(video_id, ""))
+            file = printable(str(matches.found.get(video_id, "")))
             problems[found.problem].append({"video_id": video_id, "file": file, "reason": found.reason})
-    names = {path: video_id for video_id, path in files.items()}
+    names = {path: video_id for video_id, path in matches.found.items()}
     readable = [path for path in names if inspections[names[path]].problem != "unreadable"]
     for first, *others in find_duplicates(readable):
         for path in others:
-            problems["duplicate"].append({"video_id": names[path], "file": str(path), "reason": f"as {first}"})
+            entry = {"video_id": names[path], "file": printable(str(path)), "reason": printable(f"as {first}")}
+            problems["duplicate"].append(entry)
     return problems
 
 
@@ -153,19 +187,24 @@ def _cell(value: Any) -> str:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Check, print and write; returns the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datatype", default="msrvtt", choices=DATASETS, help="name of the data set (%(default)s)")
     parser.add_argument("--msrvtt_split", choices=("9k", "7k", "full", "1kB"), default="9k", help="(%(default)s)")
     parser.add_argument("--anno_path", type=Path, required=True, help="folder of the annotation files")
     parser.add_argument("--video_path", type=Path, required=True, help="folder of the videos")
-    parser.add_argument("--output_dir", type=Path, default=Path(), help="folder for the report and the skip list (.)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that decode (%(default)s)")
+    parser.add_argument("--output_dir", type=Path, default=Path("output/check"),
+                        help="folder for the report and the skip list (%(default)s)")
+    parser.add_argument("--max_frames", type=count, default=12, help="frames that are taken of a clip (%(default)s)")
+    parser.add_argument("--video_framerate", type=count, default=1, help="and of a second at most (%(default)s)")
+    parser.add_argument("--workers", type=WORKERS, default=2, help="processes that decode, 0 for none (%(default)s)")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments = parser.parse_args(argv)
     options = {"msrvtt_split": arguments.msrvtt_split} if arguments.datatype == "msrvtt" else {}
     paths = arguments.anno_path, arguments.video_path
+    options |= {"max_frames": arguments.max_frames, "framerate": arguments.video_framerate}
     report = check_data(arguments.datatype, *paths, workers=arguments.workers, **options)
     print(format_report(report))
+    claim_folder(arguments.output_dir, "output", names=OUTPUTS, flag="--output_dir")
     with atomic_write(arguments.output_dir / "data_report.json") as file:
         json.dump(report, file, indent=1)
     with atomic_write(arguments.output_dir / "skip_list.txt") as file:

@@ -4,15 +4,15 @@ python scripts/compare_runs.py "zero-shot=output/zero" "HBI=output/hbi" [--outpu
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.args import run
 from utils.errors import InputError
 from utils.logger import table, write_metrics
+from utils.run import run
+from utils.texts import read_json
 
 COLUMNS = ("R1", "R5", "R10", "MedianR")
 
@@ -42,10 +42,7 @@ def read_run(text: str) -> tuple[str, dict]:
     path = Path(folder) / "metrics.json"
     if not found:
         raise InputError(f"{text}: write NAME=FOLDER")
-    try:
-        return name, json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); has the run ended well?") from error
+    return name, read_json(path)
 
 
 def compare_retrieval(runs: dict[str, dict]) -> str:

@@ -5,7 +5,9 @@ Without arguments it takes the models that scripts/quickstart.sh has trained, an
 
 import argparse
 import importlib.util
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,9 +18,9 @@ from scripts.model_arguments import add_device_arguments
 from scripts.search import main as search
 from scripts.searching.query import VideoIndex
 from scripts.searching.questions import load_question_model
-from utils.args import run
 from utils.distributed import start
 from utils.errors import InputError
+from utils.run import run
 
 QUICKSTARTS = {Path("output/quickstart"): Path("data/shapes"), Path("output/quickstart-fast"): Path("data/shapes-fast")}
 """Output folder -> data folder."""
@@ -67,18 +69,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if importlib.util.find_spec("gradio") is None:
         raise InputError("gradio is not installed: run pip install -r requirements-demo.txt")
-    # Slow to import, and installed for the demo alone.
-    import uvicorn
-
-    from scripts.webdemo.explorer import Explorer
-    from scripts.webdemo.serving import build_app
-
     path, device = args.index or index_quickstart(), start(args.device)
     index = VideoIndex(path, device, args.checkpoint)
     checkpoint = args.questions or best_checkpoint(path.parent / "vqa")
     questions = checkpoint and load_question_model(device, args.answers, checkpoint=checkpoint, recipe=args.recipe)
-    print(f"{len(index.manifest.files)} videos at http://{args.host}:{args.port} (Ctrl-C ends it)")
-    uvicorn.run(build_app(Explorer(index, questions or None)), host=args.host, port=args.port, log_level="warning")
+    # Thumbnails are for this user alone; gradio reads the variable when it is imported.
+    os.umask(0o077)
+    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="hbi_demo_")
+    # Slow to import, and installed for the demo alone.
+    import uvicorn
+
+    from scripts.webdemo.explorer import Explorer
+    from scripts.webdemo.protection import Protection
+    from scripts.webdemo.serving import build_app
+
+    app = Protection(build_app(Explorer(index, questions or None)), args.host)
+    address = f"http://{args.host}:{args.port}" + (f"/?token={app.token}" if app.token else "")
+    print(f"{len(index.manifest.files)} videos at {address} (Ctrl-C ends it)")
+    uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models import load_model
-from models.hub import CONFIG, WEIGHTS, save_folder
+from models.export import CONFIG, WEIGHTS, save_folder
 from scripts.benchmarks.measure import count
 from scripts.graphs import require_packages, write_graphs
-from utils.args import run
+from utils.engine.builders import check_sizes
+from utils.run import run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     model = load_model(args.checkpoint, base_encoder=args.base_encoder, answers=args.answers, **options)
+    check_sizes(model, args.max_words, args.max_frames)
     save_folder(model, args.output)
     print(args.output / CONFIG, args.output / WEIGHTS, sep="\n")
     if not args.without_onnx:

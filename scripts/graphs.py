@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from models import HBI, HBIVQA
+from models import HBI, HBIVQA, Tokens
 from utils.errors import InputError
 from utils.files import atomic_write
 
@@ -68,11 +68,11 @@ class Levels(nn.Module):
 
     def forward(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        ascent = self.model.ascend(text, text_mask, video, video_mask)
+        sets = self.model.level_sets(Tokens(text, text_mask), Tokens(video, video_mask), len(self.model.levels))
         if isinstance(self.model, HBIVQA):
-            levels = [head(*sets) for (_, *sets), head in zip(ascent, self.model.answer_heads, strict=True)]
+            levels = [head(*pair) for (_, *pair), head in zip(sets, self.model.answer_heads, strict=True)]
         else:
-            levels = [level(*sets).sim for level, *sets in ascent]
+            levels = [level(*pair).sim for level, *pair in sets]
         return *levels, sum(rate * level for rate, level in zip(self.model.rates, levels, strict=True))
 
 

@@ -8,20 +8,19 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tqdm import tqdm
-
+from scripts.parallel import map_videos
 from scripts.shapes import grammar
 from scripts.shapes.questions import ask
 from scripts.shapes.stories import Family, draw_test, draw_train
 from scripts.shapes.writing import Entry, write_activitynet, write_msrvtt, write_questions, write_video
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import atomic_write, claim_folder, remove
+from utils.texts import read_json
 
 
 def make_corpus(
@@ -35,7 +34,7 @@ def make_corpus(
         test: number of test videos, at least 1; a multiple of 8 makes a quarter of each kind of hard negative.
         captions: of each training video, at least 1.
         seed: the same seed and counts give the same files, whatever the number of workers.
-        workers: processes that render.
+        workers: processes that render; 0 for this one.
 
     Returns:
         True if it was made, False if it was there.
@@ -43,24 +42,22 @@ def make_corpus(
     Raises:
         InputError: a count below 1, or the folder cannot be written.
     """
-    if min(train, test, captions, workers) < 1:
+    if min(train, test, captions) < 1 or workers < 0:
         raise InputError(
-            f"--train {train}, --test {test}, --captions {captions} and --workers {workers} must be 1 or more"
+            f"--train {train}, --test {test} and --captions {captions} must be 1 or more, --workers {workers} 0 or more"
         )
     settings = {"train": train, "test": test, "captions": captions, "seed": seed, "code": _code_digest()}
     marker = output / "made_with.json"
     if _read_settings(marker) == settings:
         return False
-    marker.unlink(missing_ok=True)
+    claim_folder(output, "corpus", flag="--output")
+    remove(marker, r"made_with\.json")
     train_entries = _entries(draw_train(seed, train), first=0, captions=captions, seed=seed)
     test_entries = _entries(draw_test(seed, test), first=train, captions=1, seed=seed)
     entries = train_entries + test_entries
     videos = output / "MSRVTT_Videos"
-    with ProcessPoolExecutor(workers) as pool:
-        paths = [videos / f"{entry.video_id}.mp4" for entry in entries]
-        written = pool.map(write_video, paths, [entry.scene for entry in entries], chunksize=8)
-        for _ in tqdm(written, total=len(entries), desc="videos", unit="video"):
-            pass
+    paths = [videos / f"{entry.video_id}.mp4" for entry in entries]
+    map_videos(write_video, paths, [entry.scene for entry in entries], workers=workers, chunksize=8)
     write_msrvtt(output / "anns", train_entries, test_entries)
     write_questions(output / "qa", train_entries, test_entries)
     write_activitynet(output / "ActivityNet", videos, train_entries, test_entries)
@@ -93,8 +90,8 @@ def _code_digest() -> str:
 def _read_settings(marker: Path) -> dict | None:
     """Read what a complete corpus was made with; None where there is none."""
     try:
-        return json.loads(marker.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(marker)
+    except InputError:
         return None
 
 
@@ -106,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--test", type=int, default=200, help="test videos (%(default)s)")
     parser.add_argument("--captions", type=int, default=5, help="captions of a training video (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another corpus (%(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that render (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that render, 0 for none (%(default)s)")
     options = parser.parse_args(arguments)
     made = make_corpus(
         options.output,

@@ -4,9 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from models import HBI
-from utils.args import add_merge_arguments
-from utils.errors import InputError
+from models.hbi_options import add_merge_arguments
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,16 +41,3 @@ def model_options(args: argparse.Namespace, **further: Any) -> dict[str, Any]:
         "video_rates": (args.v_rate0, args.v_rate1),
         **further,
     }
-
-
-def check_sizes(model: HBI, max_words: int, max_frames: int) -> None:
-    """Refuse sizes that the model cannot take.
-
-    Raises:
-        InputError: fewer than 2 words, or more words or frames than the model has positions for.
-    """
-    positions = model.clip.config.context_length
-    if not (2 <= max_words <= positions and max_frames <= positions):
-        raise InputError(
-            f"the model has {positions} positions: give --max_words 2 to {positions}, --max_frames up to it"
-        )

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.figures.curves import curves_figure, read_scalars
 from scripts.figures.style import figure_path, save_figure
-from utils.args import run
+from utils.run import run
 
 
 def main(argv: Sequence[str] | None = None) -> None:

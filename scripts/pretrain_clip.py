@@ -25,9 +25,9 @@ from models.tokenizer import Tokenizer
 from scripts.shapes.initialisation import set_positions
 from scripts.shapes.pictures import draw_pictures, draw_sentences, is_true
 from scripts.shapes.reading import Reader
-from utils.args import run
 from utils.distributed import is_main, rank, start, world_size
 from utils.files import atomic_write
+from utils.run import run
 
 MAX_WORDS = 24
 WARMUP = 100  # steps

@@ -16,36 +16,38 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models import load_model
-from models.hub import model_digest
+from models.export import model_digest
 from scripts.benchmarks.measure import count
-from scripts.model_arguments import add_device_arguments, add_model_arguments, check_sizes, model_options
+from scripts.model_arguments import add_device_arguments, add_model_arguments, model_options
 from scripts.searching.build import build_index
 from scripts.searching.query import SHORTLIST, Hit, VideoIndex, clock
 from scripts.searching.questions import Answer, load_question_model
-from scripts.searching.storage import Manifest
-from utils.args import run
+from scripts.searching.storage import IndexedModel, Manifest, Sampling
+from utils.args import AMOUNT, WORKERS, ArgumentParser
 from utils.distributed import is_main, start
-from utils.errors import InputError
+from utils.engine.builders import check_sizes
+from utils.errors import InputError, printable
 from utils.files import atomic_write
 from utils.logger import table
+from utils.run import run
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     options = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
 
     index = commands.add_parser("index", help="make an index of a folder, or bring it up to date", **options)
     index.add_argument("folder", type=Path, help="folder of videos, its subfolders included")
-    index.add_argument("--rate", type=float, nargs=3, default=(1.0, 0.0, 0.0), metavar=("ENTITY", "ACTION", "EVENT"),
+    index.add_argument("--rate", type=AMOUNT, nargs=3, default=(1.0, 0.0, 0.0), metavar=("ENTITY", "ACTION", "EVENT"),
                        help="weights of the levels in the ranking")
     index.add_argument("--max_words", type=count, default=32, help="tokens of a query, its ends included")
     index.add_argument("--max_frames", type=count, default=12, help="frames of a segment")
     index.add_argument("--framerate", type=count, default=1, help="frames taken from a second of video")
     index.add_argument("--segment", type=count, default=30, help="seconds of a segment; a shorter video is one")
     index.add_argument("--overlap", type=int, default=10, help="seconds that neighbouring segments share")
-    index.add_argument("--workers", type=int, default=2, help="decoding processes beside each process")
+    index.add_argument("--workers", type=WORKERS, default=2, help="decoding processes beside each process")
     add_model_arguments(index)
 
     query = commands.add_parser("query", help="find the segments that a sentence describes", **options)
@@ -86,15 +88,15 @@ def make_index(args: argparse.Namespace) -> None:
     check_sizes(model, args.max_words, args.max_frames)
     manifest = Manifest(
         folder=str(args.folder.resolve()),
-        model=options,
+        model=IndexedModel(**options),
         digest=model_digest(args.checkpoint),
-        sampling={name: getattr(args, name) for name in ("max_frames", "framerate", "segment", "overlap")},
+        sampling=Sampling(**{name: getattr(args, name) for name in ("max_frames", "framerate", "segment", "overlap")}),
         max_words=args.max_words,
     )
     changes = build_index(model, args.index, manifest, args.workers)
     if is_main():
         for file, reason in changes.skipped.items():
-            print(f"skipped {file}: {reason}")
+            print(f"skipped {printable(file)}: {reason}")
         print(
             f"{args.index}: {changes.computed} videos computed, {changes.kept} kept, {changes.removed} removed, "
             f"{len(changes.skipped)} skipped"
@@ -105,7 +107,7 @@ def query_index(args: argparse.Namespace) -> None:
     """Print and write the segments that the query of the command line finds."""
     index = VideoIndex(args.index, start(args.device), args.checkpoint)
     hits = index.search(args.query, top=args.top, shortlist=args.shortlist)
-    rows = [[hit.file, clock(hit.start), clock(hit.end), f"{hit.similarity:.3f}"] for hit in hits]
+    rows = [[printable(hit.file), clock(hit.start), clock(hit.end), f"{hit.similarity:.3f}"] for hit in hits]
     print(table(["video", "from", "to", "similarity"], rows))
     write_results(args.json, {"query": args.query, "folder": index.manifest.folder}, hits)
 
@@ -128,7 +130,7 @@ def write_results(path: Path | None, asked: dict[str, str], results: Sequence[Hi
     """
     if path is not None:
         with atomic_write(path) as file:
-            json.dump({**asked, "results": [asdict(result) for result in results]}, file, indent=1, ensure_ascii=False)
+            json.dump({**asked, "results": [asdict(result) for result in results]}, file, indent=1)
 
 
 COMMANDS = {"index": make_index, "query": query_index, "ask": answer_question}

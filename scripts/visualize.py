@@ -17,8 +17,8 @@ from scripts.figures.hierarchy import hierarchy_figure
 from scripts.figures.style import figure_path, save_figure
 from scripts.figures.view import look
 from scripts.model_arguments import add_model_arguments, model_options
-from utils.args import run
 from utils.distributed import start
+from utils.run import run
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -4,9 +4,6 @@ import csv
 import json
 from pathlib import Path
 
-import utils.torchvision_import  # noqa: F401  before a test imports torchvision, timm or open_clip
-
-# isort: split
 import av
 import numpy as np
 import pytest

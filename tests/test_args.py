@@ -1,12 +1,19 @@
 import logging
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 
+from models import HBI, METHODS
+from models.hbi_options import add_interaction_argument
 from utils import args
 from utils.errors import InputError
+from utils.run import run
+
+retrieval_parser = partial(args.retrieval_parser, METHODS, HBI.add_arguments)
+estimator_parser = partial(args.estimator_parser, add_interaction_argument)
 
 PATHS = ["--anno_path", "anns", "--video_path", "videos", "--output_dir", "out"]
 
@@ -24,19 +31,19 @@ LEVEL_DEFAULTS = {
 
 PUBLISHED_COMMANDS = {
     "estimator": (
-        args.estimator_parser,
+        estimator_parser,
         "--do_train 1 --workers 8 --n_display 1 --epochs 10 --lr 1e-2 --coef_lr 1e-3 --batch_size 128"
         " --batch_size_val 128 --anno_path data/MSR-VTT/anns --video_path MSRVTT_Videos --datatype msrvtt"
         " --max_words 24 --max_frames 12 --video_framerate 1 --output_dir out",
     ),
     "evaluate msrvtt": (
-        args.retrieval_parser,
+        retrieval_parser,
         "--do_eval 1 --workers 8 --n_display 50 --batch_size_val 128 --anno_path data/MSR-VTT/anns"
         " --video_path MSRVTT_Videos --datatype msrvtt --max_words 24 --max_frames 12 --video_framerate 1"
         " --init_model checkpoint --output_dir out",
     ),
     "train activity": (
-        args.retrieval_parser,
+        retrieval_parser,
         "--do_train 1 --workers 8 --n_display 10 --epochs 10 --lr 1e-4 --coef_lr 1e-3 --batch_size 128"
         " --batch_size_val 128 --anno_path ActivityNet --video_path Activity_Videos --datatype activity"
         " --max_words 64 --max_frames 64 --video_framerate 1 --output_dir out --estimator estimator --kl 2 --skl 1",
@@ -56,13 +63,13 @@ def test_published_commands_parse_word_for_word(name):
 
 @pytest.mark.parametrize(
     ("make_parser", "expected"),
-    [(args.retrieval_parser, RETRIEVAL_DEFAULTS | LEVEL_DEFAULTS), (args.estimator_parser, RETRIEVAL_DEFAULTS)],
+    [(retrieval_parser, RETRIEVAL_DEFAULTS | LEVEL_DEFAULTS), (estimator_parser, RETRIEVAL_DEFAULTS)],
 )
 def test_defaults_are_the_published_ones(make_parser, expected, monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     parsed = vars(make_parser().parse_args(PATHS))
     assert {name: parsed[name] for name in expected} == expected
-    if make_parser is args.estimator_parser:
+    if make_parser is estimator_parser:
         assert not LEVEL_DEFAULTS.keys() & parsed.keys()
 
 
@@ -70,24 +77,24 @@ def test_defaults_are_the_published_ones(make_parser, expected, monkeypatch):
 def test_every_published_flag_takes_its_default_as_words(name):
     default = (RETRIEVAL_DEFAULTS | LEVEL_DEFAULTS)[name]
     words = [str(value) for value in (default if isinstance(default, list) else [default])]
-    parsed = args.retrieval_parser().parse_args([*PATHS, f"--{name}", *words])
+    parsed = retrieval_parser().parse_args([*PATHS, f"--{name}", *words])
     assert getattr(parsed, name) == ("None" if default is None else default)
 
 
 def test_switches_work_with_and_without_a_value():
     for words, expected in ((["--do_train"], 1), (["--do_train", "1"], 1), (["--do_train", "0", "--do_eval"], 0)):
-        assert args.parse(args.retrieval_parser(), [*PATHS, *words]).do_train == expected
+        assert args.parse(retrieval_parser(), [*PATHS, *words]).do_train == expected
 
 
 def test_local_rank_comes_from_either_spelling_or_the_launcher(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert args.retrieval_parser().parse_args(PATHS).local_rank == 3
+    assert retrieval_parser().parse_args(PATHS).local_rank == 3
     for flag in ("--local_rank=1", "--local-rank=1"):
-        assert args.retrieval_parser().parse_args([*PATHS, flag]).local_rank == 1
+        assert retrieval_parser().parse_args([*PATHS, flag]).local_rank == 1
 
 
 def test_flags_without_effect_are_grouped_and_named_once(caplog):
-    parser = args.retrieval_parser()
+    parser = retrieval_parser()
     parsed = args.parse(parser, [*PATHS, "--do_eval", "--world_size", "2", "--distributed", "--world_size", "4"])
     with caplog.at_level(logging.INFO):
         args.log_ineffective_flags(parsed, logging.getLogger("named"))
@@ -100,7 +107,7 @@ def test_flags_without_effect_are_grouped_and_named_once(caplog):
 
 
 def test_help_is_in_groups_and_shows_defaults():
-    text = args.retrieval_parser().format_help()
+    text = retrieval_parser().format_help()
     words = " ".join(text.split())
     for group in ("task:", "data:", "model:", "levels:", "merging:", "training and evaluation:", "machine:"):
         assert f"\n{group}\n" in text
@@ -129,7 +136,7 @@ def test_help_is_in_groups_and_shows_defaults():
 )
 def test_impossible_command_lines_end_with_one_line_and_code_2(words, reason, capsys):
     with pytest.raises(SystemExit) as exit_:
-        args.parse(args.retrieval_parser(), [*PATHS, *words.split()])
+        args.parse(retrieval_parser(), [*PATHS, *words.split()])
     message = capsys.readouterr().err
     assert exit_.value.code == 2
     assert reason in message and message.count("\n") == 1
@@ -137,7 +144,7 @@ def test_impossible_command_lines_end_with_one_line_and_code_2(words, reason, ca
 
 def test_missing_paths_are_named(capsys):
     with pytest.raises(SystemExit):
-        args.parse(args.retrieval_parser(), ["--do_eval"])
+        args.parse(retrieval_parser(), ["--do_eval"])
     assert "required: --output_dir, --anno_path, --video_path" in capsys.readouterr().err
 
 
@@ -161,27 +168,37 @@ def read_here(_):
 def test_input_errors_end_with_their_one_line_and_code_2(main, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["scripts/main.py", "--do_eval"])
     with pytest.raises(SystemExit) as exit_:
-        args.run(main)
+        run(main)
     assert exit_.value.code == 2
     assert capsys.readouterr().err == "main.py: error: video7.mp4: truncated; fetch it again\n"
+
+
+def test_terminal_codes_do_not_reach_the_terminal(monkeypatch, capsys):
+    def fail(_):
+        raise InputError("\x1b]0;title\x07a\x1b[1;31mb\x1b[0m.mp4\x1b(B\r\x08: caf\u00e9 is missing\x9b2J; fetch it")
+
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    with pytest.raises(SystemExit):
+        run(fail)
+    assert capsys.readouterr().err == "main.py: error: ab.mp4: caf\u00e9 is missing2J; fetch it\n"
 
 
 def test_debug_shows_the_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["main.py", "--debug"])
     with pytest.raises(InputError):
-        args.run(read_here)
+        run(read_here)
 
 
 def test_run_hands_the_command_line_over_and_returns(monkeypatch):
     given = []
     monkeypatch.setattr(sys, "argv", ["main.py", "--do_eval", "1"])
-    args.run(given.extend)
+    run(given.extend)
     assert given == ["--do_eval", "1"]
 
 
 def test_a_script_exits_with_code_2():
     script = (
-        "from utils.args import run; from utils.errors import InputError\n"
+        "from utils.run import run; from utils.errors import InputError\n"
         "def main(words): raise InputError('list.csv, line 3: no video_id; add it')\n"
         "run(main)"
     )
@@ -190,5 +207,5 @@ def test_a_script_exits_with_code_2():
 
 
 def test_rate_takes_three_numbers():
-    parsed = args.parse(args.retrieval_parser(), [*PATHS, "--do_eval", "1", "--rate", "0.4", "0.4", "0.2"])
+    parsed = args.parse(retrieval_parser(), [*PATHS, "--do_eval", "1", "--rate", "0.4", "0.4", "0.2"])
     assert parsed.rate == [0.4, 0.4, 0.2]

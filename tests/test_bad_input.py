@@ -15,7 +15,7 @@ import torch
 
 import main_retrieval
 from tests.retrieval_case import Corpus, build_corpus
-from utils.args import run
+from utils.run import run
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "main_retrieval.py"
@@ -119,7 +119,7 @@ def test_weights_of_another_architecture(flag, corpus, complain):
     other = corpus.clip if flag == "--estimator" else corpus.estimator
     line = complain(flag, other)
     assert line.startswith(f"FOLDER/{other.name}: ")
-    assert re.search("no model of HBI|not the weights of a CLIP|another architecture", line)
+    assert re.search("no retrieval model|not the weights of a CLIP|another architecture", line)
     assert re.search("give a pytorch_model.bin|give another --base_encoder|Choose the file", line)
 
 
@@ -127,6 +127,18 @@ def test_weights_that_are_not_there(complain, corpus):
     assert complain("--init_model", corpus.folder / "model.bin") == "FOLDER/model.bin: no such file; check the path"
     line = complain("--base_encoder", "ViT-B/64")
     assert line.startswith("--base_encoder ViT-B/64: no file and no model; give a path")
+
+
+@pytest.mark.parametrize("flag", ["--max_words", "--max_frames"])
+def test_more_words_or_frames_than_positions(flag, complain, corpus):
+    shutil.rmtree(corpus.videos)  # no video has been looked for yet
+    assert re.match(rf"{flag} 78: the model has 77 positions; give [12] to 77", complain(flag, 78))
+
+
+@pytest.mark.parametrize("module", ["None", "seqLSTM"])
+def test_other_temporal_encoders_take_any_number_of_frames(module, corpus):
+    metrics = main_retrieval.main(command_line(corpus, "--max_frames", 78, "--agg_module", module))
+    assert 0 <= metrics["t2v"]["R1"] <= 100
 
 
 @pytest.fixture
@@ -168,7 +180,7 @@ def test_programs_are_run_only_if_trusted(flag, complain, corpus):
     assert line.startswith("FOLDER/program.pt: a TorchScript archive with an unknown SHA-256")
     assert "pass --trust_checkpoint" in line
     line = complain(flag, corpus.folder / "program.pt", "--trust_checkpoint")
-    assert re.match("FOLDER/program.pt: (no model of HBI|not the weights of a CLIP)", line)
+    assert re.match("FOLDER/program.pt: (no retrieval model|not the weights of a CLIP)", line)
 
 
 @pytest.mark.parametrize("video_id", ["../secret", "/SECRET", "MSRVTT_Videos/../../secret"])
@@ -242,6 +254,22 @@ def test_the_script_itself(corpus, debug):
     assert ("Traceback" in result.stderr) == debug
     assert "MSRVTT_JSFUSION_test.csv: cannot be read" in result.stderr.splitlines()[-1]
     assert debug or (result.returncode, result.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"RANK": "0"}, "WORLD_SIZE, MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR, MASTER_PORT"),
+        ({"RANK": "1", "WORLD_SIZE": "two", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, "WORLD_SIZE"),
+    ],
+)
+def test_a_launcher_that_sets_a_part_of_its_variables(environment, named, complain, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert complain().startswith(f"environment: {named} not set, or no number; start several processes with torchrun")
 
 
 @pytest.mark.slow

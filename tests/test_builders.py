@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from utils.builders import compile_towers
+from utils.engine.builders import compile_towers
 from utils.errors import InputError
 
 

@@ -70,6 +70,23 @@ def test_duplicates_are_files_of_the_same_bytes(tmp_path):
     assert find_duplicates(sorted(tmp_path.iterdir())) == [[tmp_path / "a", tmp_path / "b"]]
 
 
+def test_frames_that_cannot_be_reached_by_time_are_unreliable(tmp_path):
+    whole = write_video(tmp_path / "whole.ts", codec="mpeg2video", fps=25)
+    path = tmp_path / "twice.ts"
+    path.write_bytes(whole.read_bytes() * 2)
+    assert inspect_video(whole).problem is None
+    found = inspect_video(path)
+    assert (found.problem, found.reason) == ("unreliable", "has time stamps that run backwards or are missing")
+
+
+def test_the_windows_of_training_are_decoded(tmp_path):
+    path = write_video(tmp_path / "video.mp4")
+    assert inspect_video(path, [(0, 1), (1, 3)], rule="cv2", whole_seconds=True).problem is None
+    found = inspect_video(path, [(0, 1), (7, 9)])
+    assert found.problem == "window"
+    assert found.reason == "no frame between 7 and 9 s, the video lasts 3.0 s"
+
+
 @pytest.fixture(scope="module")
 def formats(tmp_path_factory):
     return {name: write_format(name, tmp_path_factory.mktemp(name)) for name in ("msvd", "msrvtt", "csv")}
@@ -101,6 +118,18 @@ def test_a_folder_with_every_problem(formats, tmp_path, capsys):
     assert "5 videos to skip" in text
 
 
+def test_a_name_in_two_folders_is_reported(formats, tmp_path):
+    root = Path(shutil.copytree(formats["csv"], tmp_path / "data"))
+    for camera in ("a", "b"):
+        (root / "videos" / camera).mkdir()
+        shutil.copy(root / "videos" / "one.mp4", root / "videos" / camera)
+    (root / "videos" / "one.mp4").unlink()
+    report = main(words("csv", root, tmp_path / "out"))
+    (entry,) = report["problems"]["ambiguous"]
+    assert entry["video_id"] == "one" and "a/one.mp4 or " in entry["reason"]
+    assert report["skip"] == ["one"]
+
+
 def test_sizes_stand_beside_the_published_ones(formats, tmp_path, capsys):
     report = main(words("msvd", formats["msvd"], tmp_path))
     assert report["splits"]["train"] == {
@@ -125,3 +154,13 @@ def test_videos_in_two_splits_are_named(formats, tmp_path):
     report = main(["--datatype", "csv", *paths, *CHECK])
     assert report["shared"] == {"train and test": ["four", "one", "three", "two"]}
     assert report["splits"]["train"]["published videos"] is None
+
+
+def test_any_number_of_workers_finds_the_same(formats, tmp_path, capsys):
+    reports = [main([*words("csv", formats["csv"], tmp_path), "--workers", workers]) for workers in ("0", "2")]
+    assert reports[0] == reports[1]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main([*words("csv", formats["csv"], tmp_path), "--workers", "-1"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and "--workers: a whole number is needed, 0 or more" in line

@@ -1,8 +1,11 @@
 """Weights on disk: every road in, strict loading, the released spelling, and what is refused."""
 
+import logging
 import pickle
+import random
 import zipfile
 
+import numpy
 import pytest
 import safetensors.torch
 import torch
@@ -11,8 +14,10 @@ from torch import nn
 from models import HBI, load_clip, load_model
 from models.clip import CLIP
 from tests.conftest import SMALL
+from tests.damage import damage_bytes
 from tests.golden_case import filled_state
 from utils import checkpoint
+from utils.archives import read_torchscript
 from utils.checkpoint import load_weights, read_weights, released_state, save_weights
 from utils.errors import InputError
 
@@ -73,6 +78,121 @@ def test_torchscript_archive_needs_a_known_digest_or_trust(clip_state, archive, 
     assert equal(load_clip(archive, trust=True), clip_state)
     monkeypatch.setitem(checkpoint.OPENAI_DIGESTS, "ViT-B/32", checkpoint.sha256(archive))
     assert equal(load_clip(archive), clip_state)
+
+
+class Layers(nn.Module):
+    """Nested modules, and tensors of every sort that a module may hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(3, 2), nn.LayerNorm(2)])
+        self.turned = nn.Parameter(torch.randn(4, 3).T)
+        self.tied = self.layers[0].weight
+        self.none = nn.Parameter(torch.zeros(0, 2))
+        for dtype in (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool):
+            self.register_buffer(f"{dtype}".replace("torch.", "as_"), torch.arange(6).to(dtype)[1::2])
+        self.sizes = [3, 2]
+
+    def forward(self, x: torch.Tensor):
+        for layer in self.layers:
+            x = layer(x)
+        return x @ self.turned[:2] + self.sizes[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("make", [torch.jit.script, lambda module: torch.jit.trace(module, torch.ones(1, 3))])
+def test_an_archive_is_read_as_torch_jit_reads_it(make, tmp_path):
+    make(Layers()).save(tmp_path / "module.pt")
+    expected = torch.jit.load(tmp_path / "module.pt").state_dict()
+    found = read_torchscript(tmp_path / "module.pt")
+    assert found.keys() == expected.keys() and len(found) == 13
+    for name, tensor in expected.items():
+        assert (found[name].dtype, found[name].stride()) == (tensor.dtype, tensor.stride())
+        assert torch.equal(found[name], tensor)
+
+
+def rewritten(source, path, compression=zipfile.ZIP_STORED, **entries):
+    """Write the archive again, compressed, or with another content of the entries that end in these names."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w", compression) as new:
+        for name in old.namelist():
+            new.writestr(name, entries.get(name.rpartition("/")[2].replace(".", "_"), old.read(name)))
+    return path
+
+
+def test_compressed_and_overlapping_archives_are_refused(archive, clip_state, tmp_path):
+    torch.save(clip_state, tmp_path / "state.pt")
+    for source in (archive, tmp_path / "state.pt"):
+        assert read_weights(rewritten(source, tmp_path / "stored.pt"), trust=True).keys() == clip_state.keys()
+        with pytest.raises(InputError, match=r"deflated.pt: its entry .* is compressed, refused"):
+            read_weights(rewritten(source, tmp_path / "deflated.pt", zipfile.ZIP_DEFLATED), trust=True)
+        with zipfile.ZipFile(rewritten(source, tmp_path / "overlapping.pt"), "a") as overlapping:
+            overlapping.filelist *= 3
+            overlapping.comment = b"writes the directory again"
+        with pytest.raises(InputError, match="overlap"):
+            read_weights(tmp_path / "overlapping.pt", trust=True)
+
+
+def test_an_archive_runs_nothing(archive, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trap = rewritten(archive, tmp_path / "trap.pt", data_pkl=pickle.dumps(Payload(), protocol=2))
+    with pytest.raises(InputError, match="asks for __builtin__.exec"):
+        read_weights(trap, trust=True)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_damaged_archive_is_refused_or_holds_tensors(tmp_path):
+    torch.jit.script(Layers()).save(tmp_path / "module.pt")
+    with zipfile.ZipFile(tmp_path / "module.pt") as whole:
+        content = whole.read("module/data.pkl")
+    refused = 0
+    for seed in range(200):
+        damaged = damage_bytes(content, random.Random(seed))
+        try:
+            state = read_weights(rewritten(tmp_path / "module.pt", tmp_path / "x.pt", data_pkl=damaged), trust=True)
+            assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
+        except InputError as error:
+            assert "\n" not in str(error) and str(error).isprintable()
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": state, "best": 3.0, "optimizer": {"state": {}}},
+        lambda state: {"model": state},
+        lambda state: {"module": state},
+        lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+        lambda state: {"epoch": 1, "model": {"state_dict": {f"module.{name}": state[name] for name in state}}},
+    ],
+)
+def test_wrapped_weights_are_unwrapped_and_the_log_says_so(wrap, clip_state, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("hbi"), "propagate", True)
+    torch.save(wrap(clip_state), tmp_path / "wrapped.pt")
+    assert equal(load_clip(tmp_path / "wrapped.pt"), clip_state)
+    assert "wrapped.pt: " in caplog.text
+    if all(isinstance(tensor, torch.Tensor) for tensor in wrap(clip_state).values()):
+        safetensors.torch.save_file(wrap(clip_state), tmp_path / "wrapped.safetensors")
+        assert equal(load_clip(tmp_path / "wrapped.safetensors"), clip_state)
+    caplog.clear()
+    torch.save(clip_state, tmp_path / "plain.pt")
+    assert equal(load_clip(tmp_path / "plain.pt"), clip_state) and not caplog.text
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_is_refused_is_named(zipped, clip_state, tmp_path):
+    content = {"state_dict": clip_state, "best": numpy.float64(3)}
+    torch.save(content, tmp_path / "run.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError) as error:
+        read_weights(tmp_path / "run.pt")
+    assert "holds numpy._core.multiarray.scalar" in str(error.value) and str(error.value).isprintable()
+
+
+def test_an_unknown_key_of_the_towers_is_named(clip_state, tmp_path):
+    state = released_state(HBI(CLIP.from_state_dict(clip_state)))
+    save_weights({**state, "clip.visual.extra": torch.zeros(1)}, tmp_path / "model.bin")
+    with pytest.raises(InputError, match="model.bin: no retrieval model .*visual.extra"):
+        load_model(tmp_path / "model.bin")
 
 
 class Payload:

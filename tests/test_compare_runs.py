@@ -26,6 +26,14 @@ def test_one_row_a_run(tmp_path, capsys):
     assert json.loads((tmp_path / "table.json").read_text())["first"]["t2v"]["R1"] == 10.0
 
 
+def test_metrics_with_a_byte_order_mark(tmp_path, capsys):
+    write_run(tmp_path / "run", 10.0, [])
+    metrics = tmp_path / "run" / "metrics.json"
+    metrics.write_text(metrics.read_text(), encoding="utf-8-sig")
+    main([f"name={tmp_path}/run"])
+    assert "name" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("run", ["no_name", "name=absent"])
 def test_a_run_that_is_not_there(run):
     with pytest.raises(InputError):

@@ -9,14 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numbered import numbers_of, write_numbered
 
 from dataloaders import DATASETS, build_dataloader, build_split
 from dataloaders.augment import RandAugment
 from dataloaders.base import Clip, ClipDataset, PairDataset, Split, TextDataset, collate
-from dataloaders.transforms import ClipTransform
-from dataloaders.video import FRAME_RULES, find_videos, frame_positions, read_clip
+from dataloaders.build import clip_reader
+from dataloaders.clips import read_clip
+from dataloaders.files import find_videos
+from models import HBI, METHODS
 from models.tokenizer import Tokenizer
+from utils.args import retrieval_parser
 from utils.errors import InputError
+from utils.video.positions import FRAME_RULES, frame_positions
+from utils.video.transforms import ClipTransform
 
 SHARED_LISTS = Path(__file__).parents[2] / "shared" / "data" / "msrvtt" / "anns"
 MAX_WORDS, MAX_FRAMES = 12, 4
@@ -190,6 +196,16 @@ def test_activity_window_reaches_the_clip(activity, video_file, tokenizer):
     videos = find_videos(video_file.parent, ["v_noise"])
     clips = ClipDataset(split, videos, partial(read, rule="cv2"))
     assert len(clips[0]["frames"]) == len(frame_positions(10, 30, start=0, end=2, rule="cv2")) == 3
+
+
+@pytest.mark.parametrize(("datatype", "shown"), [("csv", [2, 3, 4, 5, 6]), ("msrvtt", list(range(11)))])
+def test_windows_of_a_csv_keep_their_fractions(tmp_path, datatype, shown):
+    path = write_numbered(tmp_path / "video.mp4", 40)
+    words = ["--do_eval", "1", "--anno_path", "-", "--video_path", "-", "--output_dir", "-", "--datatype", datatype]
+    args = retrieval_parser(METHODS, HBI.add_arguments).parse_args([*words, "--video_framerate", "10"])
+    read = clip_reader(args, 48)
+    read.keywords["transform"] = lambda frames: frames
+    assert numbers_of(read(path, start=0.2, end=0.6)) == shown
 
 
 def test_left_out_videos_take_their_captions_along():

@@ -16,7 +16,7 @@ PROGRAM = """
 import sys
 import torch
 from utils import distributed
-from utils.args import run
+from utils.run import run
 
 def leaf(rank):
     return torch.arange(6.0).reshape(3, 2) + 10 * rank

@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 
 import banzhaf_estimator
 import main_retrieval
-from models import HBI, load_model
+from models import HBI, Tokens, load_model
 from models.banzhaf import BanzhafModule, sampled_interaction
 from models.clip import CLIP
 from models.estimator_training import EstimatorTraining, pair_features
@@ -26,6 +26,7 @@ from tests.golden_case import GOLDEN, assert_close, filled_state, golden, inputs
 from tests.retrieval_case import build_corpus, wait_for_port
 from utils.checkpoint import load_weights, read_weights, released_state, save_weights
 from utils.errors import InputError
+from utils.files import MARKER
 from utils.metrics import correlation
 from utils.plots import scatter
 
@@ -85,7 +86,7 @@ def assert_same_weights(ours, theirs):
 
 def test_training_writes_estimators_metrics_and_a_picture(trained):
     best = next(trained.folder.glob("pytorch_model.bin.best.*"))
-    names = {path.name for path in trained.folder.iterdir()}
+    names = {path.name for path in trained.folder.iterdir()} - {MARKER}
     epochs = {"pytorch_model.bin.0", "pytorch_model.bin.1"}
     assert names == {*epochs, best.name, "log.txt", "metrics.json", "scatter.png", "tensorboard"}
     assert json.loads((trained.folder / "metrics.json").read_text()) == trained.metrics
@@ -184,6 +185,8 @@ def test_two_processes_train_the_estimator_of_one(trained, corpus, tmp_path):
         (["--do_eval", "1"], "there is no estimator; give the checkpoint that holds one as --init_model"),
         ([*TRAINING, "--lr", "1e30"], "training has diverged"),
         ([*TRAINING, "--batch_size", "4000"], "only 30 training pairs"),
+        ([*TRAINING, "--max_frames", "78"], "--max_frames 78: the model has 77 positions"),
+        ([*TRAINING, "--max_words", "78"], "--max_words 78: the model has 77 positions"),
         ([*TRAINING, "--max_frames", "1"], "--max_frames 1: an interaction needs two frames or more"),
     ],
 )
@@ -202,7 +205,7 @@ def recorded_features():
     ids, text_mask, frames, video_mask = inputs("e1", words=10, frames=6)
     with torch.no_grad():
         text, video = model.text_tokens(ids, text_mask), model.frame_tokens(frames, video_mask)
-    return model, pair_features(model, text, text_mask, video, video_mask, "released")
+    return model, pair_features(model, Tokens(text, text_mask), Tokens(video, video_mask), "released")
 
 
 def test_features_and_gradients_of_the_recorded_run():

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from models import CLIP, HBI, HBIVQA, CLIPConfig, load_model
-from models.hub import model_digest, save_folder
+from models.export import model_digest, save_folder
 from models.recipe import RELEASED
 from scripts.export import main
 from scripts.graphs import TOLERANCE, Levels, example_inputs, write_graph
-from utils.args import run
 from utils.checkpoint import released_state, save_weights
 from utils.errors import InputError
+from utils.files import MARKER
+from utils.run import run
 
 WORDS, FRAMES = 12, 8
 SMALL = CLIPConfig(
@@ -55,8 +56,9 @@ def test_a_folder_gives_back_the_model(options, tmp_path):
     loaded = load_model(tmp_path)
     text, video = tokens(3, WORDS, seed=0), tokens(4, FRAMES, seed=1)
     assert torch.equal(loaded.similarity(text, video), model.similarity(text, video))
-    settings = ("rates", "kl", "skl", "exact_teacher", "trained_levels", "recipe")
-    assert all(getattr(loaded, name) == getattr(model, name) for name in settings)
+    settings = ("kl", "skl", "teacher", "trained_levels")
+    assert all(getattr(loaded.options, name) == getattr(model.options, name) for name in settings)
+    assert (loaded.recipe, loaded.rates) == (model.recipe, model.rates)
     assert load_model(str(tmp_path), rates=(0, 1, 0)).rates == (0, 1, 0)
 
 
@@ -71,13 +73,13 @@ def test_a_folder_gives_back_a_model_that_answers(tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda config: config.pop("kl"), "has no proper 'kl'"),
-        (lambda config: config.update(rates=[1, 0]), "has no proper 'rates'"),
-        (lambda config: config.update(recipe="mine"), "unknown recipe 'mine'"),
-        (lambda config: config.update(recipe={"mine": 1}), "unexpected keyword argument"),
+        (lambda config: config.pop("kl"), "config.json: kl: Field required; "),
+        (lambda config: config.update(rates=[1, 0]), "config.json: rates.2: Field required"),
+        (lambda config: config.update(recipe="mine"), "config.json: recipe"),
+        (lambda config: config.update(recipe={"mine": 1}), "config.json: recipe"),
         (lambda config: config.update(answers=["a"]), "has 1 answers"),
-        (lambda config: config.update(model_type="clip"), "describes no model of HBI"),
-        (lambda config: config.clear(), "describes no model of HBI"),
+        (lambda config: config.update(model_type="clip"), "model_type: Input should be 'hbi'"),
+        (lambda config: config.clear(), "model_type: Field required; give the folder of an export"),
     ],
 )
 def test_a_damaged_config_is_refused(change, reason, tmp_path):
@@ -87,6 +89,13 @@ def test_a_damaged_config_is_refused(change, reason, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=reason):
         load_model(tmp_path)
+
+
+def test_a_config_may_begin_with_a_byte_order_mark(tmp_path):
+    save_folder(build(kl=3), tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text(), encoding="utf-8-sig")
+    assert load_model(tmp_path).options.kl == 3
 
 
 def test_a_folder_is_told_from_another_by_its_digest(tmp_path):
@@ -149,6 +158,14 @@ def test_answers_become_a_graph(tmp_path):
     assert torch.allclose(logits, model.mixed_logits((text, text_mask), (video, video_mask)), atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("flag", ["--max_words", "--max_frames"])
+def test_more_words_or_frames_than_positions(flag, tmp_path):
+    save_folder(build(), tmp_path / "model")
+    with pytest.raises(InputError, match=f"{flag} 78: the model has 77 positions"):
+        main(["--checkpoint", f"{tmp_path}/model", "--output", f"{tmp_path}/out", flag, "78"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_missing_packages_are_named_in_one_line(tmp_path, monkeypatch, capsys):
     save_folder(build(), tmp_path / "model")
 
@@ -163,4 +180,4 @@ def test_missing_packages_are_named_in_one_line(tmp_path, monkeypatch, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert "pip install onnx onnxscript onnxruntime" in line and "--without_onnx" in line
     main(["--checkpoint", f"{tmp_path}/model", "--output", f"{tmp_path}/out", "--without_onnx"])
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"config.json", "model.safetensors"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {MARKER, "config.json", "model.safetensors"}

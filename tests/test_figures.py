@@ -6,8 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.transforms import Bbox
 
-from dataloaders.transforms import ClipTransform
-from dataloaders.video import read_clip
+from dataloaders.clips import read_clip
 from models.tokenizer import Tokenizer
 from scripts.figures.curves import curves_figure, panels, read_scalars
 from scripts.figures.heatmap import frame_ranges, heatmap_figure
@@ -19,6 +18,7 @@ from scripts.visualize import main as visualize
 from tests.conftest import SMALL, write_video
 from utils.errors import InputError
 from utils.logger import Scalars
+from utils.video.transforms import ClipTransform
 
 SHORT = "a skateboarder photoshops $5 and costs $6"
 LONG = " ".join([SHORT, "while", *["the", "extraordinarily", "long", "road", "of", "a", "handrail"] * 9])
@@ -181,7 +181,7 @@ def test_command_line_writes_every_format(checkpoint, video_file, tmp_path):
         (["--output", "figure.bmp"], "no format"),
         (["--max_words", "78"], "77 positions"),
         (["--max_frames", "78"], "77 positions"),
-        (["--max_words", "1"], "max_words 2 to 77"),
+        (["--max_words", "1"], "give 2 to 77"),
         (["--video", "missing.mp4"], "missing.mp4"),
         (["--device", "abacus"], "abacus"),
     ],

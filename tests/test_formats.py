@@ -10,7 +10,7 @@ from formats import CAPTIONS, FORMATS, IDS, write_format
 
 from dataloaders import build_split
 from dataloaders.base import Clip
-from dataloaders.video import find_videos
+from dataloaders.files import find_videos
 from utils.errors import InputError
 
 

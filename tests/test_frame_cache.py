@@ -13,12 +13,12 @@ import pytest
 import torch
 from conftest import write_video
 
-from dataloaders import video
+from dataloaders import clips
 from dataloaders.augment import RandAugment
+from dataloaders.clips import read_clip
 from dataloaders.frame_cache import FrameCache
-from dataloaders.transforms import ClipTransform
-from dataloaders.video import read_clip
 from utils.errors import InputError
+from utils.video.transforms import ClipTransform
 
 ROOT = Path(__file__).parents[1]
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 24, 32, 3), dtype=np.uint8)
@@ -27,8 +27,8 @@ FRAMES = np.random.default_rng(0).integers(0, 256, (3, 24, 32, 3), dtype=np.uint
 @pytest.fixture
 def decoded(monkeypatch):
     """Paths that were decoded."""
-    paths, decode = [], video.decode_clip
-    monkeypatch.setattr(video, "decode_clip", lambda path, **sampling: paths.append(path) or decode(path, **sampling))
+    paths, decode = [], clips.decode_clip
+    monkeypatch.setattr(clips, "decode_clip", lambda path, **sampling: paths.append(path) or decode(path, **sampling))
     return paths
 
 

@@ -10,11 +10,12 @@ import torch
 from models.clip import CLIP
 from models.hbi import HBI
 from models.recipe import RELEASED
+from models.released.hbi import released_name
 from models.temporal import build_temporal
 from models.token_merge import Clusters, dpc_knn
 from tests.golden_case import LENGTHS, assert_close, fill, filled_state, golden, inputs
-from utils.checkpoint import load_weights, released_name
-from utils.optim import BertAdam, parameter_groups
+from utils.checkpoint import load_weights
+from utils.engine.optim import BertAdam, parameter_groups
 
 QUIET = replace(RELEASED, cluster_noise=0.0)
 CASES = ("a1", "a2", "a5")

@@ -1,4 +1,4 @@
-"""HBI as a whole: the Python face, recipes, processes, and the CUDA path on fake tensors."""
+"""HBI as a whole: the Python API, recipes, processes, and the CUDA path on fake tensors."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models import CLIP, HBI, CLIPConfig, load_model
+from models import CLIP, HBI, CLIPConfig, Tokens, load_model
 from models.recipe import CORRECTED, RELEASED
 from models.tokenizer import Tokenizer
 from tests.conftest import SMALL
@@ -39,7 +39,7 @@ def batch(seed=0) -> dict[str, torch.Tensor]:
     return {"ids": ids, "text_mask": text_mask, "frames": frames, "video_mask": video_mask, "video_ids": video_ids}
 
 
-def test_the_python_face(video_file, tmp_path):
+def test_the_python_api(video_file, tmp_path):
     save_weights(released_state(build()), tmp_path / "pytorch_model.bin.0")
     model = load_model(tmp_path / "pytorch_model.bin.0")
     text = model.encode_text(CAPTIONS[:2], max_words=WORDS)
@@ -60,7 +60,7 @@ def test_the_python_face(video_file, tmp_path):
 def test_a_sentence_finds_a_video_among_real_ones():
     folder = Path(__file__).parents[2] / "shared" / "data" / "videos"
     if not folder.is_dir():
-        pytest.skip("the folder shared/data/videos does not lie beside the checkout")
+        pytest.skip("the folder shared/data/videos is not next to the checkout")
     videos = [folder / f"{name}.mp4" for name in ("bigbuckbunny", "bikes", "carphone_pristine", "video7500")]
     model = build().eval()
     text = model.encode_text(["a soccer team walking out on the field"])
@@ -115,7 +115,8 @@ def test_captions_of_one_video_are_positives_only_in_the_corrected_recipe():
         recipe = replace(CORRECTED, same_video_negatives=positives)
         model = build(recipe=recipe)
         outputs = model.level_outputs(text, masks[0], video, masks[1])
-        terms.append(model.loss(outputs, *masks, torch.tensor([0, 1, 2, 1]))["entity.ce_t2v"])
+        pairs = Tokens(text, masks[0]), Tokens(video, masks[1])
+        terms.append(model.losses(*pairs, torch.tensor([0, 1, 2, 1]))["entity.ce_t2v"])
         probability = (outputs[0].sim * model.clip.logit_scale.exp()).log_softmax(dim=1)
     # The target of both captions of video 1 is spread over its two places in the batch.
     expected = -(probability[0, 0] + probability[2, 2] + probability[[1, 1, 3, 3], [1, 3, 1, 3]].sum() / 2) / 4
@@ -194,7 +195,7 @@ def test_two_processes_give_the_gradients_of_one(tmp_path, recipe):
     assert ours.keys() == whole.keys()
     scale = max(gradient.abs().max() for gradient in whole.values())
     for name, gradient in whole.items():
-        encoder = name.startswith(("clip.", "temporal.")) and name != "clip.logit_scale"
+        encoder = name.startswith("encoder.") and name != "encoder.clip.logit_scale"
         expected = gradient / 2 if recipe == "released" and encoder else gradient
         assert (ours[name] - expected).abs().max() <= 1e-5 * scale, name
 

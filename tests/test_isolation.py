@@ -11,9 +11,9 @@ import pytest
 import main_retrieval
 from dataloaders import isolation
 from dataloaders.isolation import IsolatedDecoder
-from dataloaders.video import decode_clip
 from tests.retrieval_case import build_corpus
 from utils.errors import InputError
+from utils.video.decode import decode_clip
 
 # A decoding process in which one video aborts the decoder.
 FRAGILE = """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.optim import BertAdam, parameter_groups, warmup_cosine
+from utils.engine.optim import BertAdam, parameter_groups, warmup_cosine
 
 GOLDEN = Path(__file__).parent / "golden"
 

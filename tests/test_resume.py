@@ -1,4 +1,4 @@
-"""Saved states: whole or refused, and from each of them training goes on as if it had never stopped."""
+"""Saved states: whole or refused, and from each of them training resumes as if it had never stopped."""
 
 import json
 import logging
@@ -17,15 +17,18 @@ import torch
 
 import main_retrieval
 from dataloaders.sampling import DrawnDataset, TrainingSampler
+from models import HBI
 from tests.chaos.training import command_line
 from tests.retrieval_case import build_corpus
-from utils.args import run
 from utils.checkpoint import read_weights
+from utils.engine.options import TrainingOptions
+from utils.engine.trainer import Trainer
+from utils.engine.training_state import TrainingStates, check_state, read_state
 from utils.errors import InputError
+from utils.files import claim_folder
 from utils.preemption import StopRequest, heed_parent_only
-from utils.randomness import draws_of, random_state, restore_random_state, seed_all
-from utils.trainer import Trainer
-from utils.training_state import TrainingStates, check_state, read_state
+from utils.randomness import derived_seed, draws_of, seed_all
+from utils.run import run
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -36,19 +39,10 @@ def draw_all():
     return torch.rand(2).tolist(), np.random.normal(), random.gauss(0, 1), random.random()
 
 
-def test_random_state_brings_all_draws_back():
-    draw_all()  # leaves half of a pair of normal draws behind in numpy and Python
-    generator = torch.Generator().manual_seed(3)
-    state = random_state(CPU, generator)
-    first = draw_all(), torch.rand(3, generator=generator).tolist()
-    restore_random_state(state, CPU, generator)
-    assert (draw_all(), torch.rand(3, generator=generator).tolist()) == first
-
-
 def test_draws_of_a_key_leave_the_others_alone():
-    state = random_state(CPU)
+    seed_all(4)
     expected = draw_all()
-    restore_random_state(state, CPU)
+    seed_all(4)
     with draws_of(1, 2, 3):
         inside = draw_all()
     assert draw_all() == expected
@@ -56,6 +50,12 @@ def test_draws_of_a_key_leave_the_others_alone():
         assert draw_all() == inside
     with draws_of(1, 2, 4):
         assert draw_all() != inside
+
+
+def test_seeds_depend_on_every_number_of_their_key():
+    keys = [(1, 2, 3), (2, 2, 3), (1, 3, 3), (1, 2, 4), (1, 2)]
+    assert len({derived_seed(*key) for key in keys}) == len(keys)
+    assert derived_seed(1, 2, 3) == derived_seed(1, 2, 3)
 
 
 class Noise(torch.utils.data.Dataset):
@@ -90,6 +90,7 @@ def test_a_batch_depends_on_its_place_alone():
 @pytest.fixture
 def states(tmp_path):
     """Three states, of which two are kept."""
+    claim_folder(tmp_path, "output")
     states = TrainingStates(tmp_path / "training_state", keep=2)
     for step in (9, 10, 11):
         states.save(step, {"weight": torch.full((1000,), float(step))}, {"lr": 0.1, "resume": "auto"}, 1)
@@ -204,7 +205,7 @@ class Line(torch.nn.Module):
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), 3e38])
 def test_a_step_that_is_not_finite_moves_nothing(factor):
     model = Line()
-    trainer = Trainer(model, torch.optim.Adam(model.parameters()), device=CPU)
+    trainer = Trainer(model, torch.optim.Adam(model.parameters()), device=CPU, options=TrainingOptions())
     trainer.step({"factor": torch.tensor(1.0)}, update=True)
     assert trainer.finite
     before = trainer.state()
@@ -303,13 +304,13 @@ def test_a_signal_saves_and_ends_the_run(whole, corpus, tmp_path, monkeypatch):
 def test_steps_that_are_not_finite_are_told_and_end_the_run(corpus, tmp_path, monkeypatch):
     words = command_line(corpus, "--workers", 0, "--output_dir", tmp_path, "--max_bad_steps", 2)
     losses = iter([1.0, float("nan"), 1.0, float("inf"), float("nan")])
-    loss = main_retrieval.HBI.loss
+    compute = HBI.losses
 
     def spoilt(self, *arguments):
-        terms = loss(self, *arguments)
-        return terms | {"loss": terms["loss"] * next(losses)}
+        factor = next(losses)
+        return {name: factor * term for name, term in compute(self, *arguments).items()}
 
-    monkeypatch.setattr(main_retrieval.HBI, "loss", spoilt)
+    monkeypatch.setattr(HBI, "losses", spoilt)
     with pytest.raises(InputError, match="2 steps in a row without a finite loss.*last good state is .*step_5"):
         main_retrieval.main(words)
     log = (tmp_path / "log.txt").read_text()

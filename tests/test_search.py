@@ -7,15 +7,17 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numbered import numbers_of, write_numbered
 
 from models import CLIP, HBI, HBIVQA
-from models.hub import save_folder
+from models.export import save_folder
 from scripts.search import main as search
-from scripts.searching import build
+from scripts.searching import build, storage
 from scripts.searching.query import Hit, VideoIndex, clock
-from scripts.searching.segments import windows
+from scripts.searching.segments import SegmentReader, windows
 from scripts.searching.storage import ENTRIES, Manifest, read_manifest
 from tests.conftest import SMALL, write_video
 from utils import distributed, files
@@ -56,8 +58,8 @@ def update(model, checkpoint, videos, tmp_path):
 
     def call(name="index", **changed):
         options = {"checkpoint": str(checkpoint), "base_encoder": None, "rates": (0.5, 0.3, 0.2)}
-        manifest = Manifest(str(videos), options, sha256(checkpoint), SAMPLING, max_words=16)
-        return build.build_index(model, tmp_path / name, Manifest(**(vars(manifest) | changed)))
+        made_of = {"folder": str(videos), "model": options, "digest": sha256(checkpoint), "sampling": SAMPLING}
+        return build.build_index(model, tmp_path / name, Manifest(**made_of | {"max_words": 16} | changed))
 
     return call
 
@@ -121,6 +123,42 @@ def test_broken_videos_are_skipped_named_and_tried_again(update, videos):
     assert counts(update()) == (2, 3, 0, 1)
 
 
+def test_entries_of_another_decoder_are_not_served(update, tmp_path, monkeypatch):
+    update()
+    monkeypatch.setattr(storage, "DECODER", "another")
+    with pytest.raises(InputError, match="is missing or damaged; run scripts/search.py index again"):
+        VideoIndex(tmp_path / "index")
+    assert counts(update()) == (4, 0, 0, 0)
+
+
+def test_segments_hold_the_frames_of_their_times(tmp_path):
+    times = np.cumsum([0, *[1] * 99, *[20] * 5]).tolist()  # ten frames a second, then one in two seconds
+    write_numbered(tmp_path / "screen.mp4", 105, times=times)
+    reader = SegmentReader(tmp_path, ["screen.mp4"], 64, max_frames=20, framerate=1, segment=8, overlap=2)
+    reader.transform = lambda frames: frames
+    *segments, (_, end, reason) = reader
+    assert (end, reason) == (None, "")
+    for _, (start, stop), frames in segments:
+        moments = range(int(start), int(stop) + 1)
+        shown = [max(n for n, time in enumerate(times) if time <= 10 * moment) for moment in moments]
+        assert numbers_of(frames) == sorted(set(shown))
+    assert [window for _, window, _ in segments[:2]] == [(0, 8), (6, 14)]
+
+
+def test_names_that_are_not_utf8_are_read_and_named(checkpoint, videos, tmp_path, capsys):
+    for name, content in ((b"caf\xe9.mp4", (videos / "a.mp4").read_bytes()), (b"\xff.mp4", b"")):
+        Path(os.fsdecode(os.fsencode(videos) + b"/" + name)).write_bytes(content)
+    where = ["--index", str(tmp_path / "index"), "--device", "cpu"]
+    sizes = ["--max_words", "16", "--max_frames", "4", "--segment", "30", "--workers", "0"]
+    search(["index", str(videos), "--checkpoint", str(checkpoint), *sizes, *where])
+    output = capsys.readouterr().out
+    assert "6 videos computed" in output and "1 skipped" in output and r"skipped \udcff.mp4" in output
+    search(["query", "noise", "--top", "9", "--json", str(tmp_path / "results.json"), *where])
+    assert r"caf\udce9.mp4" in capsys.readouterr().out
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert "caf\udce9.mp4" in [result["file"] for result in results]
+
+
 def in_processes(call, count):
     """Run `call(number)` in so many forked processes and return their exit codes."""
     processes = [FORK.Process(target=call, args=(number,)) for number in range(count)]
@@ -135,14 +173,14 @@ def test_a_kill_leaves_what_the_next_run_completes(update, tmp_path, monkeypatch
     update("whole")
     replace, done = os.replace, []
 
-    def kill_at_third(source, target):
-        """The manifest and one video are written, the second one lies there under its temporary name."""
-        if len(done) == 2:
+    def kill_at_fourth(source, target):
+        """Marker, manifest and one video are written, the second one is there under its temporary name."""
+        if len(done) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         done.append(target)
         replace(source, target)
 
-    monkeypatch.setattr(files.os, "replace", kill_at_third)
+    monkeypatch.setattr(files.os, "replace", kill_at_fourth)
     assert in_processes(lambda _: update("cut"), 1) == [-signal.SIGKILL]
     monkeypatch.undo()
     assert len(list((tmp_path / "cut" / ENTRIES).glob("[!.]*"))) == 1
@@ -192,10 +230,10 @@ def damage(path, change):
 @pytest.mark.parametrize(
     ("where", "change", "says"),
     [
-        ("manifest.json", lambda content: content[:-20], "damaged"),
-        ("manifest.json", lambda content: content.replace(b'"a.mp4"', b'"../a.mp4"'), "damaged"),
-        ("manifest.json", lambda content: content.replace(b'"a.mp4"', b'"/etc/passwd"'), "damaged"),
-        ("manifest.json", lambda content: content.replace(b'"format": 1', b'"format": 2'), "version 2"),
+        ("manifest.json", lambda content: content[:-20], "is no JSON"),
+        ("manifest.json", lambda content: content.replace(b'"a.mp4"', b'"../a.mp4"'), "names no video"),
+        ("manifest.json", lambda content: content.replace(b'"a.mp4"', b'"/etc/passwd"'), "names no video"),
+        ("manifest.json", lambda content: content.replace(b'"format": 2', b'"format": 1'), "not of version 2"),
         (f"{ENTRIES}/*", lambda content: content[:-20], "missing or damaged"),
         (f"{ENTRIES}/*", lambda content: content[:-1] + bytes([content[-1] ^ 1]), "missing or damaged"),
         (f"{ENTRIES}/*", lambda content: b"", "missing or damaged"),
@@ -217,7 +255,8 @@ def test_a_damaged_index_is_refused_and_mended(update, tmp_path, where, change, 
 
 def test_an_index_of_something_else_is_refused(update, checkpoint, videos, tmp_path):
     update()
-    for key, value in (("sampling", SAMPLING | {"max_frames": 3}), ("digest", "0"), ("folder", str(videos / "deeper"))):
+    others = {"sampling": SAMPLING | {"max_frames": 3}, "digest": "0" * 64, "folder": str(videos / "deeper")}
+    for key, value in others.items():
         with pytest.raises(InputError, match=f"made with {key}"):
             update(**{key: value})
     other = tmp_path / "other.bin"
@@ -237,7 +276,7 @@ def test_the_command_line(checkpoint, videos, tmp_path, capsys):
     search(["index", str(videos), "--checkpoint", str(checkpoint), "--device", "cpu", *sizes, *where])
     output = capsys.readouterr().out
     assert "skipped empty.mp4: " in output and "5 videos computed, 0 kept, 0 removed, 1 skipped" in output
-    assert read_manifest(tmp_path / "index").sampling == SAMPLING
+    assert read_manifest(tmp_path / "index").sampling.model_dump() == SAMPLING
 
     results = tmp_path / "results.json"
     search(["query", "a bright noise", "--top", "3", "--device", "cpu", "--json", str(results), *where])
@@ -264,7 +303,7 @@ def test_questions_on_the_command_line(videos, tmp_path, capsys):
     torch.manual_seed(0)
     model = HBIVQA(CLIP(SMALL), ["red", "blue"], temporal_layers=1).eval()
     save_weights(released_state(model), tmp_path / "pytorch_model.bin.0")
-    (tmp_path / "train_ans2label.json").write_text('{"blue": 1, "red": 0}')
+    (tmp_path / "train_ans2label.json").write_text('{"blue": 1, "red": 0}', encoding="utf-8-sig")
     asked = ["what colour?", str(videos / "long.mp4"), "--checkpoint", str(tmp_path / "pytorch_model.bin.0")]
     search(["ask", *asked, "--device", "cpu", "--start", "3", "--end", "9", "--json", str(tmp_path / "answers.json")])
     expected = model.answer("what colour?", videos / "long.mp4", start=3, end=9)
@@ -278,6 +317,7 @@ def test_questions_on_the_command_line(videos, tmp_path, capsys):
     [
         (["index", "VIDEOS", "--overlap", "30"], "overlap by 0 to 29 s"),
         (["index", "VIDEOS", "--max_frames", "78"], "77 positions"),
+        (["index", "VIDEOS", "--max_words", "78"], "77 positions"),
         (["index", "VIDEOS/nothing"], "no video in it"),
         (["ask", "what?", "VIDEOS/a.mp4"], "answers no questions"),
     ],
@@ -287,3 +327,10 @@ def test_wrong_input_is_refused_in_one_line(words, says, checkpoint, videos, tmp
     with pytest.raises(InputError, match=says) as error:
         search([*words, "--checkpoint", str(checkpoint), "--device", "cpu"])
     assert "\n" not in str(error.value)
+
+
+def test_impossible_numbers_of_workers_are_refused_in_one_line(checkpoint, videos, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        search(["index", str(videos), "--checkpoint", str(checkpoint), "--workers", "-1"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and "--workers: a whole number is needed, 0 or more, not '-1'" in line

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models import interaction, packed
+from models import interaction, similarity
 from models.level import Level, TokenSet
 from models.recipe import RELEASED
 
@@ -31,9 +31,9 @@ def case(*, weighted: bool = True, holes: bool = False) -> tuple[Level, TokenSet
 @pytest.mark.parametrize("weighted", [True, False])
 @torch.no_grad()
 def test_packed_similarity_equals_the_plain_one(weighted, holes, monkeypatch):
-    monkeypatch.setattr(packed, "TEXT_ROWS", 30)
-    monkeypatch.setattr(packed, "VIDEO_ROWS", 18)
-    monkeypatch.setattr(packed, "HELD_ROWS", 60)
+    monkeypatch.setattr(similarity, "TEXT_ROWS", 30)
+    monkeypatch.setattr(similarity, "VIDEO_ROWS", 18)
+    monkeypatch.setattr(similarity, "HELD_ROWS", 60)
     level, text, video = case(weighted=weighted, holes=holes)
     plain = level(text, video).sim
     assert torch.allclose(level.similarity(text, video, 2**20), plain, atol=1e-6)
@@ -53,13 +53,13 @@ def test_a_level_without_masks_compares_every_token():
 @torch.no_grad()
 def test_no_block_takes_more_than_the_memory(memory, monkeypatch):
     level, text, video = case()
-    taken, compare = [], packed.packed_similarity
+    taken, compare = [], similarity.weighted_similarity
 
     def watched(words, frames):
         taken.append(4 * len(words.tokens) * len(frames.tokens))
         return compare(words, frames)
 
-    monkeypatch.setattr(packed, "packed_similarity", watched)
+    monkeypatch.setattr(similarity, "weighted_similarity", watched)
     assert torch.allclose(level.similarity(text, video, memory), level(text, video).sim, atol=1e-6)
     assert max(taken) <= max(memory, 4 * WORDS * FRAMES)
     if memory == 1:  # one pair at a time: no padding at all
@@ -69,11 +69,11 @@ def test_no_block_takes_more_than_the_memory(memory, monkeypatch):
 @pytest.mark.parametrize("count", [50, 500])
 @torch.no_grad()
 def test_blocks_come_in_few_shapes_however_many_sequences(count, monkeypatch):
-    monkeypatch.setattr(packed, "TEXT_ROWS", 40)
-    monkeypatch.setattr(packed, "VIDEO_ROWS", 20)
-    monkeypatch.setattr(packed, "VECTOR", 8)  # two videos in float32
+    monkeypatch.setattr(similarity, "TEXT_ROWS", 40)
+    monkeypatch.setattr(similarity, "VIDEO_ROWS", 20)
+    monkeypatch.setattr(similarity, "VECTOR", 8)  # two videos in float32
     level, _, _ = case()
-    words, frames, used, compare = set(), set(), [], packed.packed_similarity
+    words, frames, used, compare = set(), set(), [], similarity.weighted_similarity
 
     def watched(text, video):
         words.add(len(text.tokens))
@@ -81,7 +81,7 @@ def test_blocks_come_in_few_shapes_however_many_sequences(count, monkeypatch):
         used.append(text.weight.numel() / len(text.tokens))
         return compare(text, video)
 
-    monkeypatch.setattr(packed, "packed_similarity", watched)
+    monkeypatch.setattr(similarity, "weighted_similarity", watched)
     level.similarity(token_set(count, WORDS, holes=False), token_set(count, FRAMES, holes=False), 2**20)
     assert words <= {10, 20, 30, 40}
     odd = {(longest, videos) for longest, videos in frames if videos % 2}
@@ -108,7 +108,7 @@ def test_training_in_blocks_gives_the_same_gradients(monkeypatch):
     results = []
     for memory in (2**20, 4 * 6 * 5 * 4 * 2, 1):  # all texts at once, two, and one
         monkeypatch.setattr(interaction, "BLOCK_MEMORY", memory)
-        sim = interaction.similarity_in_blocks(*inputs)
+        sim = interaction.similarity_for_training(*inputs)
         results.append([sim, *torch.autograd.grad((sim**2).sum(), inputs)])
     for blocks in results[1:]:
         torch.testing.assert_close(blocks, results[0])

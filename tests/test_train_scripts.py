@@ -40,11 +40,13 @@ def test_the_scripts_run_the_documented_commands(name, heading, script):
 
 STAND_INS = {
     "scontrol": 'if [ "$1" = show ]; then printf "first\\nsecond\\n"; else echo "$@" >> "$CALLS"; fi',
-    "srun": 'for number in 0 1; do\n'
-            '    SLURM_PROCID=$number SLURM_LOCALID=$number SLURM_NTASKS=2 "${@:2}" || code=$?\n'
+    "srun": 'echo "srun $1 $2 $3" >> "$CALLS"\n'
+            'for number in 0 1; do\n'
+            '    SLURM_PROCID=$number SLURM_LOCALID=$number SLURM_NTASKS=2 "${@:4}" || code=$?\n'
             'done\n'
             'exit "${code:-0}"',
-    "python": 'echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT: $*" >> "$CALLS"; exit "$CODE"',
+    "python": '[ "$LOCAL_WORLD_SIZE" = 2 ] || exit 99\n'
+              'echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT: $*" >> "$CALLS"; exit "$CODE"',
 }  # fmt: skip
 
 
@@ -56,11 +58,13 @@ def test_a_preempted_slurm_job_goes_back_into_the_queue(code, requeued, tmp_path
         (tmp_path / name).chmod(0o755)
     environment = {
         "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "CALLS": str(tmp_path / "calls"), "CODE": str(code),
-        "SLURM_JOB_ID": "70123", "SLURM_JOB_NODELIST": "[first,second]",
+        "SLURM_JOB_ID": "70123", "SLURM_CPUS_PER_TASK": "5", "SLURM_NTASKS_PER_NODE": "2(x2)",
+        "SLURM_JOB_NODELIST": "[first,second]",
     }
     script = ["bash", str(ROOT / "scripts" / "slurm_train.sh"), "main_retrieval.py", "--output_dir", "two words"]
     assert subprocess.run(script, env=environment).returncode == code
     calls = (tmp_path / "calls").read_text().splitlines()
     said = "first 30123: main_retrieval.py --output_dir two words --resume auto"
-    assert calls[:2] == [f"{rank} {rank} 2 {said}" for rank in (0, 1)]
-    assert calls[2:] == (["requeue 70123"] if requeued else [])
+    assert calls[0] == "srun --kill-on-bad-exit=1 --cpus-per-task=5 --cpu-bind=cores"
+    assert calls[1:3] == [f"{rank} {rank} 2 {said}" for rank in (0, 1)]
+    assert calls[3:] == (["requeue 70123"] if requeued else [])

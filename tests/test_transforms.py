@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from dataloaders.transforms import ClipTransform
+from utils.video.transforms import ClipTransform
 
 
 def noise(count, height, width, seed=0):

@@ -1,9 +1,11 @@
 """Frame choice against recorded positions, decoding, broken files, and finding files."""
 
 import json
+import os
 import time
 from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 import av
 import numpy as np
@@ -11,10 +13,12 @@ import pytest
 import torch
 from conftest import write_video
 
-from dataloaders.container import missing_bytes
-from dataloaders.transforms import ClipTransform
-from dataloaders.video import VIDEO_SUFFIXES, find_videos, frame_positions, read_clip
+from dataloaders.clips import read_clip
+from dataloaders.files import find_videos
 from utils.errors import InputError
+from utils.video.checks import VIDEO_SUFFIXES, missing_bytes
+from utils.video.positions import frame_positions
+from utils.video.transforms import ClipTransform
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "frame_sampling.json").read_text())
 SHARED_VIDEOS = Path(__file__).parents[2] / "shared" / "data" / "videos"
@@ -218,6 +222,40 @@ def test_files_are_found_by_every_spelling(folder):
 def test_nothing_else_is_found(folder, video_id):
     with pytest.raises(InputError, match="1 of 2 videos are missing"):
         find_videos(folder, ["video1", video_id])
+
+
+def test_a_path_within_the_folder_is_an_id(folder):
+    found = find_videos(folder, ["deep/video1", "deep/er/video2.webm", "video1"])
+    names = [path.relative_to(folder).as_posix() for path in found.values()]
+    assert names == ["deep/video1.mp4", "deep/er/video2.webm", "video1.mp4"]
+
+
+def test_a_name_in_two_folders_is_ambiguous(tmp_path):
+    for name in ("cam1/0001.mp4", "cam2/0001.mp4", "cam2/0002.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for options in ({}, {"skip_missing": True}):
+        with pytest.raises(InputError, match="0001 may be cam1/0001.mp4 or cam2/0001.mp4; write the path in the annot"):
+            find_videos(tmp_path, ["0002", "0001"], **options)
+    assert list(find_videos(tmp_path, ["cam1/0001", "cam2/0001.mp4", "0002"])) == ["cam1/0001", "cam2/0001.mp4", "0002"]
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_composed_and_decomposed_letters_are_the_same(tmp_path, forms):
+    name, video_id = (normalize(form, "caf\u00e9") for form in forms)
+    (tmp_path / f"{name}.mp4").touch()
+    assert find_videos(tmp_path, [video_id]) == {video_id: tmp_path / f"{name}.mp4"}
+
+
+def test_a_name_that_is_not_utf8_is_read(tmp_path, video_file):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4"))
+    path.write_bytes(video_file.read_bytes())
+    assert len(read(path)) == 3
+    assert find_videos(tmp_path, [path.stem]) == {path.stem: path}
+    path.write_bytes(b"")
+    with pytest.raises(InputError) as raised:
+        read(path)
+    assert str(raised.value).isprintable() and "udce9" in str(raised.value)
 
 
 def test_missing_videos_are_counted_named_and_listed(folder, tmp_path, caplog):

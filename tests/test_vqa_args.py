@@ -1,10 +1,15 @@
 """The command line of main_vqa.py."""
 
 import logging
+from functools import partial
 
 import pytest
 
-from utils.args import INEFFECTIVE_FOR_QUESTIONS, log_ineffective_flags, parse, question_parser
+from models import HBIVQA
+from utils import args
+from utils.args import INEFFECTIVE_FOR_QUESTIONS, log_ineffective_flags, parse
+
+question_parser = partial(args.question_parser, HBIVQA.add_arguments)
 
 FILES = ["--val_csv", "test.jsonl", "--data_path", "answers.json", "--features_path", "videos", "--output_dir", "out"]
 DEFAULTS = {

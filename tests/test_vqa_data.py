@@ -162,7 +162,7 @@ def test_a_batch_decodes_and_carries_each_video_once():
     rows = [dataset.rows.index([question]) for question in (2, 1, 0)]
     batch = dataset.collate(dataset.__getitems__(rows), max_frames=6)
     assert reads == ["video3", "video1"]
-    assert batch["video_of_question"].tolist() == [0, 1, 0]
+    assert batch["video_of_text"].tolist() == [0, 1, 0]
     assert batch["video_ids"].tolist() == [0, 1]
     assert batch["video_mask"].tolist() == [[1] * 5 + [0], [1] * 3 + [0] * 3]
     assert batch["frames"][:, 0, 0, 0].tolist() == [3] * 5 + [1] * 3

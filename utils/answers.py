@@ -12,6 +12,7 @@ from torch import Tensor
 
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.texts import read_json
 
 _DEPTHS = (1, 5)
 
@@ -28,12 +29,7 @@ def read_answers(path: str | Path) -> list[str]:
     Raises:
         InputError: the file is missing, no JSON, or its labels are not those.
     """
-    try:
-        labels = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give the answer vocabulary") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is no JSON ({error}); get the file again") from error
+    labels = read_json(path)
     if not isinstance(labels, dict) or not labels:
         raise InputError(f"{path}: holds no map of answers to labels; give a file such as train_ans2label.json")
     if any(type(label) is not int for label in labels.values()) or sorted(labels.values()) != list(range(len(labels))):

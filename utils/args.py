@@ -1,30 +1,25 @@
-"""The command lines of the entry scripts, and how an entry script ends."""
+"""The command lines of the entry scripts."""
 
 import argparse
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from logging import Logger
-from pathlib import Path
 from typing import Any, NoReturn
 
-from utils.distributed import announce_failure, another_failed, end, shares_no_machine
-from utils.errors import InputError
-from utils.memory import keep_freed_memory
-from utils.preemption import PREEMPTED, Preempted
+from utils.run import complain
 
 
-class _ArgumentParser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, and whose flags are never guessed from their first letters."""
+class ArgumentParser(argparse.ArgumentParser):
+    """An argparse.ArgumentParser whose errors are one line, and that does not accept abbreviated flags."""
 
-    def __init__(self, description: str) -> None:
-        super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
-        self.set_defaults(ineffective_flags=())
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 and one line."""
-        _complain(f"{self.prog}: error: {message} (--help lists the flags)")
+        complain(f"{self.prog}: error: {message} (--help lists the flags)")
         sys.exit(2)
 
 
@@ -71,9 +66,11 @@ INEFFECTIVE_FOR_QUESTIONS = (
     "--negative_weighting", "--num_labels", "--rank", "--sampled_use_mil", "--sim_header", "--task_type",
     "--text_num_hidden_layers", "--train_frame_order", "--use_mil", "--video_dim", "--visual_num_hidden_layers",
 )  # fmt: skip
-_COUNT = _number(int, 1)
-_AMOUNT = _number(float, 0)
-_SHARE = _number(float, 0, 1)
+COUNT = _number(int, 1)
+AMOUNT = _number(float, 0)
+SHARE = _number(float, 0, 1)
+WORKERS = _number(int, 0)
+"""The argparse type of a number of worker processes, 0 for none."""
 
 
 def _switch(group: argparse._ArgumentGroup, name: str, help: str) -> None:
@@ -93,7 +90,7 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=_number(int, 0), default=42, help="seed of all random draws")
     group.add_argument("--deterministic", action="store_true",
                        help="the same bits each time on CUDA too, with slower kernels")
-    group.add_argument("--n_display", type=_COUNT, default=50, help="steps from one line of the log to the next")
+    group.add_argument("--n_display", type=COUNT, default=50, help="steps from one line of the log to the next")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error in the input")
 
 
@@ -104,7 +101,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
                        help="split of MSR-VTT: 1k-A with 9,000 or 7,010 training videos, the official one, or 1k-B")
     group.add_argument("--anno_path", required=True, help="folder of the annotation files")
     group.add_argument("--video_path", required=True, help="folder of the videos")
-    group.add_argument("--video_framerate", type=_COUNT, default=1, help="frames taken from a second of video")
+    group.add_argument("--video_framerate", type=COUNT, default=1, help="frames taken from a second of video")
     add_token_arguments(group)
 
 
@@ -112,7 +109,7 @@ def add_token_arguments(group: argparse._ArgumentGroup) -> None:
     """How texts become words and videos become frames: common to all entry scripts."""
     group.add_argument("--datatype", default="msrvtt", help="name of the data set")
     group.add_argument("--max_words", type=_number(int, 2), default=32, help="tokens of a text, its ends included")
-    group.add_argument("--max_frames", type=_COUNT, default=12, help="frames of a video")
+    group.add_argument("--max_frames", type=COUNT, default=12, help="frames of a video")
     group.add_argument("--frame_rule", choices=("decord", "cv2"),
                        help="which frames are taken; left out: as published for the data set")
     group.add_argument("--augment", metavar="CONFIG",
@@ -124,13 +121,13 @@ def add_token_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--skip_missing_videos", action="store_true", help="leave out pairs whose video is not found")
     group.add_argument("--skip_list", metavar="FILE",
                        help="ids of videos to leave out, one a line, as scripts/check_data.py writes them")
-    group.add_argument("--max_bad_videos", type=_SHARE, default=0.01, metavar="SHARE",
+    group.add_argument("--max_bad_videos", type=SHARE, default=0.01, metavar="SHARE",
                        help="share of the training videos that may be broken; such are skipped, more stop the run")
-    group.add_argument("--isolate_decoder", type=_COUNT, nargs="?", const=60, metavar="SECONDS",
+    group.add_argument("--isolate_decoder", type=COUNT, nargs="?", const=60, metavar="SECONDS",
                        help="decode in processes apart, where a file that crashes the decoder, or takes longer than "
                             "this (60 if left out), is a broken video like any other")
     group.add_argument("--frame_cache", metavar="DIR", help="folder that keeps sampled frames, to decode a video once")
-    group.add_argument("--frame_cache_gb", type=_AMOUNT, default=50.0, help="10^9 bytes that the kept frames may take")
+    group.add_argument("--frame_cache_gb", type=AMOUNT, default=50.0, help="10^9 bytes that the kept frames may take")
     group.add_argument("--frame_cache_form", choices=("lossless", "compact"), default="lossless",
                        help="keep frames bit by bit, or as JPEG in about a fifth of the space")
 
@@ -143,16 +140,16 @@ def add_question_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--data_path", help="file of the answer vocabulary, answer to label; left out: made of the "
                                            "training answers and written to --output_dir")
     group.add_argument("--features_path", dest="video_path", required=True, help="folder of the videos")
-    group.add_argument("--feature_framerate", dest="video_framerate", type=_COUNT, default=1,
+    group.add_argument("--feature_framerate", dest="video_framerate", type=COUNT, default=1,
                        help="frames taken from a second of video")
     group.add_argument("--slice_framepos", type=int, choices=(0, 1, 2), default=2,
                        help="of too many frames take the first, the last or evenly spread ones")
-    group.add_argument("--questions_per_clip", type=_COUNT, default=1,
+    group.add_argument("--questions_per_clip", type=COUNT, default=1,
                        help="questions about one video that a training batch asks together; more of them encode fewer "
                             "videos a step")
-    group.add_argument("--num_thread_reader", dest="workers", type=_number(int, 0), default=argparse.SUPPRESS,
+    group.add_argument("--num_thread_reader", dest="workers", type=WORKERS, default=argparse.SUPPRESS,
                        help="published name of --workers")
-    group.add_argument("--cross_num_hidden_layers", dest="num_hidden_layers", type=_COUNT, default=argparse.SUPPRESS,
+    group.add_argument("--cross_num_hidden_layers", dest="num_hidden_layers", type=COUNT, default=argparse.SUPPRESS,
                        help="published name of --num_hidden_layers")
     add_token_arguments(group)
 
@@ -165,50 +162,24 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
                             "a file, or an open_clip model")
     group.add_argument("--agg_module", choices=("None", "seqLSTM", "seqTransf"), default="seqTransf",
                        help="temporal encoder over the frames")
-    group.add_argument("--num_hidden_layers", type=_COUNT, default=4, help="layers of the temporal encoder seqTransf")
-    group.add_argument("--interaction", choices=("wti", "mean"), default="wti",
-                       help="token-wise interaction: weighted by learnt heads, or the plain mean")
+    group.add_argument("--num_hidden_layers", type=COUNT, default=4, help="layers of the temporal encoder seqTransf")
     group.add_argument("--recipe", choices=("released", "corrected"), default="released",
-                       help="follow the released code where it departs from the paper, or mend it")
-
-
-def add_level_arguments(parser: argparse.ArgumentParser) -> None:
-    """The three levels and the losses between them: common to retrieval and question answering."""
-    group = parser.add_argument_group("levels")
-    group.add_argument("--rate", type=_AMOUNT, nargs=3, default=[1.0, 0.0, 0.0], metavar=("ENTITY", "ACTION", "EVENT"),
-                       help="weights of the levels in evaluation")
-    group.add_argument("--teacher", choices=("estimator", "exact"), default="estimator",
-                       help="teacher of the levels: a trained estimator, or the exact interaction")
-    group.add_argument("--estimator", help="file of the trained estimator")
-    group.add_argument("--num_levels", type=int, choices=(1, 2, 3), default=3,
-                       help="levels that take part in training; 1 is the entity level alone")
-    group.add_argument("--kl", type=_AMOUNT, default=0.2, help="weight of the distillation between levels")
-    group.add_argument("--skl", type=_AMOUNT, default=1.0, help="weight of the Banzhaf loss")
-
-
-def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
-    """How many tokens the action and the event level keep."""
-    group = parser.add_argument_group("merging")
-    for side, tokens in (("v", "frames"), ("t", "words")):
-        group.add_argument(f"--{side}_rate0", type=_SHARE, default=0.25,
-                           help=f"merged {tokens} of the action level, as a share of the {tokens}")
-        group.add_argument(f"--{side}_rate1", type=_SHARE, default=0.5,
-                           help=f"merged {tokens} of the event level, as a share of the action level's")
+                       help="follow the released code where it departs from the paper, or fix it")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Batches and the optimiser: common to all entry scripts."""
     group = parser.add_argument_group("training and evaluation")
-    group.add_argument("--epochs", type=_COUNT, default=5, help="passes over the training pairs")
-    group.add_argument("--batch_size", type=_COUNT, default=128, help="training pairs, over all processes")
-    group.add_argument("--batch_size_val", type=_COUNT, default=128, help="evaluation items, over all processes")
-    group.add_argument("--lr", type=_AMOUNT, default=1e-4, help="learning rate outside CLIP")
-    group.add_argument("--coef_lr", type=_AMOUNT, default=1e-3, help="CLIP's learning rate as a multiple of --lr")
-    group.add_argument("--warmup_proportion", type=_SHARE, default=0.1, help="share of the steps with a rising rate")
-    group.add_argument("--weight_decay", type=_AMOUNT, default=0.2, help="decay of all parameters but biases")
-    group.add_argument("--gradient_accumulation_steps", type=_COUNT, default=1, help="batches summed up to a step")
+    group.add_argument("--epochs", type=COUNT, default=5, help="passes over the training pairs")
+    group.add_argument("--batch_size", type=COUNT, default=128, help="training pairs, over all processes")
+    group.add_argument("--batch_size_val", type=COUNT, default=128, help="evaluation items, over all processes")
+    group.add_argument("--lr", type=AMOUNT, default=1e-4, help="learning rate outside CLIP")
+    group.add_argument("--coef_lr", type=AMOUNT, default=1e-3, help="CLIP's learning rate as a multiple of --lr")
+    group.add_argument("--warmup_proportion", type=SHARE, default=0.1, help="share of the steps with a rising rate")
+    group.add_argument("--weight_decay", type=AMOUNT, default=0.2, help="decay of all parameters but biases")
+    group.add_argument("--gradient_accumulation_steps", type=COUNT, default=1, help="batches summed up to a step")
     group.add_argument("--grad_checkpointing", action="store_true", help="less memory for more time in training")
-    group.add_argument("--max_bad_steps", type=_COUNT, default=20,
+    group.add_argument("--max_bad_steps", type=COUNT, default=20,
                        help="steps in a row without a finite loss and gradient that end the run; each is skipped")
 
 
@@ -217,26 +188,26 @@ def add_resume_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("resuming")
     group.add_argument("--resume", metavar="auto|PATH",
                        help="go on from the newest state in --output_dir, if there is one, or from this step_N folder")
-    group.add_argument("--save_every", type=_COUNT, metavar="STEPS",
+    group.add_argument("--save_every", type=COUNT, metavar="STEPS",
                        help="steps from one state to the next, beside those at the ends of epochs; left out: one is "
                             "saved only when SIGTERM or SIGUSR1 asks to stop")
-    group.add_argument("--keep", type=_COUNT, default=2, help="states that are kept, the newest")
+    group.add_argument("--keep", type=COUNT, default=2, help="states that are kept, the newest")
 
 
 def add_similarity_arguments(parser: argparse.ArgumentParser) -> None:
     """The similarity matrix of retrieval."""
     group = parser.add_argument_group("similarity")
     group.add_argument("--save_similarity", action="store_true", help="write the similarity matrix, similarity.npy")
-    group.add_argument("--similarity_memory", type=_COUNT, default=512, metavar="MIB",
+    group.add_argument("--similarity_memory", type=COUNT, default=512, metavar="MIB",
                        help="memory that a chunk of the similarity matrix may take")
-    group.add_argument("--shortlist", type=_COUNT, metavar="K",
+    group.add_argument("--shortlist", type=COUNT, metavar="K",
                        help="for large galleries: compare a caption with the K clips of nearest pooled features alone; "
                             "in both directions, pairs that are not compared rank behind those that are, in the order "
                             "of their pooled features, so the clip of a caption that its shortlist lacks has a rank "
                             "beyond K; left out: compare all")
     group.add_argument("--post_process", nargs="+", choices=("dsl", "qbnorm"), default=[],
                        help="figures to print apart from the raw ones: dual softmax, QB-Norm")
-    group.add_argument("--query_bank", type=_COUNT, default=5000, metavar="CAPTIONS",
+    group.add_argument("--query_bank", type=COUNT, default=5000, metavar="CAPTIONS",
                        help="the most training captions that QB-Norm takes")
 
 
@@ -245,7 +216,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("labels")
     group.add_argument("--labels", choices=("exact", "sampled"), default="exact",
                        help="interactions by the closed form, or averages over sampled coalitions as published")
-    group.add_argument("--num_samples", type=_COUNT, default=100, help="coalitions for each cell of sampled labels")
+    group.add_argument("--num_samples", type=COUNT, default=100, help="coalitions for each cell of sampled labels")
     group.add_argument("--game", choices=("released", "standard"),
                        help="coalition game of the labels; left out: the one of the recipe")
     group.add_argument("--no_feature_cache", action="store_true",
@@ -255,7 +226,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     """Devices and processes: common to all entry scripts."""
     group = parser.add_argument_group("machine")
-    group.add_argument("--workers", type=_number(int, 0), default=4, help="decoding processes beside each process")
+    group.add_argument("--workers", type=WORKERS, default=4, help="decoding processes beside each process")
     group.add_argument("--device", help="as PyTorch names it; left out: CUDA where there is one, else the CPU")
     group.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the forward pass")
     group.add_argument("--compile", action="store_true",
@@ -278,21 +249,38 @@ def log_ineffective_flags(args: argparse.Namespace, logger: Logger) -> None:
         logger.info("accepted, without effect: %s", " ".join(dict.fromkeys(args.ineffective_flags)))
 
 
-def retrieval_parser() -> argparse.ArgumentParser:
-    """The command line of main_retrieval.py."""
-    groups = (add_level_arguments, add_merge_arguments, add_similarity_arguments)
-    return _parser("Trains and evaluates text-video retrieval.", (add_data_arguments, add_model_arguments, *groups))
+AddArguments = Callable[[argparse.ArgumentParser], None]
 
 
-def estimator_parser() -> argparse.ArgumentParser:
+def choose_method(methods: Collection[str], argv: Sequence[str] | None = None) -> str:
+    """The method that a command line names, whose flags it may have; the first one if it names none or another."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--method")
+    name = parser.parse_known_args(argv)[0].method
+    return name if name in methods else next(iter(methods))
+
+
+def retrieval_parser(methods: Collection[str], add_method_arguments: AddArguments) -> argparse.ArgumentParser:
+    """The command line of main_retrieval.py, with the flags of a method."""
+
+    def add_method(parser: argparse.ArgumentParser) -> None:
+        group = parser.add_argument_group("method")
+        group.add_argument("--method", choices=tuple(methods), default=next(iter(methods)), help="retrieval method")
+        add_method_arguments(parser)
+
+    groups = (add_data_arguments, add_model_arguments, add_method, add_similarity_arguments)
+    return _parser("Trains and evaluates text-video retrieval.", groups)
+
+
+def estimator_parser(add_method_arguments: AddArguments) -> argparse.ArgumentParser:
     """The command line of banzhaf_estimator.py: retrieval's, without what concerns the levels."""
-    groups = (add_data_arguments, add_model_arguments, add_label_arguments)
+    groups = (add_data_arguments, add_model_arguments, add_method_arguments, add_label_arguments)
     return _parser("Trains the estimator of the Banzhaf interaction between words and frames.", groups)
 
 
-def question_parser() -> argparse.ArgumentParser:
+def question_parser(add_method_arguments: AddArguments) -> argparse.ArgumentParser:
     """The command line of main_vqa.py."""
-    groups = (add_question_arguments, add_model_arguments, add_level_arguments)
+    groups = (add_question_arguments, add_model_arguments, add_method_arguments)
     parser = _parser("Trains and evaluates video question answering.", groups, INEFFECTIVE_FOR_QUESTIONS)
     parser.set_defaults(base_encoder="ViT-B/16", rate=[0.4, 0.4, 0.2], frame_rule="decord", augment="none")
     parser.set_defaults(batch_size=32, batch_size_val=16)
@@ -303,7 +291,8 @@ def _parser(
     description: str, groups: Sequence[Callable[[argparse.ArgumentParser], None]], ineffective: Sequence[str] = ()
 ) -> argparse.ArgumentParser:
     """A parser of `groups` and of those that all entry scripts share."""
-    parser = _ArgumentParser(description)
+    parser = ArgumentParser(description=description, formatter_class=_HelpFormatter)
+    parser.set_defaults(ineffective_flags=())
     for add_group in (add_task_arguments, *groups, add_training_arguments, add_resume_arguments, add_machine_arguments):
         add_group(parser)
     add_ineffective_arguments(parser, "--world_size", "--distributed", *ineffective)
@@ -334,46 +323,3 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     if "teacher" in args and args.teacher == "exact" and args.estimator:
         parser.error("--teacher exact needs no estimator: leave out one of --teacher and --estimator")
     return args
-
-
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Run an entry script: an InputError ends it with one line and code 2, or with its traceback under --debug.
-
-    A run that was asked to stop and has saved its state ends with one line and code 75, `PREEMPTED`.
-
-    Args:
-        main: takes the words after the script's name.
-    """
-    if shares_no_machine():  # several processes need the memory more than the time
-        keep_freed_memory()
-    end(_outcome(main))
-
-
-def _outcome(main: Callable[[Sequence[str]], None]) -> int:
-    """Run `main` and return the exit code; nothing that it made is in use any more."""
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        if "--debug" in sys.argv:
-            raise
-        _complain(f"{Path(sys.argv[0]).name}: error: {_reason(error)}")
-        return 2
-    except Preempted as stopped:
-        _complain(f"{Path(sys.argv[0]).name}: {stopped}")
-        return PREEMPTED
-    except RuntimeError:
-        if another_failed():  # it has told why; that a collective with it fails here is no news
-            return 2
-        raise
-    return 0
-
-
-def _complain(line: str) -> None:
-    """Print one line, which of several processes with the same one only the first prints."""
-    if announce_failure(line):
-        print(line, file=sys.stderr)
-
-
-def _reason(error: InputError) -> str:
-    """The error's one line; one raised by a loading worker arrives below that worker's traceback."""
-    return str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")

@@ -1,85 +1,78 @@
-"""Weights on disk: reading them safely, and the released spelling of their names."""
+"""Weights on disk: reading and writing them safely."""
 
 import hashlib
+import logging
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from utils.errors import InputError
+from utils.archives import entry_names, is_torchscript, read_torchscript
+from utils.errors import InputError, one_line
 from utils.files import atomic_write
 
-# SHA-256 of OpenAI's TorchScript archives, the only ones that are run without being asked to.
+logger = logging.getLogger("hbi")
+
+# SHA-256 of OpenAI's TorchScript archives, the only ones that are opened without --trust_checkpoint.
 OPENAI_DIGESTS = {
     "ViT-B/32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
     "ViT-B/16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
     "ViT-L/14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
 }
 ARCHIVE_SIZES = {"input_resolution", "context_length", "vocab_size"}
+WRAPPERS = ("state_dict", "model", "module")
+DATA_PARALLEL = "module."  # prefix of the keys of a model that was saved inside DistributedDataParallel
 
-# The released spelling is flat: the suffix of a level is "", "0" or "1", that of the stage leading into it "0" or "1".
-LEVEL_SUFFIX = {"0": "", "1": "0", "2": "1"}
-RELEASED_NAMES = (
-    (r"temporal\.transformer\.", "transformerClip."),
-    (r"temporal\.positions\.", "frame_position_embeddings."),
-    (r"temporal\.lstm\.", "lstm_visual."),
-    (r"teacher\.", "banzhafteacher."),
-    (r"levels\.(\d)\.text_weight\.", "text_weight_fc{}."),
-    (r"levels\.(\d)\.video_weight\.", "video_weight_fc{}."),
-    (r"levels\.(\d)\.student\.", "banzhafmodel{}."),
-    (r"levels\.(\d)\.text_merge\.merge\.conv\.", "t_ctm{}.conv.conv."),
-    (r"levels\.(\d)\.video_merge\.merge\.conv\.", "v_ctm{}.conv.conv."),
-    (r"levels\.(\d)\.text_merge\.merge\.", "t_ctm{}."),
-    (r"levels\.(\d)\.video_merge\.merge\.", "v_ctm{}."),
-    (r"levels\.(\d)\.text_merge\.attention\.norm\.", "t_block{}.norm1."),
-    (r"levels\.(\d)\.video_merge\.attention\.norm\.", "v_block{}.norm1."),
-    (r"levels\.(\d)\.text_merge\.attention\.query\.", "t_block{}.attn.q."),
-    (r"levels\.(\d)\.video_merge\.attention\.query\.", "v_block{}.attn.q."),
-    (r"levels\.(\d)\.text_merge\.attention\.key_value\.", "t_block{}.attn.kv."),
-    (r"levels\.(\d)\.video_merge\.attention\.key_value\.", "v_block{}.attn.kv."),
-    (r"levels\.(\d)\.text_merge\.attention\.project\.", "t_block{}.attn.proj."),
-    (r"levels\.(\d)\.video_merge\.attention\.project\.", "v_block{}.attn.proj."),
-    (r"answer_heads\.(\d)\.text_weight\.", "t_weight{}."),
-    (r"answer_heads\.(\d)\.video_weight\.", "v_weight{}."),
-    (r"answer_heads\.(\d)\.text_project\.", "t_proj{}."),
-    (r"answer_heads\.(\d)\.video_project\.", "v_proj{}."),
-    (r"answer_heads\.(\d)\.classifier\.", "classifier{}."),
-)
-
-
-def released_name(name: str) -> str:
-    """Translate the name of a parameter or buffer of ours to the released spelling."""
-    for pattern, released in RELEASED_NAMES:
-        match = re.match(pattern, name)
-        if match:
-            return released.format(*(LEVEL_SUFFIX[level] for level in match.groups())) + name[match.end() :]
-    return name
+def released_names(model: nn.Module) -> dict[str, str]:
+    """The name in files of each parameter and buffer: its own, unless the model has a `released_name` to spell it."""
+    spell = getattr(model, "released_name", str)
+    return {name: spell(name) for name in model.state_dict()}
 
 
 def released_state(model: nn.Module) -> dict[str, Tensor]:
-    """State of `model` under the released names, on the CPU."""
-    return {released_name(name): tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    """State of `model` under its names in files, on the CPU."""
+    names = released_names(model)
+    return {names[name]: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
 
 
-def save_weights(state: Mapping, path: str | Path) -> None:
+class _HashedWriter:
+    """Writes to a file and hashes what passes."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save_weights(state: Mapping, path: str | Path) -> str:
     """Write a name -> tensor map, complete or not at all; plain for weights, nested for a training state.
+
+    Returns:
+        SHA-256 of the file, as `sha256` gives it.
 
     Raises:
         InputError: the folder cannot be written or the disk is full.
     """
     with atomic_write(path, "wb") as file:
+        writer = _HashedWriter(file)
         try:
-            torch.save(dict(state), file)
+            torch.save(dict(state), writer)
         except RuntimeError as error:
             if isinstance(error.__context__, OSError):  # which torch's complaint about its unfinished archive hides
                 raise error.__context__ from None
             raise
+    return writer.digest.hexdigest()
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
@@ -93,7 +86,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Pa
     Raises:
         InputError: names every missing, unexpected or mis-shaped key.
     """
-    ours = {released_name(name): (name, tensor) for name, tensor in model.state_dict().items()}
+    names = released_names(model)
+    ours = {names[name]: (name, tensor) for name, tensor in model.state_dict().items()}
     problems = [f"missing {name}" for name in ours if name not in state]
     problems += [f"unexpected {name}" for name in state if name not in ours]
     problems += [
@@ -101,6 +95,9 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Pa
         for name, tensor in state.items()
         if name in ours and tensor.shape != ours[name][1].shape
     ]
+    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise InputError(f"{source}: {len(broken)} weights are not finite, first {broken[0]}; give another checkpoint")
     if problems:
         raise InputError(
             f"{source}: weights of another architecture, {len(problems)} of {len(ours)} keys differ: "
@@ -113,8 +110,9 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Pa
 def read_weights(path: str | Path, *, trust: bool = False) -> dict[str, Tensor]:
     """Read name -> tensor from safetensors, a plain state dict or an OpenAI TorchScript archive.
 
-    Nothing is unpickled but tensors. A TorchScript archive is a program, so it is opened only if its SHA-256 is one
-    that OpenAI published or `trust` is set.
+    Nothing is unpickled but tensors. A TorchScript archive is opened only if its SHA-256 is one that OpenAI published
+    or `trust` is set. A state dict under "state_dict", "model" or "module" is taken out, and a common prefix "module."
+    taken off; the log says so.
 
     Raises:
         InputError: missing, damaged, not a plain map of tensors, or an archive that is not trusted.
@@ -122,14 +120,29 @@ def read_weights(path: str | Path, *, trust: bool = False) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
-    if not zipfile.is_zipfile(path) and _is_archive_head(path):
+    names = entry_names(path) if zipfile.is_zipfile(path) else []
+    if not names and _is_archive_head(path):
         raise InputError(f"{path}: truncated or damaged archive; fetch it again")
-    if zipfile.is_zipfile(path) and _is_torchscript(path):
-        return _read_torchscript(path, trust)
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    if is_torchscript(names):
+        state = _read_torchscript(path, trust)
+    else:
+        state = _unwrap(_read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path), path)
     if not isinstance(state, Mapping) or not all(map(_is_plain, state, state.values())):
         raise InputError(f"{path}: holds no plain map of names to tensors; give the model's state dict")
     return dict(state)
+
+
+def _unwrap(state: Any, path: Path) -> Any:
+    """The state dict inside of what other training code saves."""
+    while isinstance(state, Mapping) and (
+        key := next((key for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)
+    ):
+        logger.warning("%s: its state dict lies under %r, what else it holds is left out", path, key)
+        state = state[key]
+    if isinstance(state, Mapping) and state and all(str(name).startswith(DATA_PARALLEL) for name in state):
+        logger.warning("%s: the prefix %r is taken off its keys", path, DATA_PARALLEL)
+        state = {str(name).removeprefix(DATA_PARALLEL): tensor for name, tensor in state.items()}
+    return state
 
 
 def _is_plain(name: Any, tensor: Any) -> bool:
@@ -146,6 +159,8 @@ def _is_plain(name: Any, tensor: Any) -> bool:
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; check the path")
     with open(path, "rb") as file:
         while block := file.read(2**20):
             digest.update(block)
@@ -163,9 +178,10 @@ def _read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"holds {refused[1]}" if refused else one_line(error, 120)
         raise InputError(
-            f"{path}: not a plain file of tensors, refused ({reason[:120]}); give a state dict or safetensors"
+            f"{path}: not a plain file of tensors, refused ({reason}); give a state dict or safetensors"
         ) from error
 
 
@@ -175,28 +191,10 @@ def _is_archive_head(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _is_torchscript(path: Path) -> bool:
-    """Whether a zip archive carries TorchScript code.
-
-    Raises:
-        InputError: its list of contents is damaged.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise InputError(f"{path}: damaged archive ({error}); fetch it again") from error
-    return any("/code/" in name or name.endswith("constants.pkl") for name in names)
-
-
 def _read_torchscript(path: Path, trust: bool) -> dict[str, Tensor]:
     if not trust and sha256(path) not in OPENAI_DIGESTS.values():
         raise InputError(
             f"{path}: a TorchScript archive with an unknown SHA-256; fetch it from OpenAI again, "
             "or pass --trust_checkpoint if you know where it comes from"
         )
-    try:
-        state = torch.jit.load(path, map_location="cpu").state_dict()
-    except RuntimeError as error:
-        raise InputError(f"{path}: damaged TorchScript archive; fetch it again") from error
-    return {name: tensor for name, tensor in state.items() if name not in ARCHIVE_SIZES}
+    return {name: tensor for name, tensor in read_torchscript(path).items() if name not in ARCHIVE_SIZES}

@@ -6,7 +6,9 @@ Dimension letters: B items of this process, W processes.
 import gc
 import os
 import sys
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +16,11 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from utils.errors import InputError
+
+Value = TypeVar("Value")
+
+LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables with which a launcher describes several processes."""
 
 
 def start(device: str | None = None, local_rank: int = 0, timeout: timedelta = timedelta(minutes=30)) -> torch.device:
@@ -31,8 +38,9 @@ def start(device: str | None = None, local_rank: int = 0, timeout: timedelta = t
         the device of this process.
 
     Raises:
-        InputError: the device is unknown or not there.
+        InputError: the device is unknown or not there, or the environment describes the process group in part.
     """
+    _check_launcher()
     chosen = _choose_device(device, local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
@@ -48,9 +56,27 @@ def start(device: str | None = None, local_rank: int = 0, timeout: timedelta = t
     return chosen
 
 
+def _check_launcher() -> None:
+    """Refuse an environment that describes several processes in part, as srun with a RANK alone does."""
+    if wrong := _wrong_variables():
+        raise InputError(
+            f"environment: {', '.join(wrong)} not set, or no number; start several processes with torchrun, or set "
+            f"{', '.join(LAUNCHER)}; for one process unset RANK and WORLD_SIZE"
+        )
+
+
+def _wrong_variables() -> list[str]:
+    """The launcher's variables that are missing or no numbers, where it describes more than one process."""
+    described = os.environ.keys() & {"RANK", "WORLD_SIZE"}
+    if not described or os.environ.get("WORLD_SIZE") == "1":
+        return []
+    values = {name: os.environ.get(name, "") for name in LAUNCHER}
+    return [name for name, value in values.items() if not (value if name == "MASTER_ADDR" else value.isdecimal())]
+
+
 def _is_one_of_several() -> bool:
     """Whether a launcher started this process as one of several."""
-    return "RANK" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
+    return os.environ.get("WORLD_SIZE", "1") != "1" and not _wrong_variables()
 
 
 def _choose_device(device: str | None, local_rank: int) -> torch.device:
@@ -115,13 +141,33 @@ def barrier() -> None:
         dist.barrier()
 
 
-def on_any(flag: bool) -> bool:
-    """Whether `flag` is set on any process; all of them ask together."""
+def any_rank(*flags: bool) -> list[bool]:
+    """Whether each flag is set on any process; all processes call it together."""
     if world_size() == 1:
-        return bool(flag)
-    flags = torch.tensor(int(flag))
-    dist.all_reduce(flags, dist.ReduceOp.MAX)
-    return bool(flags)
+        return [bool(flag) for flag in flags]
+    found = torch.tensor([int(flag) for flag in flags])
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return found.bool().tolist()
+
+
+def from_main(make: Callable[[], Value]) -> Value:
+    """What `make` returns in the main process, on all of them; an InputError there is one here.
+
+    Args:
+        make: returns what can be pickled; only the main process calls it.
+    """
+    if world_size() == 1:
+        return make()
+    answer: list[Any] = [None, None]
+    if is_main():
+        try:
+            answer[0] = make()
+        except InputError as error:
+            answer[1] = str(error)
+    dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
+    if answer[1] is not None:
+        raise InputError(answer[1])
+    return answer[0]
 
 
 def shares_no_machine() -> bool:
@@ -224,7 +270,7 @@ class _GatherFeatures(torch.autograd.Function):
         return gradient.chunk(world_size())[rank()], None
 
 
-def own_share(whole: Tensor) -> Tensor:
+def shard(whole: Tensor) -> Tensor:
     """This process's part of work divided among all, whose results `gather_features(..., exact=True)` joins.
 
     The gradient that reaches `whole` on every process, and after DDP's averaging the weights that did the work, is that
@@ -236,10 +282,10 @@ def own_share(whole: Tensor) -> Tensor:
     Returns:
         (B, ...), in the order of the ranks.
     """
-    return whole if world_size() == 1 else _OwnShare.apply(whole)
+    return whole if world_size() == 1 else _Shard.apply(whole)
 
 
-class _OwnShare(torch.autograd.Function):
+class _Shard(torch.autograd.Function):
     """This process's chunk; backwards, the chunks' gradients of all processes, each of which is W times too large."""
 
     @staticmethod

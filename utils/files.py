@@ -1,29 +1,146 @@
-"""Writing files so that a crash or a full disk never leaves a half-written one under the final name."""
+"""Writing and removing files: never half-written, and never another's.
+
+A folder whose files the project may replace or remove carries `MARKER`. Only this module renames and removes.
+"""
 
 import os
+import re
+import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from utils.errors import InputError
+from utils.errors import InputError, printable
+
+MARKER = ".hbi_folder"
+"""File that marks a folder as the project's own; it holds the folder's kind."""
+OUTPUTS = (
+    r"log\.txt|metrics\.json|predictions\.jsonl|similarity\.npy|scatter\.png|bad_videos\.txt|skip_list\.txt|"
+    r"data_report\.json|missing_videos_\w+\.txt|train_ans2label\.json|pytorch_model\.bin\..+|training_state|tensorboard|"
+    r"config\.json|model\.safetensors|\w+\.onnx"
+)
+"""Names of what runs and exports write into their output folder."""
+DEPTH = 4
+"""Levels between a marked folder and its files."""
+
+
+def claim_folder(
+    folder: str | Path,
+    kind: str,
+    *,
+    apart_from: Iterable[str | Path] = (),
+    names: str | None = None,
+    flag: str = "folder",
+) -> Path:
+    """Mark a folder as the project's own, so that its files may be replaced and removed.
+
+    Args:
+        folder: created if missing.
+        kind: what it holds, such as "index".
+        apart_from: folders of the user's that it must not be, contain or lie in.
+        names: of the files that will be written, a regular expression; files of other names may be there already.
+            None: the folder must be empty.
+        flag: that names the folder, for messages.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: it cannot be written, or there are files in it that the project has not written.
+    """
+    folder = Path(folder)
+    own = folder.resolve()
+    for other in map(Path, apart_from):
+        if own == other.resolve() or own in other.resolve().parents or other.resolve() in own.parents:
+            raise InputError(f"{folder}: is, contains or lies in {other}; give another {flag}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if _has_marker(folder, kind):
+            return folder
+        foreign = [entry for entry in os.listdir(folder) if not entry.startswith(f".{MARKER}.")]
+        foreign = [entry for entry in foreign if names is None or re.fullmatch(names, entry)]
+        if foreign and not _has_marker(folder, kind):  # another process may have marked it meanwhile
+            found = printable(min(foreign))
+            raise InputError(f"{folder}: holds {found}, which no {kind} of this version wrote; give another {flag}")
+        with atomic_write(folder / MARKER) as file:
+            file.write(f"{kind}\n")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); give another {flag}") from error
+    return folder
+
+
+def _has_marker(folder: Path, kind: str | None = None) -> bool:
+    """Whether a folder is the project's own, of a kind if given."""
+    marker = folder / MARKER
+    try:
+        return is_regular(marker) and (kind is None or marker.read_text(encoding="utf-8") == f"{kind}\n")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def remove(path: Path, names: str) -> bool:
+    """Remove a file of the project's own.
+
+    Args:
+        path: the file.
+        names: regular expression that its name must match.
+
+    Returns:
+        Whether it was removed; a link, a file of another name and one outside of marked folders stay.
+    """
+    if not re.fullmatch(names, path.name) or not is_regular(path):
+        return False
+    if not any(_has_marker(parent) for parent in list(path.absolute().parents)[:DEPTH]):
+        return False
+    with suppress(FileNotFoundError):
+        path.unlink()
+    return True
+
+
+def temporary_names(name: str) -> str:
+    """Regular expression of the temporary names that `atomic_write` gives files whose names match `name`."""
+    return rf"\.(?:{name})\.\w{{8}}"
+
+
+def is_regular(path: str | Path) -> bool:
+    """Whether a path is a file: no link, pipe or device."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def open_own(path: str | Path, mode: str) -> IO:
+    """Open a file for updating in place ("a", "ab" or "a+b"), created if missing; a link is not followed.
+
+    Raises:
+        OSError: it cannot be opened, or is a link.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+    return open(path, mode, opener=opener, encoding=None if "b" in mode else "utf-8")
 
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
-    """Open a temporary file beside `path`, and rename it to `path` once it is written and synced.
+    """Open a temporary file in the folder of `path`, and rename it to `path` once it is written and synced.
 
     Args:
         path: final name; its folder is created if missing.
         mode: "w" for text (UTF-8) or "wb" for bytes.
 
     Raises:
-        InputError: the folder cannot be written or the disk is full; what stood under `path` is untouched.
+        InputError: the folder cannot be written, the disk is full, or `path` is a link; an earlier file is untouched.
     """
     path = Path(path)
     temporary = None
     try:
+        if path.is_symlink():
+            raise InputError(f"{path}: is a link, which is not written through; remove it or give another name")
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:

@@ -6,13 +6,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
 from utils.distributed import is_main
-from utils.errors import InputError
-from utils.files import atomic_write
+from utils.errors import InputError, printable, without_terminal_codes
+from utils.files import OUTPUTS, atomic_write, claim_folder, open_own
 
 Item = TypeVar("Item")
 
@@ -22,6 +22,22 @@ class _Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that is not written through a link."""
+
+    def _open(self) -> TextIO:
+        return open_own(self.baseFilename, self.mode)
+
+
+class _Formatter(logging.Formatter):
+    """Messages on one line, without what a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record; a traceback keeps its lines."""
+        text = super().format(record)
+        return text if record.exc_info else printable(without_terminal_codes(text))
 
 
 def make_logger(output_dir: str | Path) -> logging.Logger:
@@ -39,16 +55,17 @@ def make_logger(output_dir: str | Path) -> logging.Logger:
     logger.propagate = False
     logger.setLevel(logging.INFO)
     try:
-        # Every process looks, so that all of them stop where the folder cannot be made.
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        if not is_main():
+        if is_main():
+            claim_folder(output_dir, "output", names=OUTPUTS, flag="--output_dir")
+        else:  # all of them stop where the folder cannot be made
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
             logger.addHandler(logging.NullHandler())
             return logger
-        log_file = logging.FileHandler(Path(output_dir) / "log.txt", encoding="utf-8")
+        log_file = _LogFile(Path(output_dir) / "log.txt", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{output_dir}: cannot be written ({error.strerror}); give another --output_dir") from error
     for handler in (log_file, _Console()):
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(_Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
         logger.addHandler(handler)
     return logger
 
@@ -102,7 +119,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str | float]]) -> str:
     Raises:
         ValueError: a row has more or fewer cells than the header.
     """
-    lines = [list(header), *([f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows)]
+    lines = [
+        [f"{cell:.1f}" if isinstance(cell, float) else printable(str(cell)) for cell in row] for row in [header, *rows]
+    ]
     columns = []
     for place, cells in enumerate(zip(*lines, strict=True)):
         width = max(map(len, cells))

@@ -6,8 +6,8 @@ import torch
 
 from scripts.benchmarks.measure import Row, count
 from scripts.benchmarks.model import measure_arithmetic, random_frames, random_model
-from utils.builders import compile_towers
 from utils.devices import PRECISIONS, autocast
+from utils.engine.builders import compile_towers
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -1,15 +1,21 @@
 """The sampled frames of a video: decoded, and from a warm frame cache in both its forms."""
 
+import importlib.util
 import tempfile
 from argparse import ArgumentParser
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from dataloaders.clips import read_clip
 from dataloaders.frame_cache import FORMS, FrameCache
-from dataloaders.transforms import ClipTransform
-from dataloaders.video import read_clip
 from scripts.benchmarks.loader import write_video
-from scripts.benchmarks.measure import Row, count, measure_call
+from scripts.benchmarks.measure import Row, count, measure_call, measure_in_turns
+from utils.video.decode import decode_clip
+from utils.video.positions import frame_positions
+from utils.video.transforms import ClipTransform
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -23,6 +29,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def measure(video: Path | None, max_frames: int, resolution: int, repeats: int) -> list[Row]:
     """Seconds and megabytes of each way; "faster" is the processor time of decoding divided by that of the way.
 
+    "decoding" is `decode_clip` alone, "decord2" the decoder of the published code, which checks nothing, if installed.
+
     Args:
         video: file, or None for one that is made.
         max_frames: the most frames.
@@ -35,8 +43,11 @@ def measure(video: Path | None, max_frames: int, resolution: int, repeats: int) 
     with tempfile.TemporaryDirectory() as folder:
         path = video or write_video(Path(folder) / "video.mp4")
         read = partial(read_clip, path, ClipTransform(resolution), max_frames=max_frames)
-        _, decoded = measure_call(read, repeats)
-        rows = [{"case": "decoded", **decoded}]
+        calls = {"decoding": partial(decode_clip, path, max_frames=max_frames), "decoded and resized": read}
+        if importlib.util.find_spec("decord"):
+            calls["decord2"] = published_decoder(path, max_frames)
+        rows = [{"case": name, **row} for name, (_, row) in measure_in_turns(calls, repeats).items()]
+        decoded = rows[1]
         for form in FORMS:
             cache = FrameCache(Path(folder) / form, gigabytes=1, form=form)
             _, row = measure_call(partial(read, cache=cache), repeats)
@@ -44,3 +55,16 @@ def measure(video: Path | None, max_frames: int, resolution: int, repeats: int) 
             faster = decoded["processor s"] / row["processor s"]
             rows.append({"case": form, **row, "faster": faster, "kept MB": entry.stat().st_size / 2**20})
     return rows
+
+
+def published_decoder(path: Path, max_frames: int) -> Callable[[], np.ndarray]:
+    """A function that decodes the same frames as the published code does."""
+    decord = importlib.import_module("decord")  # installed for comparisons alone
+    decord.logging.set_level(decord.logging.QUIET)
+
+    def decode() -> np.ndarray:
+        reader = decord.VideoReader(str(path), num_threads=1)
+        positions = frame_positions(reader.get_avg_fps(), len(reader), max_frames=max_frames)
+        return reader.get_batch(positions).asnumpy()
+
+    return decode

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 
 from dataloaders.augment import RandAugment
-from dataloaders.transforms import ClipTransform
-from dataloaders.video import decode_clip, read_clip
+from dataloaders.clips import read_clip
 from scripts.benchmarks.measure import Row, count, measure_in_turns
+from utils.video.decode import decode_clip
+from utils.video.transforms import ClipTransform
 
 WIDTH, HEIGHT, FRAMES, FRAMERATE = 320, 240, 450, 30
 

@@ -14,12 +14,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import clip_grad_norm_
 
 from dataloaders.published_sizes import PUBLISHED_SIZES
-from models import HBI
+from models import HBI, Tokens
 from scripts.benchmarks.measure import Row, count
 from scripts.benchmarks.model import random_model
 from scripts.benchmarks.roofline import Device, Roofline, Shares, kept_bytes
-from utils.builders import build_optimizer
 from utils.devices import autocast
+from utils.engine.builders import build_optimizer
+from utils.engine.options import TrainingOptions
 from utils.errors import InputError
 
 GPUS = {
@@ -158,8 +159,7 @@ def count_step(
     Returns:
         `roofline`, and the bytes kept for the backward pass.
     """
-    settings = {"lr": 1e-4, "coef_lr": 1e-3, "weight_decay": 0.2, "warmup": 0.1, "total_steps": 100}
-    optimizer = build_optimizer(model, **settings)
+    optimizer = build_optimizer(model, TrainingOptions(), total_steps=100)
     masks = [torch.ones(pairs, positions, dtype=torch.int64) for positions in (corpus.words, corpus.frames)]
     resolution = model.clip.config.resolution
     frames = torch.empty(pairs * corpus.frames, 3, resolution, resolution, dtype=torch.uint8)
@@ -167,8 +167,7 @@ def count_step(
         with kept_bytes(list(model.parameters())) as kept, autocast(torch.device("cpu"), precision):
             tokens = model.text_tokens(torch.ones_like(masks[0]), masks[0]), model.frame_tokens(frames, masks[1])
             text, video, text_mask, video_mask = (_gathered(tensor, gpus) for tensor in (*tokens, *masks))
-            outputs = model.level_outputs(text, text_mask, video, video_mask, levels=model.trained_levels)
-            terms = model.loss(outputs, text_mask, video_mask, torch.arange(len(text)))
+            terms = model.loss(Tokens(text, text_mask), Tokens(video, video_mask), torch.arange(len(text)))
         terms["loss"].backward()
         clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -8,9 +8,10 @@ import torch
 
 from scripts.benchmarks.measure import Row, count
 from scripts.benchmarks.model import measure_arithmetic, ragged_mask, random_frames, random_model
-from utils.builders import build_optimizer, compile_towers, save_memory
 from utils.devices import PRECISIONS
-from utils.trainer import Trainer
+from utils.engine.builders import build_optimizer, compile_towers, save_memory
+from utils.engine.options import TrainingOptions
+from utils.engine.trainer import Trainer
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -34,7 +35,7 @@ def measure(
         words: positions of a text.
         frames: of each video.
         precision: of the forward pass.
-        grad_checkpointing: compute activations a second time instead of keeping them.
+        grad_checkpointing: activation checkpointing.
         compiled: compile the blocks of the towers.
         repeats: runs.
     """
@@ -42,8 +43,8 @@ def measure(
     save_memory(model, grad_checkpointing)
     if compiled:
         compile_towers(model)
-    optimizer = build_optimizer(model, lr=1e-4, coef_lr=1e-3, weight_decay=0.2, warmup=0.1, total_steps=100)
-    trainer = Trainer(model, optimizer, device=model.device, precision=precision)
+    options = TrainingOptions(precision=precision)
+    trainer = Trainer(model, build_optimizer(model, options, total_steps=100), device=model.device, options=options)
     text_mask, video_mask = ragged_mask(pairs, words, max(words // 4, 1)), torch.ones(pairs, frames, dtype=torch.int64)
     batch = {
         "ids": torch.randint(1, model.clip.config.vocabulary, text_mask.shape) * text_mask,

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataloaders.transforms import ClipTransform
-from dataloaders.video import read_clip
 from models import HBI
-from models.hbi import LevelInteraction
+from models.level import LevelInteraction
 from models.tokenizer import Tokenizer
 from scripts.figures.words import Piece, split_pieces
-from scripts.model_arguments import check_sizes
+from utils.engine.builders import check_sizes
+from utils.video.decode import decode_clip
+from utils.video.transforms import ClipTransform
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def look(
         max_words: text tokens, both special ones included; padding takes part in the merges.
         max_frames: frames; padding takes part in the merges, too.
         exact: the exact interaction in place of the estimator's.
-        **sampling: further keywords of `dataloaders.video.decode_clip`.
+        **sampling: further keywords of `utils.video.decode.decode_clip`.
 
     Raises:
         InputError: fewer than 2 words, more words or frames than the model has positions for, or a video that
@@ -83,7 +83,8 @@ def look(
     check_sizes(model, max_words, max_frames)
     tokenizer = Tokenizer()
     ids, text_mask = tokenizer([caption], max_words)
-    frames = read_clip(video, ClipTransform(model.clip.config.resolution), max_frames=max_frames, **sampling)
+    transform = ClipTransform(model.clip.config.resolution)
+    frames = transform(decode_clip(video, max_frames=max_frames, **sampling))
     video_mask = (torch.arange(max_frames) < len(frames)).long().unsqueeze(0)
     with torch.no_grad():
         on_device = [tensor.to(model.device) for tensor in (ids, text_mask, frames, video_mask)]

@@ -4,10 +4,11 @@ S segments of a video, N_v frames of a segment, D width.
 """
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,9 +30,13 @@ from scripts.searching.storage import (
 )
 from utils.distributed import barrier, is_main, rank, world_size
 from utils.errors import InputError
+from utils.files import claim_folder, remove, temporary_names
 from utils.logger import progress
 
 logger = logging.getLogger("hbi")
+
+ENTRY = r"[0-9a-f]{64}\.safetensors"
+OWN_FILES = rf"{ENTRY}|{temporary_names(ENTRY)}|{temporary_names(re.escape(MANIFEST))}"
 
 
 @dataclass(frozen=True)
@@ -67,25 +72,29 @@ def build_index(model: HBI, index: Path, manifest: Manifest, workers: int = 0) -
         The changes, the same on every process.
 
     Raises:
-        InputError: there are no videos, or the index is damaged or was made of something else.
+        InputError: there are no videos, the folder is no index or in the folder of the videos, or the index is damaged
+            or was made of something else.
     """
     folder = Path(manifest.folder)
-    manifest = replace(manifest, files={file: _identity(folder / file) for file in list_videos(folder)})
+    claim_folder(index, "index", apart_from=[folder], flag="--index")
+    files = {file: _identity(folder / file) for file in list_videos(folder)}
+    manifest = manifest.model_copy(update={"files": files})
     earlier = _earlier_files(index, manifest)
     entries = {file: manifest.entry(index, file) for file in manifest.files}
-    missing = [file for file, path in entries.items() if not _is_usable(path)]
+    frames = manifest.sampling.max_frames
+    missing = [file for file, path in entries.items() if not _is_usable(path, frames)]
     barrier()  # nothing is written before all processes have seen what is missing
     if is_main() and not (index / MANIFEST).exists():
-        write_manifest(index, replace(manifest, files={}))
-    _encode(model, folder, missing[rank() :: world_size()], entries, manifest.sampling, workers)
+        write_manifest(index, manifest.model_copy(update={"files": {}}))
+    _encode(model, folder, missing[rank() :: world_size()], entries, manifest.sampling.model_dump(), workers)
     barrier()
-    reasons = {file: read_entry(path).reason for file, path in entries.items()}
-    stale = {*(index / ENTRIES).iterdir(), *index.glob(f".{MANIFEST}.*")} - set(entries.values())
+    reasons = {file: read_entry(path, frames).reason for file, path in entries.items()}
+    stale = {*(index / ENTRIES).iterdir(), *index.iterdir()} - set(entries.values())
     barrier()  # nothing is removed before all processes have seen what is stale
     if is_main():
         write_manifest(index, manifest)
         for path in stale:
-            path.unlink()
+            remove(path, OWN_FILES)
     skipped = {file: reason for file, reason in reasons.items() if reason}
     return Changes(len(missing), len(entries) - len(missing), len(earlier - entries.keys()), skipped)
 
@@ -110,10 +119,10 @@ def _earlier_files(index: Path, manifest: Manifest) -> set[str]:
     return set(earlier.files)
 
 
-def _is_usable(path: Path) -> bool:
+def _is_usable(path: Path, frames: int) -> bool:
     """Whether an entry is there, whole and of a video that can be used: others are tried again."""
     with suppress(InputError):
-        return not read_entry(path).reason
+        return not read_entry(path, frames).reason
     return False
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models import HBI, load_model
-from models.hub import model_digest
+from models.export import model_digest
 from models.shortlist import Gallery
 from scripts.searching.storage import AGAIN, Manifest, read_entry, read_manifest
 from utils.errors import InputError
@@ -65,7 +65,8 @@ class VideoIndex:
 
     def __init__(self, path: Path, device: str | torch.device = "cpu", checkpoint: str | None = None):
         self.path, self.manifest = path, read_manifest(path)
-        entries = {file: read_entry(self.manifest.entry(path, file)) for file in self.manifest.files}
+        frames = self.manifest.sampling.max_frames
+        entries = {file: read_entry(self.manifest.entry(path, file), frames) for file in self.manifest.files}
         self.skipped = {file: entry.reason for file, entry in entries.items() if entry.reason}
         self.segments = [Segment(file, *times) for file, entry in entries.items() for times in entry.times.tolist()]
         if not self.segments:
@@ -87,9 +88,9 @@ class VideoIndex:
         return Path(self.manifest.folder, name)
 
     def sampling(self, segment: Segment) -> dict[str, float | None]:
-        """Keywords of `dataloaders.video.decode_clip` that give the frames of a segment."""
+        """Keywords of `utils.video.decode.decode_clip` that give the frames of a segment."""
         end = None if segment.end == self._ends[segment.file] else segment.end
-        sizes = {name: self.manifest.sampling[name] for name in ("max_frames", "framerate")}
+        sizes = self.manifest.sampling.model_dump(include={"max_frames", "framerate"})
         return {**sizes, "start": segment.start, "end": end}
 
     def search(self, query: str, *, top: int = 10, shortlist: int = SHORTLIST) -> list[Hit]:
@@ -133,11 +134,10 @@ def load_indexed_model(manifest: Manifest, device: str | torch.device, checkpoin
     Raises:
         InputError: the file cannot be read, or it is another model.
     """
-    options = dict(manifest.model) | ({"checkpoint": checkpoint} if checkpoint else {})
-    model = load_model(**options, device=device)
-    if model_digest(options["checkpoint"]) != manifest.digest:
+    options = manifest.model.options() | ({"checkpoint": checkpoint} if checkpoint else {})
+    if model_digest(options["checkpoint"]) != manifest.digest:  # before anything is loaded
         raise InputError(
             f"{options['checkpoint']}: is not the model that the index was made with; give that one by --checkpoint, "
             "or make another index"
         )
-    return model
+    return load_model(**options, device=device)

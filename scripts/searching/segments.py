@@ -4,17 +4,17 @@ n frames of a segment, R CLIP's resolution.
 """
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from dataloaders.inspection import HARMLESS, inspect_video
-from dataloaders.transforms import ClipTransform
-from dataloaders.video import VIDEO_SUFFIXES, read_clip
+from dataloaders import files
+from dataloaders.inspection import check_frame_rate
 from utils.errors import InputError
+from utils.video.decode import Video
+from utils.video.transforms import ClipTransform
 
 
 def list_videos(folder: Path) -> list[str]:
@@ -23,12 +23,7 @@ def list_videos(folder: Path) -> list[str]:
     Raises:
         InputError: there is no such folder, or no video in it.
     """
-    videos = sorted(
-        Path(root, name).relative_to(folder).as_posix()
-        for root, _, names in os.walk(folder)
-        for name in names
-        if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
-    )
+    videos = [path.relative_to(folder).as_posix() for path in files.list_videos(folder)]
     if not videos:
         raise InputError(f"{folder}: no such folder, or no video in it; give a folder of videos")
     return videos
@@ -61,7 +56,7 @@ class SegmentReader(IterableDataset):
         resolution: R.
         segment: length of a segment, seconds.
         overlap: of neighbouring segments, seconds.
-        **sampling: of `dataloaders.video.decode_clip`.
+        **sampling: of `utils.video.decode.decode_clip`.
     """
 
     def __init__(
@@ -82,10 +77,18 @@ class SegmentReader(IterableDataset):
 
     def _segments(self, path: Path) -> Iterator[tuple[tuple[float, float], Tensor]]:
         """Window and frames of each segment of a video."""
-        found = inspect_video(path)
-        if found.problem and found.problem not in HARMLESS:
-            raise InputError(f"{path}: {found.problem} ({found.reason}); replace the file")
-        seconds = found.seconds
-        for start, end in windows(seconds, self.segment, self.overlap):
-            sampled = {"start": start, "end": end if end < seconds else None, **self.sampling}
-            yield (start, end), read_clip(path, self.transform, **sampled)
+        with Video(path) as video:
+            check_frame_rate(video)
+            seconds = None
+            while seconds != video.timeline.duration:  # another one than the packets said, once frames are decoded
+                seconds = video.timeline.duration
+                first, *others = windows(seconds, self.segment, self.overlap)
+                frames = self._frames(video, *first)
+            yield first, frames
+            for window in others:
+                yield window, self._frames(video, *window)
+
+    def _frames(self, video: Video, start: float, end: float) -> Tensor:
+        """The frames of a segment."""
+        last = end >= video.timeline.duration
+        return self.transform(video.clip(start=start, end=None if last else end, **self.sampling))

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from scripts.shapes.motion import looks_at
 from scripts.shapes.questions import Question
 from scripts.shapes.rendering import render
 from scripts.shapes.scene import FRAMERATE, PICTURE, Scene
-from utils.files import atomic_write
+from utils.files import atomic_write, remove
 
 # one worker process encodes one video; a key frame a second makes sampling at one frame a second cheap to decode
 ENCODER = {"preset": "veryfast", "crf": "20", "bf": "0", "g": str(FRAMERATE), "threads": "1"}
@@ -121,11 +120,12 @@ def write_activitynet(folder: Path, videos: Path, train: Sequence[Entry], test: 
 def _link(source: Path, target: Path) -> None:
     """Give a file a second name, or copy it where the file system has no hard links."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
+    remove(target, r"v_video\d+\.mp4")
     try:
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
+        with atomic_write(target, "wb") as file:
+            file.write(source.read_bytes())
 
 
 def _write_csv(path: Path, rows: Sequence[dict]) -> None:

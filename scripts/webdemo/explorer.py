@@ -7,12 +7,13 @@ import io
 import numpy as np
 from matplotlib.figure import Figure
 
-from dataloaders.video import decode_clip
 from models import HBIVQA
 from scripts.figures.heatmap import heatmap_figure
 from scripts.figures.hierarchy import hierarchy_figure
 from scripts.figures.view import View, look
 from scripts.searching.query import Segment, VideoIndex
+from utils.errors import printable
+from utils.video.decode import decode_clip
 
 DOTS_PER_INCH = 150
 
@@ -30,7 +31,7 @@ class Explorer:
 
     def thumbnail(self, segment: Segment) -> np.ndarray:
         """A frame from the middle of a segment, uint8 (H, W, 3)."""
-        middle = int(segment.start + segment.end) // 2
+        middle = (segment.start + segment.end) / 2
         (frame,) = decode_clip(self.index.file(segment.file), start=middle, end=middle + 1, max_frames=1)
         return frame
 
@@ -42,7 +43,7 @@ class Explorer:
     def hierarchy(self, query: str, segment: Segment, *, exact: bool) -> str:
         """The hierarchical figure of a query and a segment, as HTML."""
         view = self.look(query, segment, exact=exact)
-        return picture(hierarchy_figure(view), f"words and frames of {segment.file} at three levels")
+        return picture(hierarchy_figure(view), f"words and frames of {printable(segment.file)} at three levels")
 
     def answer(self, question: str, segment: Segment) -> dict[str, float]:
         """Answers to a question about a segment, with their probabilities."""
@@ -50,7 +51,7 @@ class Explorer:
         return dict(self.questions.answer(question, self.index.file(segment.file), **sampling))
 
     def compare(self, query: str, segment: Segment) -> tuple[str, str]:
-        """Put the estimator beside the exact interaction.
+        """Compare the estimator with the exact interaction.
 
         Returns:
             The correlation of the two at each level as a table in Markdown, and heat maps of both as HTML.

@@ -1,4 +1,4 @@
-"""The page: search, the chosen result, questions, and the estimator beside the exact interaction."""
+"""The page: search, the chosen result, questions, and the estimator next to the exact interaction."""
 
 import html
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ import gradio
 
 from scripts.searching.query import Hit, clock
 from scripts.webdemo.explorer import Explorer
-from utils.errors import InputError
+from utils.errors import InputError, printable
 
 STYLE = """
 #results .grid-wrap { max-height: none; overflow: visible; }
@@ -23,6 +23,10 @@ STYLE = """
 """
 INTERACTIONS = {"estimator": False, "exact": True}
 CHOOSE = "Search, and choose a result."
+MAX_TEXT = 1000
+"""Letters of a query or a question that are read."""
+MAX_WAITING = 32
+"""Requests that wait for the model; further ones are refused."""
 EXPLANATION = """
 Words and frames are the players of a game: a coalition of some of them is worth what the model makes of it when it sees
 these alone. The Banzhaf interaction of a word and a frame is what they gain by joining a coalition together, beyond
@@ -40,7 +44,7 @@ def build_page(explorer: Explorer, addresses: Mapping[str, str]) -> gradio.Block
 
     Args:
         explorer: answers what the page asks.
-        addresses: each video of the index -> where the server has it.
+        addresses: each video of the index that is served -> where.
     """
     with gradio.Blocks(title="HBI video search", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         chosen = gradio.State()  # the query and the hit, or None
@@ -48,7 +52,7 @@ def build_page(explorer: Explorer, addresses: Mapping[str, str]) -> gradio.Block
             build_search(explorer, addresses, chosen)
         with gradio.Tab("Estimator"):
             build_comparison(explorer, chosen)
-    return page
+    return page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
 
 
 def build_search(explorer: Explorer, addresses: Mapping[str, str], chosen: gradio.State) -> None:
@@ -74,30 +78,32 @@ def build_search(explorer: Explorer, addresses: Mapping[str, str], chosen: gradi
     figure = gradio.HTML(elem_id="hierarchy")
 
     def search(words: str) -> tuple:
+        words = words[:MAX_TEXT]
         hits = explorer.index.search(words)
-        cards = [(explorer.thumbnail(hit), f"{hit.similarity:.3f} · {span(hit)} · {hit.file}") for hit in hits]
+        cards = [(explorer.thumbnail(hit), caption(hit)) for hit in hits]
         return (words, hits), None, gradio.Gallery(cards, selected_index=None, visible=True), CHOOSE, "", None
 
     def choose(event: gradio.SelectData, found: tuple[str, list[Hit]], kind: str) -> tuple:
         words, hits = found
         hit = hits[event.index]
-        return (words, hit), play(hit, addresses[hit.file]), draw(kind, (words, hit)), None
+        return (words, hit), play(hit, addresses.get(hit.file)), draw(kind, (words, hit)), None
 
     def draw(kind: str, chosen: tuple[str, Hit] | None) -> str:
         return explorer.hierarchy(*chosen, exact=INTERACTIONS[kind]) if chosen else ""
 
     def ask(question: str, chosen: tuple[str, Hit] | None) -> dict[str, float]:
         _, hit = require(chosen)
-        return explorer.answer(question, hit)
+        return explorer.answer(question[:MAX_TEXT], hit)
 
-    gradio.on([query.submit, button.click], told(search), query, [found, chosen, results, player, figure, answers])
-    results.select(told(choose), [found, kind], [chosen, player, figure, answers])
-    kind.change(told(draw), [kind, chosen], figure)
-    question.submit(told(ask), [question, chosen], answers)
+    outputs = [found, chosen, results, player, figure, answers]
+    gradio.on([query.submit, button.click], shown(explorer, search), query, outputs)
+    results.select(shown(explorer, choose), [found, kind], [chosen, player, figure, answers])
+    kind.change(shown(explorer, draw), [kind, chosen], figure)
+    question.submit(shown(explorer, ask), [question, chosen], answers)
 
 
 def build_comparison(explorer: Explorer, chosen: gradio.State) -> None:
-    """The estimator beside the exact interaction of the `chosen` result."""
+    """The estimator next to the exact interaction of the `chosen` result."""
     gradio.Markdown(EXPLANATION)
     button = gradio.Button("Compare on the chosen result", elem_id="compare")
     table = gradio.Markdown(elem_id="correlations")
@@ -106,7 +112,7 @@ def build_comparison(explorer: Explorer, chosen: gradio.State) -> None:
     def compare(chosen: tuple[str, Hit] | None) -> tuple[str, str]:
         return explorer.compare(*require(chosen))
 
-    button.click(told(compare), chosen, [table, maps])
+    button.click(shown(explorer, compare), chosen, [table, maps])
 
 
 def require(chosen: tuple[str, Hit] | None) -> tuple[str, Hit]:
@@ -120,17 +126,24 @@ def require(chosen: tuple[str, Hit] | None) -> tuple[str, Hit]:
     return chosen
 
 
-def told(respond: Callable) -> Callable:
-    """A response to an event whose InputError is shown on the page."""
+def shown(explorer: Explorer, respond: Callable) -> Callable:
+    """A response to an event whose InputError is shown on the page, escaped and without paths of the machine."""
 
     @wraps(respond)
     def wrapped(*values: Any) -> Any:
         try:
             return respond(*values)
         except InputError as error:
-            raise gradio.Error(str(error), print_exception=False) from error
+            folder = explorer.index.manifest.folder
+            message = str(error).replace(f"{folder}/", "").replace(folder, "the folder")
+            raise gradio.Error(html.escape(printable(message)), print_exception=False) from error
 
     return wrapped
+
+
+def caption(hit: Hit) -> str:
+    """A result in a line."""
+    return f"{hit.similarity:.3f} · {span(hit)} · {printable(hit.file)}"
 
 
 def span(hit: Hit) -> str:
@@ -138,11 +151,13 @@ def span(hit: Hit) -> str:
     return f"{clock(hit.start)}-{clock(hit.end)}"
 
 
-def play(hit: Hit, address: str) -> str:
+def play(hit: Hit, address: str | None) -> str:
     """A result as HTML: the video, which begins where the segment does, and its name."""
     times = f"#t={hit.start:g},{hit.end:g}"
-    name = html.escape(hit.file)
+    line = f"{html.escape(printable(hit.file))}, {span(hit)}, similarity {hit.similarity:.3f}"
+    if address is None:
+        return f'<div class="player"><p>{line}: outside of the folder, so it is not played.</p></div>'
     return (
         f'<div class="player"><video controls autoplay muted playsinline src="{address}{times}">'
-        f"</video><p>{name}, {span(hit)}, similarity {hit.similarity:.3f}</p></div>"
+        f"</video><p>{line}</p></div>"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import main_retrieval
 from tests.retrieval_case import Corpus
 from tests.test_distributed import free_port
-from utils.args import run
+from utils.run import run
 
 # One of them imports for all: a process that is started anew spends more time on that than on the training.
 FORK = multiprocessing.get_context("fork")

@@ -1,6 +1,6 @@
-"""Whether a video file is all there, by what its container says of its own length.
+"""Whether a file is a video by its name, and whole by what its container says of its own length.
 
-Decoders play what is left of a truncated file as a shorter video, so they cannot be asked.
+Decoders play what is left of a truncated file as a shorter video.
 """
 
 import errno
@@ -9,7 +9,32 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from utils.video.errors import VideoError
+
+# In order of preference where a folder holds one video in several containers.
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".flv", ".wmv", ".mpg", ".mpeg", ".3gp", ".ts")
 EBML_MAGIC = b"\x1a\x45\xdf\xa3"
+
+
+def check_file(path: Path) -> None:
+    """Refuse what a decoder would play as something else, or refuse without a reason.
+
+    Raises:
+        VideoError: the name is not a video's, or the file is missing, empty or truncated.
+    """
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        remedy = f"known endings are {' '.join(VIDEO_SUFFIXES)}"
+        raise VideoError.of(path, "unreadable", "is no video by its name", remedy)
+    try:
+        missing = missing_bytes(path)
+        empty = path.stat().st_size == 0
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror})"
+        raise VideoError.of(path, "unreadable", reason, "restore the file") from error
+    if empty:
+        raise VideoError.of(path, "empty", "is empty")
+    if missing:
+        raise VideoError.of(path, "truncated", f"is truncated, {missing} bytes are missing")
 
 
 def missing_bytes(path: str | Path) -> int:

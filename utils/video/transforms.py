@@ -5,9 +5,6 @@ n frames of a clip, H and W their height and width, R CLIP's resolution.
 
 from dataclasses import dataclass
 
-import utils.torchvision_import  # noqa: F401  before torchvision
-
-# isort: split
 import numpy as np
 import torch
 from PIL import Image

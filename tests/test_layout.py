@@ -1,4 +1,4 @@
-"""What holds for the whole tree: who may import whom, what is required, and when set-up has something to do."""
+"""The whole tree: which layer may import which, what is required, and when set-up has something to do."""
 
 import argparse
 import ast
@@ -7,28 +7,33 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 
+from models import HBI, HBIVQA, METHODS
+from models.hbi_options import add_interaction_argument
 from utils.args import estimator_parser, question_parser, retrieval_parser
+from utils.engine.options import TrainingOptions
 
 ROOT = Path(__file__).parents[1]
-ROOMS = sorted(path for room in ("models", "dataloaders", "utils") for path in (ROOT / room).glob("**/*.py"))
-SOURCES = [*ROOMS, *ROOT.glob("*.py"), *(ROOT / "scripts").glob("**/*.py")]
+CORE = sorted(path for folder in ("models", "dataloaders", "utils") for path in (ROOT / folder).glob("**/*.py"))
+SOURCES = [*CORE, *ROOT.glob("*.py"), *(ROOT / "scripts").glob("**/*.py")]
 DEMO = [ROOT / "scripts" / "demo.py", *(ROOT / "scripts" / "webdemo").glob("*.py")]
 TESTS = sorted((ROOT / "tests").glob("**/*.py"))
 OURS = {"models", "dataloaders", "utils", "scripts", "tests"} | {path.stem for path in (*ROOT.glob("*.py"), *TESTS)}
 
-# Which of our modules a room may import, apart from its own; utils.builders ties the rooms together and is no leaf.
-LEAVES = r"utils\.(?!builders)"
+# Which of our modules a layer may import: entry scripts -> utils.engine -> models, dataloaders -> the rest of utils.
+LEAVES = r"utils\.(?!engine)"
 ALLOWED = {
+    "utils.engine": r"utils\.|models|dataloaders",
     "utils": LEAVES,
-    "utils.builders": LEAVES + "|models",
-    "models": LEAVES + r"|dataloaders\.(video|transforms)$",
-    "dataloaders": LEAVES,
+    "models": rf"{LEAVES}|models",
+    "dataloaders": rf"{LEAVES}|dataloaders",
 }
+DECODERS = ("av", "cv2", "decord", "faiss", "open_clip", "timm", "torchvision")
 
 
 def imported_modules(path):
@@ -43,10 +48,14 @@ def imported_modules(path):
             yield from (f"{node.module}.{name.name}" if inner else node.module for name in node.names)
 
 
+def required_packages(*files):
+    lines = [line for file in files for line in (ROOT / file).read_text().splitlines()]
+    return {comparable(re.split(r"[=<>~! ]", line)[0]) for line in lines}
+
+
 def importable(*files):
     """Top-level modules that the packages in requirement files bring."""
-    lines = [line for file in files for line in (ROOT / file).read_text().splitlines()]
-    required = {comparable(re.split(r"[=<>~! ]", line)[0]) for line in lines}
+    required = required_packages(*files)
     packages = (package for package in distributions() if comparable(package.metadata["Name"]) in required)
     return {file.parts[0].partition(".")[0] for package in packages for file in package.files}
 
@@ -55,15 +64,19 @@ def comparable(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=lambda path: f"{path.parent.name}.{path.stem}")
+@pytest.mark.parametrize("path", CORE, ids=lambda path: ".".join(path.relative_to(ROOT).with_suffix("").parts))
 def test_imports_run_one_way(path):
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    room = module.partition(".")[0]
-    allowed = re.compile(ALLOWED.get(module, ALLOWED[room]))
+    layer = next(layer for layer in ALLOWED if f"{module}.".startswith(f"{layer}."))
     for name in imported_modules(path):
-        if name.partition(".")[0] in OURS - {room}:
-            assert allowed.match(name), f"{module} imports {name}"
-        assert room != "utils" or name != "utils.builders", f"{module} imports the builders"
+        if name.partition(".")[0] in OURS:
+            assert re.match(ALLOWED[layer], name), f"{module} imports {name}"
+
+
+def test_models_load_no_decoder():
+    code = f"import sys, models; print([name for name in {DECODERS} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 def test_every_import_is_a_requirement():
@@ -76,14 +89,24 @@ def test_every_import_is_a_requirement():
             assert imported <= known, f"{path.relative_to(ROOT)} imports {imported - known}, which {files} do not name"
 
 
+def test_constraints_name_every_requirement():
+    lists = (file.name for file in ROOT.glob("requirements*.txt"))
+    assert required_packages(*lists) <= required_packages("constraints.txt")
+
+
 def test_every_flag_is_read_and_every_argument_read_is_a_flag():
     read = {
         node.attr
-        for path in (*ROOMS, *ROOT.glob("*.py"))
+        for path in (*CORE, *ROOT.glob("*.py"))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "args"
-    }
-    actions = [action for make in (retrieval_parser, estimator_parser, question_parser) for action in make()._actions]
+        if isinstance(node, ast.Attribute) and re.fullmatch(r"(self\.)?args", ast.unparse(node.value))
+    } | {field.name for field in fields(TrainingOptions)}
+    parsers = (
+        retrieval_parser(METHODS, HBI.add_arguments),
+        estimator_parser(add_interaction_argument),
+        question_parser(HBIVQA.add_arguments),
+    )
+    actions = [action for parser in parsers for action in parser._actions]
     effective = {action.dest for action in actions if action.default != argparse.SUPPRESS}
     assert effective - {"debug"} <= read  # --debug is looked for before anything is parsed
     assert read - {"ineffective_flags"} <= effective

@@ -1,28 +1,33 @@
-"""The state of a training run on disk, from which it goes on as if it had never stopped.
+"""The state of a training run on disk, from which it resumes as if it had never stopped.
 
-It lies beside the released-format weights: `training_state/step_N/state.pt` holds tensors and numbers, and
-`state.json`, written last, its SHA-256, the step and the arguments. A folder without a fitting state.json is damaged.
+`training_state/step_N/state.pt`, next to the released-format weights, holds tensors and numbers. `state.json`, written
+last, holds its SHA-256, the step and the arguments. A folder without a matching state.json is damaged.
 """
 
 import argparse
 import json
 import logging
 import re
-import shutil
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from utils.checkpoint import save_weights, sha256
+from utils.distributed import gather_shards
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import atomic_write, remove, temporary_names
 
 # Of another run: the state does not fit, or the batches already seen were others.
 DECISIVE = (
     "recipe", "agg_module", "num_hidden_layers", "interaction", "num_levels", "datatype", "msrvtt_split", "labels",
     "game", "seed", "batch_size", "questions_per_clip", "gradient_accumulation_steps",
 )  # fmt: skip
+STATE_FILES = r"state\.(json|pt)"
+VISIBLE_WITHIN = 20.0
+"""Seconds in which a file that one process has written is to be visible to all."""
 # Of one start of the run.
 PASSING = ("resume", "local_rank", "debug", "ineffective_flags")
 
@@ -47,17 +52,23 @@ class TrainingStates:
         """
         folder = self.path(step)
         description = folder / "state.json"
-        description.unlink(missing_ok=True)
-        save_weights(tensors, folder / "state.pt")
+        remove(description, r"state\.json")
+        digest = save_weights(tensors, folder / "state.pt")
         kept = {name: value for name, value in arguments.items() if name not in PASSING}
         with atomic_write(description) as file:
-            digest = sha256(folder / "state.pt")
             json.dump({"step": step, "processes": processes, "sha256": digest, "arguments": kept}, file, indent=2)
         steps = self._steps()
         kept = [other for other in steps if other <= step][: self.keep]  # what is beyond this step is damaged
         for other in set(steps) - set(kept):
-            (self.path(other) / "state.json").unlink(missing_ok=True)
-            shutil.rmtree(self.path(other), ignore_errors=True)
+            self._remove(self.path(other))
+
+    @staticmethod
+    def _remove(folder: Path) -> None:
+        """Remove a state; a folder that holds anything else stays."""
+        for file in sorted(folder.iterdir()):  # state.json first, without which the rest is no state
+            remove(file, STATE_FILES) or remove(file, temporary_names(STATE_FILES))
+        with suppress(OSError):
+            folder.rmdir()
 
     def find(self, logger: logging.Logger) -> Path | None:
         """The folder of the newest state that is whole; the log names each damaged one."""
@@ -99,21 +110,49 @@ def check_state(folder: str | Path) -> dict:
     return description
 
 
-def read_state(folder: str | Path) -> dict:
-    """The tensors and numbers of a state that has been checked, on the CPU; nothing is unpickled but those.
+def read_state(folder: str | Path, size: int | None = None) -> dict:
+    """The tensors and numbers of a checked state, on the CPU; nothing else is unpickled.
+
+    Args:
+        folder: of the state.
+        size: bytes of its file as the main process sees it; a file that is not yet as large here, as behind the cache
+            of a network disk, is waited for.
 
     Raises:
         InputError: they cannot be read.
     """
     path = Path(folder) / "state.pt"
+    deadline = time.monotonic() + VISIBLE_WITHIN
+    while size is not None and _size(path) != size and time.monotonic() < deadline:
+        time.sleep(0.2)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(f"{path}: cannot be read; all processes must share --output_dir") from error
 
 
+def _size(path: Path) -> int:
+    """Bytes of a file, -1 if there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def check_same_state(state: Mapping, folder: Path) -> None:
+    """Compare what the processes have read.
+
+    Raises:
+        InputError: it differs, on every process.
+    """
+    total = sum(tensor.sum(dtype=torch.float64) for tensor in state["model"].values())
+    found = gather_shards(torch.tensor([[state["done"], float(total)]], dtype=torch.float64))
+    if not torch.equal(found, found[:1].expand_as(found)):
+        raise InputError(f"{folder}: the processes see different states there; all must share --output_dir")
+
+
 def compare_arguments(then: Mapping, now: argparse.Namespace, say: Callable[[str], None]) -> None:
-    """Tell by `say` which arguments are not those of the state, one a line.
+    """Report by `say` which arguments are not those of the state, one a line.
 
     Raises:
         InputError: one is decisive.
@@ -123,5 +162,5 @@ def compare_arguments(then: Mapping, now: argparse.Namespace, say: Callable[[str
     for name in differing:
         difference = f"--{name}: {then.get(name)} in the state, {now.get(name)} now"
         if name in DECISIVE:
-            raise InputError(f"{difference}; give the same, or another --output_dir to start anew")
+            raise InputError(f"{difference}; give the same, or another --output_dir for a new run")
         say(difference)

@@ -1,0 +1,149 @@
+"""Captions and clips to tokens: CLIP's towers and the temporal encoder.
+
+Dimension letters: A texts, B videos, N tokens, N_t words, N_v frames, D width, R resolution.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.clip import CLIP
+from models.temporal import build_temporal
+from models.tokenizer import Tokenizer
+
+
+class Tokens(NamedTuple):
+    """Tokens of texts or videos.
+
+    Attributes:
+        tokens: (B, N, D).
+        mask: (B, N), 1 for valid tokens, which come first, and 0 for padding.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+
+    def select(self, index: Tensor) -> "Tokens":
+        """The texts or videos at the positions `index`."""
+        return Tokens(self.tokens.index_select(0, index), self.mask.index_select(0, index))
+
+    def last(self) -> Tensor:
+        """The last valid token of each (B, D); of a caption that is CLIP's sentence vector."""
+        last = self.mask.sum(dim=1).sub(1).clamp(min=0)
+        return self.tokens[torch.arange(len(last), device=last.device), last]
+
+
+class TokenEncoder(nn.Module):
+    """CLIP's towers, and a temporal encoder over the frames."""
+
+    def __init__(self, clip: CLIP, temporal: str | None = "seqTransf", temporal_layers: int = 4):
+        """Build the encoder.
+
+        Args:
+            clip: the towers.
+            temporal: "seqTransf", "seqLSTM" or None; starts at random, see `reset_temporal`.
+            temporal_layers: blocks of seqTransf.
+        """
+        super().__init__()
+        self.clip = clip
+        self.temporal = build_temporal(temporal, clip.config.embed_dim, temporal_layers, clip.config.context_length)
+
+    def reset_temporal(self) -> None:
+        """Initialise the temporal encoder as CLIP4Clip does: a transformer starts from CLIP's text tower."""
+        self.temporal.apply(init_normal)
+        if hasattr(self.temporal, "transformer"):
+            _copy_text_tower(self.temporal, self.clip)
+
+    def text_tokens(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Encode captions: int64 ids and mask (A, N_t) -> word tokens (A, N_t, D)."""
+        return self.clip.encode_text(ids, mask).float()
+
+    def frame_tokens(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Encode clips, temporal encoder included.
+
+        Padded frames are zeros after normalisation, all alike, so packed frames are encoded with one of them.
+
+        Args:
+            frames: uint8, or float already normalised; (B, N_v, 3, R, R), or packed (M, 3, R, R): the valid frames of
+                all clips one after another.
+            mask: (B, N_v), 1 for valid frames, which come first.
+
+        Returns:
+            (B, N_v, D).
+        """
+        frames = self.clip.normalize(frames)
+        if frames.dim() == 5:
+            frames = (frames * mask.view(*mask.shape, 1, 1, 1).to(frames.dtype)).flatten(0, 1)
+            tokens = self.clip.encode_frames(frames).unflatten(0, mask.shape)
+        else:
+            if len(frames) < mask.numel():
+                frames = torch.cat([frames, frames.new_zeros(1, *frames.shape[1:])])
+            place = mask.flatten().cumsum(dim=0).sub(1).view_as(mask)
+            tokens = F.embedding(place.where(mask.bool(), len(frames) - 1), self.clip.encode_frames(frames))
+        return self.temporal(tokens, mask).float()
+
+    @torch.no_grad()
+    def encode_text(self, captions: Sequence[str], max_words: int = 32) -> Tokens:
+        """Encode sentences to word tokens (A, N_t, D) and their mask (A, N_t)."""
+        ids, mask = (x.to(self.device) for x in Tokenizer()(captions, max_words))
+        return Tokens(self.text_tokens(ids, mask), mask)
+
+    @torch.no_grad()
+    def encode_video(
+        self,
+        paths: Sequence[str | Path] | str | Path,
+        max_frames: int = 12,
+        framerate: float = 1,
+        *,
+        start: float | None = None,
+        end: float | None = None,
+    ) -> Tokens:
+        """Decode video files and encode them to frame tokens (B, N_v, D) and their mask (B, N_v).
+
+        Args:
+            paths: video files, or one.
+            max_frames: N_v; longer videos are sampled evenly.
+            framerate: frames a second.
+            start: seconds; None for the beginning.
+            end: seconds; None for the end.
+
+        Raises:
+            InputError: a file is missing or cannot be decoded.
+        """
+        from utils.video.decode import decode_clip  # a model without videos needs no decoder
+        from utils.video.transforms import ClipTransform
+
+        paths = [paths] if isinstance(paths, str | Path) else paths
+        transform = ClipTransform(self.clip.config.resolution)
+        sampling = {"max_frames": max_frames, "framerate": framerate, "start": start, "end": end}
+        clips = [transform(decode_clip(path, **sampling)) for path in paths]
+        lengths = torch.tensor([len(clip) for clip in clips])
+        mask = (torch.arange(max_frames) < lengths[:, None]).long().to(self.device)
+        return Tokens(self.frame_tokens(torch.cat(clips).to(self.device), mask), mask)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.clip.logit_scale.device
+
+
+def init_normal(module: nn.Module) -> None:
+    """Initialise a Linear or Embedding layer with normal(0, 0.02) and zero biases."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def _copy_text_tower(temporal: nn.Module, clip: CLIP) -> None:
+    """Copy CLIP's text positions and first text blocks into a temporal transformer, where the widths agree."""
+    if clip.config.text_width != clip.config.embed_dim:
+        return
+    temporal.positions.weight.copy_(clip.positional_embedding)
+    for block, source in zip(temporal.transformer.resblocks, clip.transformer.resblocks, strict=False):
+        block.load_state_dict(source.state_dict())

@@ -1,0 +1,106 @@
+"""The options of HBI, and their flags."""
+
+import argparse
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from models.method import MethodOptions
+from utils.args import AMOUNT, SHARE
+
+LEVELS = ("entity", "action", "event")
+
+logger = logging.getLogger("hbi")
+
+
+@dataclass(frozen=True)
+class HBIOptions(MethodOptions):
+    """Keywords of `models.hbi.HBI`.
+
+    Attributes:
+        interaction: "wti" for learned token weights, anything else for the unweighted mean.
+        text_rates, video_rates: clusters per word and per frame of the merges into the action and the event level.
+        rates: weight of each level's similarity in evaluation.
+        trained_levels: number of levels, from entity upwards, in the loss.
+        kl: weight of the distillation between levels.
+        skl: weight of the Banzhaf alignment; with 0 it is not computed.
+        teacher: "estimator" (the frozen network) or "exact" (the exact interaction of the standard game).
+    """
+
+    interaction: str = "wti"
+    text_rates: tuple[float, float] = (0.25, 0.5)
+    video_rates: tuple[float, float] = (0.25, 0.5)
+    rates: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    trained_levels: int = len(LEVELS)
+    kl: float = 0.2
+    skl: float = 1.0
+    teacher: str = "estimator"
+
+    def __post_init__(self) -> None:
+        if self.teacher not in ("estimator", "exact"):
+            raise ValueError(f"unknown teacher {self.teacher!r}: choose estimator or exact")
+
+
+@dataclass(frozen=True)
+class HBIVQAOptions(HBIOptions):
+    """Keywords of `models.hbi_vqa.HBIVQA`: merge rates and level weights as released for questions.
+
+    Attributes:
+        dropout: probability, before the classifiers.
+    """
+
+    text_rates: tuple[float, float] = (0.25, 0.125)
+    video_rates: tuple[float, float] = (0.25, 0.25)
+    rates: tuple[float, float, float] = (0.4, 0.4, 0.2)
+    dropout: float = 0.1
+
+
+def add_interaction_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the flag of the token weights, which the estimator's training has too."""
+    group = parser.add_argument_group("interaction")
+    group.add_argument("--interaction", choices=("wti", "mean"), default="wti",
+                       help="token-wise interaction: weighted by learned heads, or the plain mean")
+
+
+def add_level_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the levels and of the losses between them."""
+    add_interaction_argument(parser)
+    group = parser.add_argument_group("levels")
+    group.add_argument("--rate", type=AMOUNT, nargs=3, default=[1.0, 0.0, 0.0], metavar=("ENTITY", "ACTION", "EVENT"),
+                       help="weights of the levels in evaluation")
+    group.add_argument("--teacher", choices=("estimator", "exact"), default="estimator",
+                       help="teacher of the levels: a trained estimator, or the exact interaction")
+    group.add_argument("--estimator", help="file of the trained estimator")
+    group.add_argument("--num_levels", type=int, choices=(1, 2, 3), default=3,
+                       help="levels that take part in training; 1 is the entity level alone")
+    group.add_argument("--kl", type=AMOUNT, default=0.2, help="weight of the distillation between levels")
+    group.add_argument("--skl", type=AMOUNT, default=1.0, help="weight of the Banzhaf loss")
+
+
+def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of how many tokens the action and the event level keep."""
+    group = parser.add_argument_group("merging")
+    for side, tokens in (("v", "frames"), ("t", "words")):
+        group.add_argument(f"--{side}_rate0", type=SHARE, default=0.25,
+                           help=f"merged {tokens} of the action level, as a share of the {tokens}")
+        group.add_argument(f"--{side}_rate1", type=SHARE, default=0.5,
+                           help=f"merged {tokens} of the event level, as a share of the action level's")
+
+
+def add_hbi_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add all flags of HBI for retrieval."""
+    add_level_arguments(parser)
+    add_merge_arguments(parser)
+
+
+def hbi_options_from(args: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of `load_model` for HBI from those of its flags that a script has."""
+    options: dict[str, Any] = {"recipe": args.recipe, "interaction": args.interaction}
+    if "rate" in args:
+        if args.do_train and args.skl and args.teacher == "estimator" and not (args.estimator or args.init_model):
+            logger.warning("no --estimator: the teacher of the Banzhaf loss is random, as in the released code")
+        options |= {"rates": args.rate, "trained_levels": args.num_levels, "kl": args.kl, "skl": args.skl}
+        options |= {"teacher": args.teacher, "estimator": args.estimator}
+    if "t_rate0" in args:
+        options |= {"text_rates": (args.t_rate0, args.t_rate1), "video_rates": (args.v_rate0, args.v_rate1)}
+    return options

@@ -1,0 +1,35 @@
+"""The released spelling of parameter names, a table for each method.
+
+Released checkpoints are flat. They are a file format: models save and load in it, and it says nothing about how modules
+are nested here.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+ENCODER = (
+    (r"temporal\.transformer\.", "transformerClip."),
+    (r"temporal\.positions\.", "frame_position_embeddings."),
+    (r"temporal\.lstm\.", "lstm_visual."),
+)
+"""Names of `models.encoder.TokenEncoder` that all methods share; CLIP's keep theirs, under "clip."."""
+
+
+def spelling(names: Iterable[tuple[str, str]], suffixes: Mapping[str, str] | None = None) -> Callable[[str], str]:
+    """Make the function that translates our names to the released ones.
+
+    Args:
+        names: beginning of our name, a regular expression, and the released beginning; its "{}" receive the groups.
+        suffixes: what a group becomes, by its text.
+    """
+    table = [(re.compile(pattern), released) for pattern, released in (*ENCODER, *names)]
+
+    def released_name(name: str) -> str:
+        name = name.removeprefix("encoder.")
+        for pattern, released in table:
+            if match := pattern.match(name):
+                groups = ((suffixes or {}).get(group, group) for group in match.groups())
+                return released.format(*groups) + name[match.end() :]
+        return name
+
+    return released_name

@@ -1,0 +1,149 @@
+"""Similarity of all texts with all videos in evaluation: block by block, without computing padding.
+
+Dimension letters: A texts, B videos, N tokens, N_t words, N_v frames, D width. A row is one token of one sequence.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.encoder import Tokens
+from models.interaction import TokenRows, unit, weighted_similarity
+
+TEXT_ROWS, VIDEO_ROWS = 960, 768
+"""Maximum rows of a block on the CPU: enough for fast matrix products, few enough for the processor's caches. In half
+precision twice as many of videos."""
+HELD_ROWS = 32 * TEXT_ROWS
+"""Rows of texts that are laid out at a time."""
+SHAPES = 4
+"""Row counts that texts are filled up to: libraries of matrix products keep some memory for each shape they meet."""
+VECTOR = 128
+"""Bytes of neighbours whose maxima the CPU finds at once; the rest of a row takes several times as long."""
+
+
+def in_blocks(
+    compare: Callable[[Tokens, Tokens], Tensor], text: Tokens, video: Tokens, memory: int, pair_bytes: int
+) -> Tensor:
+    """Compare block by block.
+
+    Args:
+        compare: texts (A) and videos (B) -> (A, B).
+        text: all texts.
+        video: all videos.
+        memory: bytes that a block's intermediate results may take, at least those of one pair.
+        pair_bytes: bytes of one pair's.
+
+    Returns:
+        float32 (A, B).
+    """
+    texts = max(1, min(len(text.mask), math.isqrt(max(memory // pair_bytes, 1))))
+    videos = max(1, memory // (pair_bytes * texts))
+    columns = [Tokens(*part) for part in zip(*(tensor.split(videos) for tensor in video), strict=True)]
+    rows = [Tokens(*part) for part in zip(*(tensor.split(texts) for tensor in text), strict=True)]
+    if not rows or not columns or not len(video.mask):
+        return text.tokens.new_zeros(len(text.mask), len(video.mask), dtype=torch.float32)
+    return torch.cat([torch.cat([compare(row, column).float() for column in columns], dim=1) for row in rows])
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A set of texts or videos at one level.
+
+    Attributes:
+        tokens: (B, N, D).
+        mask: (B, N), 1 for valid tokens; None where all are.
+        weight: float32 (B, N), weight of each token's best match.
+    """
+
+    tokens: Tensor
+    mask: Tensor | None
+    weight: Tensor
+
+    def buckets(self, rows: int, multiple: int = 1) -> list[tuple[Tensor, int]]:
+        """Divide the set into buckets of at most `rows` rows, at least a sequence each, nearly all of one length.
+
+        What does not fill a quarter of the rows goes with the sequences of the next length.
+
+        Args:
+            rows: see above.
+            multiple: buckets have this many sequences or a multiple, but for the last one and where fewer fit.
+
+        Returns:
+            Of each bucket int64 (B,), which sequences, and the number of positions up to its last valid token.
+        """
+        batch, positions = self.tokens.shape[:2]
+        if self.mask is None:
+            length, order = torch.full((batch,), positions), torch.arange(batch)
+        else:
+            place = torch.arange(1, positions + 1, device=self.mask.device)
+            length, order = (place * self.mask.bool()).amax(dim=1).clamp(min=1).cpu().sort()
+        buckets, first, end = [], 0, 0
+        for longest, same in zip(*(x.tolist() for x in length.unique_consecutive(return_counts=True)), strict=True):
+            end += same
+            whole = max(rows // longest, 1)
+            whole -= whole % min(multiple, whole)
+            full, rest = divmod(end - first, whole)
+            quarter = max(rows // SHAPES // longest, multiple)
+            last = rest if end == batch else rest - rest % (quarter - quarter % multiple)
+            for size in [whole] * full + [last] * (last > 0):
+                buckets.append((order[first : first + size].to(self.tokens.device), longest))
+                first += size
+        return buckets
+
+    def rows(self, index: Tensor, longest: int, dtype: torch.dtype, multiple: int = 1) -> TokenRows:
+        """Lay out the sequences `index` (B,), with `longest` positions each, in a multiple of `multiple` rows."""
+        tokens = unit(self.tokens[index, :longest], None if self.mask is None else self.mask[index, :longest])
+        used = len(index) * longest
+        rows = tokens.new_zeros(math.ceil(used / multiple) * multiple, tokens.shape[2], dtype=dtype)
+        rows[:used].view(longest, len(index), -1).copy_(tokens.transpose(0, 1))
+        weight = self.weight[index, :longest] + 0 * tokens.sum(dim=2)  # NaN where a token is not finite
+        return TokenRows(rows, weight.mT, cut=longest < self.tokens.shape[1])
+
+
+def block_rows(text: Sequences, video: Sequences, memory: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Rows of texts and of videos in a block whose token similarities take at most `memory` bytes, if a pair does."""
+    cells = memory // dtype.itemsize
+    words, frames = text.tokens.shape[1], video.tokens.shape[1]
+    texts = max(min(math.isqrt(cells), cells // frames), 1)
+    if text.tokens.device.type == "cpu":
+        texts = min(texts, TEXT_ROWS)
+    videos = max(cells // max(texts, words), 1)
+    if text.tokens.device.type == "cpu":
+        videos = min(videos, VIDEO_ROWS * 4 // dtype.itemsize)
+    return texts, videos
+
+
+def similarity_without_padding(text: Sequences, video: Sequences, memory: int, dtype: torch.dtype) -> Tensor:
+    """`models.interaction.weighted_similarity` of every text with every video.
+
+    Sequences of about the same length are compared block by block. Besides the result this takes `memory`, at least
+    that of one pair, and the rows of `HELD_ROWS` words and of one block's videos.
+
+    Args:
+        text: A texts.
+        video: B videos.
+        memory: bytes that the token similarities of a block may take.
+        dtype: of the matrix products; maxima of them are exact, and sums over tokens are float32.
+
+    Returns:
+        float32 (A, B).
+    """
+    text_rows, video_rows = block_rows(text, video, memory, dtype)
+    texts, videos = text.buckets(text_rows), video.buckets(video_rows, VECTOR // dtype.itemsize)
+    sim = text.tokens.new_empty(len(text.tokens), len(video.tokens), dtype=torch.float32)
+    held = max(1, HELD_ROWS // text_rows)
+    place = torch.cat([index for index, _ in videos]).argsort()  # of each video among the buckets
+    for first in range(0, len(texts), held):
+        some = texts[first : first + held]
+        rows = [text.rows(*bucket, dtype, max(text_rows // SHAPES, 1)) for bucket in some]
+        for bucket, columns in zip(videos, sim.split([len(index) for index, _ in videos], dim=1), strict=True):
+            against = video.rows(*bucket, dtype)
+            for (index, _), words in zip(some, rows, strict=True):
+                columns.index_copy_(0, index, weighted_similarity(words, against))
+        for index, _ in some:  # a few rows at a time, so that the result never exists twice
+            sim[index] = sim[index].index_select(1, place)
+        rows.clear()  # before the next texts are laid out
+    return sim

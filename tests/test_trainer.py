@@ -1,0 +1,147 @@
+"""Optimiser steps against a plain PyTorch loop: scaling, clipping, accumulation, skipped steps, draws."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from utils.engine.options import TrainingOptions
+from utils.engine.trainer import MAX_GRADIENT_NORM, Trainer
+
+CPU = torch.device("cpu")
+
+
+class Regression(nn.Module):
+    """A linear model with a squared loss; `scale` multiplies the loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.tensor([[0.5, -0.25, 1.0]]))
+            self.linear.bias.zero_()
+
+    def forward(self, x, scale):
+        return {"loss": (self.linear(x).squeeze(1).float() * scale).square().mean()}
+
+    def after_step(self):
+        pass
+
+
+def trainer(lr=0.1, **options):
+    model = Regression()
+    return Trainer(
+        model, torch.optim.SGD(model.parameters(), lr=lr), device=CPU, options=TrainingOptions(**options)
+    )
+
+
+def batch(first=0, last=4, scale=1.0):
+    x = torch.tensor([[1.0, 2.0, 0.5], [0.25, -1.0, 2.0], [4.0, 1.0, -1.0], [-2.0, 0.5, 1.0]])
+    return {"x": x[first:last], "scale": torch.full((last - first,), scale)}
+
+
+def plain_step(scale=1.0, lr=0.1):
+    """The weights after one step of a loop written out."""
+    model = Regression()
+    model(**batch(scale=scale))["loss"].backward()
+    norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
+    factor = min(1.0, MAX_GRADIENT_NORM / (norm.item() + 1e-6))
+    return [p.detach() - lr * factor * p.grad for p in model.parameters()], norm
+
+
+@pytest.mark.parametrize("scale", [0.05, 5.0], ids=["below the limit", "clipped"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("bf16", 2e-2), ("fp16", 2e-3)])
+def test_a_step_is_that_of_a_plain_loop_in_every_precision(precision, tolerance, scale):
+    expected, norm = plain_step(scale)
+    assert (norm > MAX_GRADIENT_NORM) == (scale > 1)
+    trained = trainer(precision=precision)
+    trained.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, enabled=precision == "fp16")
+    trained.step(batch(scale=scale), 0, update=True)
+    assert trained.finite
+    for found, wanted in zip(trained.model.parameters(), expected, strict=True):
+        torch.testing.assert_close(found.detach(), wanted, atol=tolerance, rtol=0)
+
+
+def test_accumulated_halves_move_like_the_whole_batch():
+    expected, _ = plain_step(scale=0.05)
+    trained = trainer(gradient_accumulation_steps=2)
+    trained.step(batch(0, 2, scale=0.05), 0, update=False)
+    before = [p.detach().clone() for p in trained.model.parameters()]
+    assert all(torch.equal(*pair) for pair in zip(before, Regression().parameters(), strict=True))
+    trained.step(batch(2, 4, scale=0.05), 1, update=True)
+    for found, wanted in zip(trained.model.parameters(), expected, strict=True):
+        torch.testing.assert_close(found.detach(), wanted, atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_one_loss_that_is_not_finite_stops_the_whole_update(broken):
+    """Its gradient may be finite: 3e38 squared overflows only in the loss."""
+    trained = trainer(gradient_accumulation_steps=2)
+    for number in (0, 1):
+        scale = 3e38 if number == broken else 0.05
+        trained.step(batch(2 * number, 2 * number + 2, scale=scale), number, update=number == 1)
+    assert not trained.finite and not trained.overflowed
+    assert all(torch.equal(*pair) for pair in zip(trained.model.parameters(), Regression().parameters(), strict=True))
+    trained.step(batch(scale=0.05), 2, update=True)
+    assert trained.finite
+
+
+def test_a_scale_that_is_too_large_is_told_from_a_bad_step():
+    trained = trainer(precision="fp16")
+    trained.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    trained.step(batch(), 0, update=True)
+    assert trained.overflowed and not trained.finite
+    assert trained.scaler.get_scale() < 2.0**127
+
+
+class Drawing(Regression):
+    """Notes what it draws in each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator, self.drawn = torch.Generator(), []
+
+    def forward(self, x, scale):
+        self.drawn.append((torch.rand(()).item(), torch.rand((), generator=self.generator).item()))
+        return super().forward(x, scale)
+
+
+def draws(numbers, seed=0):
+    model = Drawing()
+    trained = Trainer(model, torch.optim.SGD(model.parameters()), device=CPU, options=TrainingOptions(seed=seed))
+    for number in numbers:
+        trained.step(batch(), number, update=True)
+    return model.drawn
+
+
+def test_draws_depend_on_seed_and_step_alone():
+    whole = draws([0, 1, 2, 3])
+    torch.rand(5)
+    assert draws([2, 3]) == whole[2:]
+    assert len(set(whole)) == 4 and not set(draws([0, 1], seed=1)) & set(whole)
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    """Train on two processes: in step 1 the loss of process 1 alone is infinite."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    model = Drawing()
+    trained = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), device=CPU, options=TrainingOptions())
+    weights = []
+    for number in range(3):
+        scale = 3e38 if (rank, number) == (1, 1) else 0.05
+        trained.step(batch(2 * rank, 2 * rank + 2, scale=scale), number, update=True)
+        weights.append(model.linear.weight.detach().clone())
+    torch.save({"weights": weights, "drawn": model.drawn}, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_two_processes_skip_a_step_together_and_draw_apart(tmp_path):
+    mp.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(*pair) for pair in zip(first["weights"], second["weights"], strict=True))
+    start, skipped, last = first["weights"]
+    assert torch.equal(start, skipped) and not torch.equal(skipped, last)
+    for (shared, own), (other_shared, other_own) in zip(first["drawn"], second["drawn"], strict=True):
+        assert shared == other_shared and own != other_own

@@ -1,0 +1,1 @@
+"""Training and evaluation: what all tasks share."""

@@ -1,0 +1,87 @@
+"""From the arguments of an entry script to its model and its optimiser."""
+
+import argparse
+from typing import Any
+
+import torch
+from torch import nn
+
+from models import RetrievalMethod, load_model
+from utils.checkpoint import released_names
+from utils.engine.optim import BertAdam, parameter_groups
+from utils.engine.options import TrainingOptions
+from utils.errors import InputError
+from utils.memory import keep_freed_memory
+
+
+def build_model(args: argparse.Namespace, device: torch.device, **options: Any) -> RetrievalMethod:
+    """The model that the arguments describe.
+
+    Args:
+        args: of an entry script.
+        device: where the model goes.
+        **options: of `models.load_model`, on top of those that all entry scripts have.
+
+    Raises:
+        InputError: the weights cannot be loaded, or have no positions for that many words or frames.
+    """
+    if not args.init_model:
+        options |= {"temporal": args.agg_module, "temporal_layers": args.num_hidden_layers}
+    model = load_model(
+        args.init_model,
+        base_encoder=args.base_encoder,
+        device=device,
+        trust_checkpoint=args.trust_checkpoint,
+        **options,
+    )
+    check_sizes(model, args.max_words, args.max_frames)
+    save_memory(model, args.grad_checkpointing)
+    if args.compile:
+        compile_towers(model)
+    return model
+
+
+def check_sizes(model: RetrievalMethod, max_words: int, max_frames: int) -> None:
+    """Refuse numbers of words and frames that a model has no positions for.
+
+    Raises:
+        InputError: one is too large, or there are fewer than 2 words.
+    """
+    words, frames = model.clip.config.context_length, model.temporal.max_frames
+    if not 2 <= max_words <= words:
+        raise InputError(f"--max_words {max_words}: the model has {words} positions; give 2 to {words}")
+    if max_frames > frames:
+        raise InputError(f"--max_frames {max_frames}: the model has {frames} positions; give 1 to {frames}")
+
+
+def save_memory(model: RetrievalMethod, enabled: bool) -> None:
+    """Trade time for memory: activation checkpointing, and freed memory of a megabyte or more is returned at once."""
+    model.clip.set_grad_checkpointing(enabled)
+    if enabled:
+        keep_freed_memory(below=2**20)
+
+
+def compile_towers(model: RetrievalMethod) -> None:
+    """Have the blocks of both towers compiled when they first run, one for all that are alike; names stay as they are.
+
+    Raises:
+        InputError: nothing can be compiled on this machine.
+    """
+    try:
+        torch.compile(torch.sin)(torch.ones(2, device=model.device))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"--compile: cannot compile here ({reason}); install a C++ compiler such as g++ or leave out --compile"
+        ) from error
+    for tower in (model.clip.visual, model.clip):
+        for block in tower.transformer.resblocks:
+            block.compile()
+
+
+def build_optimizer(model: nn.Module, options: TrainingOptions, total_steps: int) -> BertAdam:
+    """The released optimiser over the trainable parameters, grouped by their released names; see `optim`."""
+    names = released_names(model)
+    named = ((names[name], parameter) for name, parameter in model.named_parameters())
+    groups = parameter_groups(named, options.lr, options.coef_lr, options.weight_decay)
+    return BertAdam(groups, lr=options.lr, total_steps=max(total_steps, 1), warmup=options.warmup_proportion)

@@ -1,0 +1,233 @@
+"""The training run of all tasks."""
+
+import argparse
+import logging
+import re
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from utils.checkpoint import save_weights
+from utils.distributed import any_rank, barrier, from_main, gather_shards, is_main, restarts, world_size
+from utils.engine.trainer import Trainer
+from utils.engine.training_state import (
+    TrainingStates,
+    check_same_state,
+    check_state,
+    compare_arguments,
+    read_state,
+)
+from utils.errors import InputError
+from utils.files import remove
+from utils.logger import Scalars, progress
+from utils.preemption import Preempted, StopRequest
+
+PREFIX = "pytorch_model.bin."
+"""`PREFIX + N` is written after epoch N, `PREFIX + best.N` whenever the score rises."""
+
+
+class TrainedTask(Protocol):
+    """What a run needs of its task.
+
+    Attributes:
+        args: the command line, by which a resumed run is compared.
+        evaluate_every: steps between evaluations within an epoch; None: after each epoch only.
+    """
+
+    args: argparse.Namespace
+    evaluate_every: int | None
+
+    def select(self) -> float:
+        """Evaluate: a score, higher is better, the same on every process."""
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights that are written, by name."""
+
+
+class Run:
+    """A training run: epochs, log, checkpoints after each, the best one by a score, and states to resume from.
+
+    A state is saved right after an optimiser step, before what follows that step (an evaluation, the checkpoint of an
+    epoch), and a resumed run begins with that.
+    """
+
+    def __init__(self, task: TrainedTask, trainer: Trainer, loader: DataLoader, logger: logging.Logger):
+        """Prepare a run.
+
+        Args:
+            task: evaluates, and gives the weights that are written.
+            trainer: takes the steps.
+            loader: batches of named tensors, in the order of a `dataloaders.sampling.TrainingSampler`.
+            logger: where the lines go.
+        """
+        self.task, self.trainer, self.loader, self.logger = task, trainer, loader, logger
+        self.options = trainer.options
+        self.output_dir = self.options.output_dir
+        self.states = TrainingStates(self.output_dir / "training_state", self.options.keep)
+        self.best_score, self.best_file = float("-inf"), None
+        self.done = self.saved = 0  # batches trained on, and those of the last state
+        self.bad_steps = 0
+
+    def resume(self) -> None:
+        """Restore the state that the options name: one process chooses and checks it for all.
+
+        Raises:
+            InputError: it is missing, damaged, or of a run with other decisive arguments; or there are later states,
+                which the run would mix with its own; or the processes see different files.
+        """
+        chosen = from_main(self._choose)
+        if chosen is None:
+            return
+        folder, description, size = chosen
+        compare_arguments(description["arguments"], self.task.args, lambda line: self.logger.info("resumed: %s", line))
+        if description["processes"] != world_size():
+            self.logger.warning(
+                "resumed: %d processes in the state, %d now: the results differ", description["processes"], world_size()
+            )
+        state = read_state(folder, size)
+        check_same_state(state, folder)
+        try:
+            self.trainer.load_state(state)
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"{folder}: is the state of another model; give the arguments it was made with") from error
+        if state["epoch"] != len(self.loader):
+            raise InputError(
+                f"{folder}: an epoch had {state['epoch']} steps, now {len(self.loader)}; give the same training data"
+            )
+        self.done = self.saved = state["done"]
+        self.best_score, self.best_file = state["best_score"], state["best_file"]
+        if self.best_file is not None:
+            self.best_file = folder.parents[1] / self.best_file
+            if not self.best_file.is_file():
+                self.logger.warning("%s: is gone, the next evaluation finds the best checkpoint again", self.best_file)
+                self.best_score, self.best_file = float("-inf"), None
+        self.logger.info("resumed from %s, after step %d", folder, self.done)
+
+    def _choose(self) -> tuple[Path, dict, int] | None:
+        """The folder of the state to resume from, what its state.json says, and the size of its state.pt."""
+        newest, source = self.states.find(self.logger), self.options.resume
+        if source is None and newest is not None and not restarts():
+            raise InputError(f"{newest}: is the state of an earlier run; give --resume auto or another --output_dir")
+        folder = newest if source in (None, "auto") else Path(source)
+        if folder is None:
+            return None
+        description = check_state(folder)
+        if newest not in (None, folder) and check_state(newest)["step"] > description["step"]:
+            raise InputError(f"{newest}: is later than {folder}; to go back, remove it or give another --output_dir")
+        return folder, description, (folder / "state.pt").stat().st_size
+
+    def fit(self) -> Path:
+        """Train to the last epoch and return the best checkpoint's path.
+
+        Raises:
+            Preempted: a signal asked to stop.
+            InputError: too many steps without a finite loss and gradient.
+        """
+        with StopRequest() as stop, Scalars(self.output_dir / "tensorboard", self.done) as scalars:
+            if self.done:
+                self._follow_up(scalars)
+            for epoch in range(self.done // len(self.loader), self.options.epochs):
+                self._train(epoch, scalars, stop)
+        barrier()  # the file exists for the processes that did not write it, too
+        return self.best_file
+
+    def _train(self, epoch: int, scalars: Scalars, stop: StopRequest) -> None:
+        """The rest of one pass over the loader."""
+        seen = self.done % len(self.loader)
+        self.loader.sampler.set_epoch(epoch, seen * self.loader.batch_size)
+        self.trainer.model.train()
+        window, since_update = [], []
+        title = f"epoch {epoch + 1} of {self.options.epochs}"
+        batches = progress(self.loader, title, self.logger, total=len(self.loader) - seen)
+        for step, batch in enumerate(batches, start=seen + 1):
+            last = step == len(self.loader)
+            update = last or step % self.options.gradient_accumulation_steps == 0
+            since_update.append(self.trainer.step(batch, self.done, update=update))
+            self.done += 1
+            if update and self.trainer.finite:
+                window += since_update
+                self.bad_steps = 0
+            elif update and self.trainer.overflowed:
+                self.logger.debug("step %d is skipped, the loss scale of float16 was too large", self.done)
+            elif update:
+                self._report_bad_step(step, since_update)
+            if window and (last or step % self.options.n_display == 0):
+                means = _means(window)
+                window = []
+                self.logger.info("epoch %d, step %d of %d: loss %.4f", epoch + 1, step, len(self.loader), means["loss"])
+                scalars.add(means, self.done)
+            if update:
+                since_update = []
+                self._save_if_due(last, stop)
+            self._follow_up(scalars)
+
+    def _follow_up(self, scalars: Scalars) -> None:
+        """What comes after the step just done, if anything: an evaluation, and after an epoch its checkpoint."""
+        finished, step = divmod(self.done, len(self.loader))
+        if step == 0:
+            if is_main():
+                save_weights(self.task.state(), self.output_dir / f"{PREFIX}{finished - 1}")
+            scalars.add({"score": self._evaluate(finished - 1)}, self.done)
+        elif self.task.evaluate_every and step % self.task.evaluate_every == 0:
+            self._evaluate(finished)
+            self.trainer.model.train()
+
+    def _evaluate(self, epoch: int) -> float:
+        """Evaluate, and keep the weights if none before were as good."""
+        self.trainer.model.eval()
+        score = self.task.select()
+        if score > self.best_score:
+            previous, self.best_file = self.best_file, self.output_dir / f"{PREFIX}best.{epoch}"
+            self.best_score = score
+            if is_main():
+                save_weights(self.task.state(), self.best_file)
+                if previous != self.best_file and previous and previous.parent == self.output_dir:
+                    remove(previous, re.escape(PREFIX) + r"best\.\d+")
+        return score
+
+    def _save_if_due(self, epoch_ends: bool, stop: StopRequest) -> None:
+        """Save after every `save_every` steps and at the end of an epoch, and when any process is asked to stop."""
+        (stopping,) = any_rank(stop.received)
+        every = self.options.save_every
+        if stopping or (every and (epoch_ends or self.done - self.saved >= every)):
+            folder = self._save()
+        if stopping:
+            raise Preempted(f"asked to stop after step {self.done}: {folder} is saved, --resume auto resumes from it")
+
+    def _save(self) -> Path:
+        """Save the state after the step just done; when it returns, every process can read it."""
+        best = self.best_file and self.best_file.name
+        progress_made = {"done": self.done, "epoch": len(self.loader), "best_score": self.best_score, "best_file": best}
+        state = {**self.trainer.state(), **progress_made}
+        if is_main():
+            self.states.save(self.done, state, vars(self.task.args), world_size())
+        barrier()
+        self.saved = self.done
+        return self.states.path(self.done)
+
+    def _report_bad_step(self, step: int, since_update: list[dict[str, Tensor]]) -> None:
+        """Log what was in a step that is not finite, and stop if there were too many in a row."""
+        self.bad_steps += 1
+        means = _means(since_update)
+        values = gather_shards(torch.tensor([list(means.values())])).mean(0).tolist()
+        places = slice((step - len(since_update)) * self.loader.batch_size, step * self.loader.batch_size)
+        items = gather_shards(torch.tensor(self.loader.sampler.indices(places)))
+        self.logger.warning(
+            "step %d is skipped, its loss or gradient is not finite: %s; samples: %s",
+            self.done,
+            ", ".join(f"{name} {value:.4g}" for name, value in zip(means, values, strict=True)),
+            ", ".join(self.loader.dataset.name(item) for item in items.tolist()),
+        )
+        if self.bad_steps == self.options.max_bad_steps:
+            raise InputError(
+                f"{self.bad_steps} steps in a row without a finite loss and gradient: choose a smaller --lr or "
+                f"--precision fp32 and --resume auto; the last good state is {self._save()}"
+            )
+
+
+def _means(steps: list[dict[str, Tensor]]) -> dict[str, float]:
+    """The mean of each term over steps, by a host-device sync."""
+    return {name: torch.stack([terms[name] for terms in steps]).mean().item() for name in steps[0]}

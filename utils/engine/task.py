@@ -1,0 +1,146 @@
+"""What the entry scripts share: one task, one way to run it."""
+
+import argparse
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from models import RetrievalMethod, Tokens
+from utils.args import log_ineffective_flags
+from utils.checkpoint import load_weights, read_weights, released_state
+from utils.devices import autocast, to_device
+from utils.distributed import gather_shards, is_main, start
+from utils.engine.builders import build_optimizer
+from utils.engine.engine import Run
+from utils.engine.options import TrainingOptions
+from utils.engine.trainer import Trainer
+from utils.logger import make_logger, progress
+from utils.randomness import seed_all
+
+Results = TypeVar("Results", bound=tuple)
+
+
+class Task(ABC, Generic[Results]):
+    """Retrieval, question answering, the estimator: a model, its data, how it is evaluated and what is reported.
+
+    Attributes:
+        args: the command line.
+        model: with encoders, on `device`.
+        evaluate_every: steps between evaluations within an epoch; None: after each epoch only.
+    """
+
+    evaluate_every: int | None = None
+
+    def __init__(self, args: argparse.Namespace, device: torch.device, logger: logging.Logger):
+        self.args, self.device, self.logger = args, device, logger
+        self.model = self.build_model()
+
+    @abstractmethod
+    def build_model(self) -> RetrievalMethod:
+        """Build the model that the arguments describe."""
+
+    @abstractmethod
+    def training_loader(self) -> DataLoader:
+        """Load the training batches."""
+
+    @abstractmethod
+    def evaluate(self) -> Results:
+        """Evaluate: the metrics first, then what else is reported; the same on every process."""
+
+    @abstractmethod
+    def report(self, results: Results) -> None:
+        """Print and write the results; the main process calls it."""
+
+    @abstractmethod
+    def select(self) -> float:
+        """Evaluate during training: a score, higher is better, the same on every process."""
+
+    @cached_property
+    def trained(self) -> nn.Module:
+        """What is trained: called with a batch, returns loss terms."""
+        return self.model
+
+    @property
+    def schedule_epochs(self) -> int:
+        """Horizon of the learning-rate schedule."""
+        return self.model.recipe.schedule_epochs or self.args.epochs
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights that are written, by their released names."""
+        return released_state(self.trained)
+
+    def encode_texts(self, loader: DataLoader) -> Tokens:
+        """Word tokens of this process's texts."""
+
+        def encode(batch: dict[str, Tensor]) -> Tokens:
+            return Tokens(self.model.text_tokens(batch["ids"], batch["text_mask"]), batch["text_mask"])
+
+        return Tokens(*self.encode(loader, encode, "captions"))
+
+    def encode_clips(self, loader: DataLoader) -> Tokens:
+        """Frame tokens of the clips of all processes."""
+
+        def encode(batch: dict[str, Tensor]) -> Tokens:
+            return Tokens(self.model.frame_tokens(batch["frames"], batch["video_mask"]), batch["video_mask"])
+
+        return Tokens(*map(gather_shards, self.encode(loader, encode, "clips")))
+
+    @torch.inference_mode()
+    def encode(
+        self, loader: DataLoader, encode_batch: Callable[[dict[str, Tensor]], tuple[Tensor, ...]], description: str
+    ) -> tuple[Tensor, ...]:
+        """Apply a function to a whole loader.
+
+        Args:
+            loader: batches of named tensors, over a `Subset`: this process's shard, which may be empty.
+            encode_batch: called with a batch on the device, returns tensors (B, ...).
+            description: what is encoded, for the progress bar.
+
+        Returns:
+            What `encode_batch` returns, concatenated over batches.
+        """
+
+        def run(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+            with autocast(self.device, self.args.precision):
+                return encode_batch(to_device(batch, self.device))
+
+        parts = [run(batch) for batch in progress(loader, description, self.logger)]
+        if not parts:  # an item of another process's shard has the shapes
+            example = run(loader.collate_fn([loader.dataset.dataset[0]]))
+            parts = [tuple(tensor[:0] for tensor in example)]
+        return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+
+    def train(self) -> None:
+        """Train, and load the best weights."""
+        options, loader = TrainingOptions.from_args(self.args), self.training_loader()
+        steps = -(-len(loader) // options.gradient_accumulation_steps) * self.schedule_epochs
+        optimizer = build_optimizer(self.trained, options, steps)
+        run = Run(self, Trainer(self.trained, optimizer, device=self.device, options=options), loader, self.logger)
+        run.resume()
+        best = run.fit()
+        self.load(read_weights(best), best)
+
+    def load(self, state: dict[str, Tensor], source: object) -> None:
+        """Load weights that `state` gave."""
+        load_weights(self.trained, state, source)
+
+
+def run_task(make: Callable[..., Task], args: argparse.Namespace) -> dict:
+    """Train if the arguments say so, evaluate, report, and return the metrics."""
+    device = start(args.device, args.local_rank)
+    seed_all(args.seed, deterministic=args.deterministic)
+    logger = make_logger(args.output_dir)
+    log_ineffective_flags(args, logger)
+    task = make(args, device, logger)
+    if args.do_train:
+        task.train()
+    results = task.evaluate()
+    if is_main():
+        task.report(results)
+    return results[0]

@@ -1,0 +1,31 @@
+"""Validation of what files hold."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from utils.errors import InputError, one_line, printable
+
+
+class Settings(BaseModel):
+    """A pydantic model that refuses unknown keys, other types and numbers that are not finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], values: Any, path: str | Path, remedy: str) -> Model:
+    """Validate the content of a file.
+
+    Raises:
+        InputError: one line that names the file, the first wrong entry and the remedy.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = printable(".".join(map(str, first["loc"]))[:100]) or "content"
+        raise InputError(f"{path}: {place}: {one_line(first['msg'])}; {remedy}") from error

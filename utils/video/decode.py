@@ -1,0 +1,228 @@
+"""Decoding the frames of a video by their time stamps.
+
+n frames of a clip, H and W their height and width as shown.
+
+Nothing that a container says of its key frames is trusted. The time stamps of all packets, which are read without
+decoding, say what is presented when. A frame is reached from a key frame, and every frame decoded on the way must have
+the next of these stamps. Where one has not (AVI knows no presentation times, streams are damaged or refresh without key
+frames), the whole file is decoded in order, and the stamps of its frames in that order are those expected from then on.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import chain, islice
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, TypeVar
+
+import av
+import numpy as np
+
+from utils.video.checks import check_file
+from utils.video.errors import VideoError
+from utils.video.picture import Canvas
+from utils.video.positions import CHOICE_VERSION, Timeline, choose_frames
+from utils.video.stream import MAX_REORDERING, Key, PacketStream, tells_apart
+
+DECODER = f"PyAV {av.__version__} choice {CHOICE_VERSION}"
+"""What frames depend on apart from the file and the keywords of `decode_clip`; part of the key of all that is kept."""
+
+Result = TypeVar("Result")
+
+
+def decode_clip(
+    path: str | Path,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    whole_seconds: bool = False,
+    framerate: int = 1,
+    max_frames: int = 12,
+    rule: str = "decord",
+    slice_framepos: int = 2,
+) -> np.ndarray:
+    """Decode the sampled frames of a clip as they are shown, with one thread.
+
+    Args:
+        path: a video file.
+        start: seconds of presentation, counted from the first frame; None for the beginning.
+        end: seconds; None for the end of the video.
+        whole_seconds: cut the window to whole seconds, as the published loaders do.
+        framerate: samples a second.
+        max_frames: the most frames to return.
+        rule: as in `positions.frame_positions`.
+        slice_framepos: as in `positions.frame_positions`.
+
+    Returns:
+        uint8 (n, H, W, 3), RGB, 1 <= n <= max_frames, turned, mirrored and stretched as the file says.
+
+    Raises:
+        VideoError: the file is missing, empty, truncated, no video, damaged, larger than `stream` allows, or has no
+            frame in the window.
+    """
+    options = {"whole_seconds": whole_seconds, "framerate": framerate, "max_frames": max_frames}
+    with Video(path) as video:
+        return video.clip(start=start, end=end, rule=rule, slice_framepos=slice_framepos, **options)
+
+
+class Video:
+    """An open video file; its packets are looked at once for any number of clips.
+
+    Args:
+        path: a video file.
+
+    Raises:
+        VideoError: as `decode_clip`.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        check_file(self.path)
+        self._is_exact = False  # the timeline is that of the decoded frames
+        with _reported(self.path):
+            self._packets = PacketStream(self.path)
+        self._timeline = self._packets.timeline
+        self._expect(self._packets.stamps)
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._packets.close()
+
+    def clip(self, **sampling: Any) -> np.ndarray:
+        """Decode a clip; keywords, result and errors are those of `decode_clip`."""
+
+        def stack(frames: Iterator[av.VideoFrame], positions: Sequence[int]) -> np.ndarray | None:
+            canvas = Canvas(self.pixel_shape, len(positions))
+            for frame in frames:
+                canvas.add(frame)
+            return canvas.pictures
+
+        pictures = self.read(lambda timeline: choose_frames(timeline, **sampling), stack)
+        if pictures is None:
+            window = f"between {sampling.get('start') or 0:g} and {sampling.get('end') or self.timeline.duration:g} s"
+            lasts = f"the video lasts {self.timeline.duration:.1f} s"
+            raise VideoError.of(self.path, "window", f"no frame {window}, {lasts}", "correct the annotation")
+        return pictures
+
+    def read(
+        self,
+        choose: Callable[[Timeline], list[int]],
+        consume: Callable[[Iterator[av.VideoFrame], Sequence[int]], Result],
+    ) -> Result:
+        """Decode frames.
+
+        Args:
+            choose: timeline -> increasing positions.
+            consume: decoded frames at these positions, and the positions -> result. If the timeline turns out to be
+                another one while the frames are decoded, it is called again for the right ones.
+
+        Returns:
+            The result of the last call.
+
+        Raises:
+            VideoError: frames are damaged or cannot be reached reliably.
+        """
+        for way in (self._from_keys, self._from_start, self._from_start):
+            try:
+                positions = choose(self._timeline)
+                with _reported(self.path):
+                    return consume(way(positions), positions)
+            except _OtherTimelineError:
+                continue
+        raise VideoError.of(self.path, "unreliable", "gives other frames each time it is decoded", "encode it again")
+
+    @property
+    def timeline(self) -> Timeline:
+        """When the frames are presented, by the packets until frames have been decoded."""
+        return self._timeline
+
+    @property
+    def pixel_shape(self) -> Fraction | None:
+        """Width of a pixel divided by its height, None if unknown."""
+        return self._packets.stream.sample_aspect_ratio
+
+    def _expect(self, stamps: list[int] | None) -> None:
+        """Set the stamps that frames in order must have; None if these do not tell frames apart."""
+        self._stamps, self._keys = stamps, [] if stamps is None else self._packets.keys_of(stamps)
+
+    def _from_keys(self, positions: Sequence[int]) -> Iterator[av.VideoFrame]:
+        """Frames from the nearest key frames, as long as every stamp is the expected one."""
+        if self._stamps is None:
+            raise _OtherTimelineError
+        run, reached = None, -1
+        for position in positions:
+            key = self._keys[bisect_right(self._keys, position, key=attrgetter("position")) - 1]
+            if run is None or key.position > reached + 1:
+                run, reached = self._run(key), key.position - 1
+            while reached < position:
+                frame, reached = next(run, None), reached + 1
+                if frame is None or frame.pts != self._stamps[reached]:
+                    raise _OtherTimelineError
+            yield frame
+
+    def _run(self, key: Key) -> Iterator[av.VideoFrame]:
+        """Undamaged frames from a key frame on, without those that are presented before it."""
+        frames, begin = self._decoded(key.packet), self._stamps[key.position]
+        try:
+            first = next(frame for frame in islice(frames, MAX_REORDERING + 1) if frame.pts == begin)
+            if key.packet and not first.key_frame:
+                raise _OtherTimelineError
+            for frame in chain([first], frames):
+                if frame.is_corrupt:
+                    raise _OtherTimelineError
+                yield frame
+        except (av.FFmpegError, StopIteration) as error:
+            raise _OtherTimelineError from error
+
+    def _from_start(self, positions: Sequence[int]) -> Iterator[av.VideoFrame]:
+        """Frames by their number in the order of the decoder, to the end of the file until the timeline is known."""
+        wanted, stamps, damaged, lost = set(positions), [], False, None
+        for number, frame in enumerate(self._decoded(0)):
+            stamps.append(frame.pts)
+            damaged = frame.is_corrupt or (damaged and not frame.key_frame)
+            if number in wanted:
+                lost = number if damaged and lost is None else lost
+                yield frame
+                if self._is_exact and number == positions[-1]:
+                    break
+        if not self._is_exact:
+            if not stamps or self._packets.first_stamp not in (None, stamps[0]):
+                raise VideoError.of(self.path, "undecodable", "is damaged, its first frame is lost")
+            assumed, self._timeline, self._is_exact = self._timeline, self._packets.timeline_of(stamps), True
+            self._expect(stamps if tells_apart(stamps) else None)
+            if not np.array_equal(assumed.times, self._timeline.times):
+                raise _OtherTimelineError
+        if lost is not None:
+            raise VideoError.of(self.path, "undecodable", f"is damaged, its frame {lost} is lost")
+
+    def _decoded(self, first: int) -> Iterator[av.VideoFrame]:
+        """Frames in the order of the decoder, which begins with the packet number `first`."""
+        decoder = self._packets.decoder
+        decoder.flush_buffers()
+        begun = False
+        for packet in chain(self._packets.packets(first), [None]):
+            try:
+                for frame in decoder.decode(packet):
+                    begun = True
+                    yield frame
+            except av.InvalidDataError:
+                if begun or packet is None or self._packets.begins_whole:
+                    raise
+
+
+class _OtherTimelineError(Exception):
+    """Decoded frames are not presented when the packets said."""
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """What the decoder says about a file as a VideoError."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        reason = error.log[2].strip() if error.log else error.strerror
+        raise VideoError.of(path, "undecodable", f"cannot be decoded ({reason})") from error

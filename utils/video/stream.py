@@ -1,0 +1,275 @@
+"""The video stream of a file: its packets and what they say before anything is decoded."""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+from av.bitstream import BitStreamFilterContext
+
+from utils.video.errors import VideoError
+from utils.video.positions import Timeline
+
+CONTAINERS = "mov,matroska,webm,avi,flv,asf,mpeg,mpegts,mpegvideo,m4v,h264,ogg"
+"""What a file may be, by its content; playlists, which name other files and addresses, are never followed."""
+MAX_PIXELS = 8192 * 4320
+"""Of a frame: 8K."""
+MAX_SECONDS = 24 * 3600
+MAX_FRAMES = MAX_SECONDS * 120
+COUNTED_CONTAINERS = ("avi", "m4v", "mpegvideo", "h264")
+"""They number their frames in the order of decoding, at a frame rate, and know no presentation times."""
+RECORDED_CONTAINERS = ("mpegts", "mpeg", "m4v", "mpegvideo", "h264")
+"""They may begin and end anywhere."""
+MAX_REORDERING = 16
+"""Frames that may come between a frame's place in the file and in the presentation (H.264 and HEVC)."""
+ASSUMED_RATE = 25.0
+KEPT_BYTES = 64 << 20
+"""Files up to this size are read once; of larger ones the packets are read again to be decoded."""
+
+av.logging.set_level(av.logging.PANIC)
+
+
+@dataclass(frozen=True)
+class Key:
+    """A frame from which decoding can start: its position in presentation, and its packet's in the file."""
+
+    position: int
+    packet: int
+
+
+class PacketStream:
+    """The packets of the video stream that is decoded, the container's default one.
+
+    Args:
+        path: a file that is one of `CONTAINERS`.
+
+    Attributes:
+        stamps: presentation time of each frame in order, in units of `time_base`; None if the packets do not say.
+        is_counted: presentation times are only guessed, the number of a frame counts.
+        begins_whole: the first packet gives a frame, as it does not where a recording begins anywhere.
+        first_stamp: presentation time of the first frame, None if unknown.
+        timeline: by `stamps`, or by the frame rate without them.
+
+    Raises:
+        av.FFmpegError: the file is broken or something else.
+        VideoError: there is no video in it, or more than allowed.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.container = open_video(path)
+        self.stream = best_stream(self.container, path)
+        self.is_counted = self.container.format.name in COUNTED_CONTAINERS
+        self.decoder = self.stream.codec_context
+        self.decoder.thread_count = 1
+        self.decoder.options = {"max_pixels": str(MAX_PIXELS)}
+        self._check(self.stream.frames, self.decoder.width * self.decoder.height)
+        self._kept: list[av.Packet] | None = [] if self.container.size <= KEPT_BYTES else None
+        self._read()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.container.close()
+
+    def packets(self, first: int) -> Iterator[av.Packet]:
+        """Packets in the file's order from the packet number `first` on."""
+        if self._kept is not None:
+            yield from islice(self._kept, first, None)
+            return
+        with open_video(self.path) as container:
+            yield from islice(_demux(container, best_stream(container, self.path)), first, None)
+
+    def keys_of(self, stamps: Sequence[int]) -> list[Key]:
+        """Where decoding may start if frames with these stamps are presented in this order, the first packet first."""
+        keys, position = [Key(0, 0)], {stamp: place for place, stamp in enumerate(stamps)}
+        for stamp, number in self._key_packets:
+            if position.get(stamp, 0) > keys[-1].position:
+                keys.append(Key(position[stamp], number))
+        return keys
+
+    def timeline_of(self, stamps: list[int | None]) -> Timeline:
+        """When decoded frames with these time stamps are presented; their order is right even where the stamps are not.
+
+        Raises:
+            VideoError: that cannot be told, or it is too long.
+        """
+        if self.is_counted:
+            is_as_read = self._has_clock and len(stamps) == len(self.timeline.times)
+            return self.timeline if is_as_read else self._by_rate(len(stamps))
+        if _is_permutation(stamps):
+            return self._by_stamps(sorted(stamps))
+        if self._agrees_with_rate(stamps):
+            return self._by_rate(len(stamps))
+        reason = "has time stamps that run backwards or are missing"
+        raise VideoError.of(self.path, "unreliable", reason, "encode it again")
+
+    def _by_stamps(self, stamps: list[int]) -> Timeline:
+        """The timeline of increasing stamps."""
+        unit = self.stream.time_base
+        times = (np.array(stamps) - stamps[0]) * unit.numerator / unit.denominator
+        mean = (len(times) - 1) / (times[-1] or math.inf) or ASSUMED_RATE
+        last = self._last_duration or round(1 / (mean * unit))
+        timeline = Timeline(times, self._rate() or mean, float((stamps[-1] - stamps[0] + last) * unit))
+        return self._checked(timeline if timeline.is_constant else replace(timeline, rate=mean))
+
+    def _by_rate(self, frames: int) -> Timeline:
+        """The timeline of this many frames at the container's frame rate."""
+        if not self._rate():
+            raise VideoError.of(self.path, "unreliable", "has neither time stamps nor a frame rate", "encode it again")
+        return self._checked(Timeline(np.arange(frames) / self._rate(), self._rate(), frames / self._rate()))
+
+    def _agrees_with_rate(self, stamps: list[int | None]) -> bool:
+        """Whether the stamps that are known are about those of the container's frame rate, and do not drift from it.
+
+        Program streams have a stamp for several frames, which the parser gives to one of them.
+        """
+        known = np.array([(number, stamp) for number, stamp in enumerate(stamps) if stamp is not None]).reshape(-1, 2)
+        if not len(known):
+            return False
+        numbers, ticks = (known - known[0]).T
+        drift = np.abs(ticks * float(self.stream.time_base) * self._rate() - numbers)
+        return bool(drift.max() <= MAX_REORDERING and np.median(drift) < 1.5)
+
+    def _read(self) -> None:
+        """Read all packets."""
+        shown, keys = [], []  # the first of the keys is there even if it is not shown
+        is_clean = _clean_start(self.stream)
+        for number, packet in enumerate(_demux(self.container, self.stream)):
+            if self._kept is not None:
+                self._kept.append(packet)
+            if not number:
+                first_time = packet.pts
+                self.begins_whole = packet.is_keyframe or self.container.format.name not in RECORDED_CONTAINERS
+            is_shown = not packet.is_discard and _is_shown(packet, self.decoder.name)
+            if packet.is_keyframe and (is_shown or not number) and is_clean(packet):
+                keys.append((packet.pts, number))
+            if is_shown:
+                shown.append((packet.pts, packet.dts, packet.duration))
+            if len(shown) > MAX_FRAMES:
+                self._check(len(shown), 0)
+        if not shown:
+            raise VideoError.of(self.path, "undecodable", "has no frame")
+        self._order(*zip(*shown, strict=True), keys, first_time)
+
+    def _order(
+        self, stamps: Sequence, order: Sequence, durations: Sequence, keys: list, first_time: int | None
+    ) -> None:
+        """Set the attributes from presentation times, decoding times and durations of all packets, and the keys."""
+        clock = order if self.is_counted else stamps
+        self._key_packets, self._has_clock = keys, tells_apart(clock)
+        self._last_duration = 0
+        if self._has_clock:
+            last = max(clock)
+            held = (self.stream.duration or 0) - last if self.is_counted else 0
+            self._last_duration = max(durations[clock.index(last)] or 0, held)
+            self.timeline = self._by_stamps(sorted(clock))
+        else:
+            rate = self._rate() or ASSUMED_RATE  # until the frames are decoded
+            self.timeline = self._checked(Timeline(np.arange(len(stamps)) / rate, rate, len(stamps) / rate))
+        # Packets that come first may be presented after others, which may refer further back.
+        is_whole = self._has_clock and tells_apart(stamps) and first_time <= min(stamps)
+        self.stamps = sorted(stamps) if is_whole and keys and keys[0][1] == 0 else None
+        self.first_stamp = min(stamps) if is_whole and self.begins_whole and not self.is_counted else None
+
+    def _rate(self) -> float:
+        """Frames a second by the container, 0 if unknown."""
+        return float(self.stream.average_rate or self.stream.guessed_rate or 0)
+
+    def _checked(self, timeline: Timeline) -> Timeline:
+        """Refuse a timeline that is too long."""
+        if timeline.duration > MAX_SECONDS:
+            raise self._too_large(f"lasts {timeline.duration:.0f} s, {MAX_SECONDS} s are allowed")
+        return timeline
+
+    def _check(self, frames: int, pixels: int) -> None:
+        """Refuse more frames or pixels than allowed."""
+        if frames > MAX_FRAMES:
+            raise self._too_large(f"has {frames} frames, {MAX_FRAMES} are allowed")
+        if pixels > MAX_PIXELS:
+            size = f"{self.decoder.width} x {self.decoder.height}"
+            raise self._too_large(f"has frames of {size}, {MAX_PIXELS / 1e6:.0f} million pixels are allowed")
+
+    def _too_large(self, excess: str) -> VideoError:
+        return VideoError.of(self.path, "too large", excess, "cut or shrink the video")
+
+
+def open_video(path: Path) -> av.container.InputContainer:
+    """Open a file that is one of `CONTAINERS`.
+
+    Raises:
+        av.FFmpegError: it is not, or it is broken.
+    """
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    # An absolute path is taken for no protocol, whatever the file is called.
+    return av.open(os.path.abspath(path), options=options, metadata_errors="replace")
+
+
+def best_stream(container: av.container.InputContainer, path: Path) -> av.video.stream.VideoStream:
+    """The video stream that players show; a cover picture is none if there is another.
+
+    Raises:
+        VideoError: there is none, or no decoder for it.
+    """
+    stream = container.streams.best("video")
+    if stream is None or stream.codec_context is None:
+        raise VideoError.of(path, "undecodable", "cannot find video stream with a known codec")
+    return stream
+
+
+def tells_apart(stamps: Sequence[int | None]) -> bool:
+    """Whether stamps are all known and different."""
+    return None not in stamps and len(set(stamps)) == len(stamps)
+
+
+def _is_permutation(stamps: list[int | None]) -> bool:
+    """Whether stamps tell frames apart, and are as near to their order as decoders need them."""
+    if not tells_apart(stamps):
+        return False
+    moves = np.abs(np.argsort(stamps, kind="stable") - np.arange(len(stamps)))
+    return bool((moves <= MAX_REORDERING).all())
+
+
+def _demux(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> Iterator[av.Packet]:
+    """The packets of a stream that hold something."""
+    return (packet for packet in container.demux(stream) if packet.size)
+
+
+def _is_shown(packet: av.Packet, codec: str) -> bool:
+    """Whether a packet becomes a frame; VP8 has packets of pictures that others refer to (RFC 6386, 9.1)."""
+    return codec != "vp8" or bool(bytes(memoryview(packet)[:1])[0] & 0x10)
+
+
+def _clean_start(stream: av.video.stream.VideoStream) -> Callable[[av.Packet], bool]:
+    """A function that tells whether decoding can start at a packet that the container calls a key frame."""
+    if stream.codec_context.name not in CLEAN_UNITS:
+        return lambda packet: True
+    filters, is_clean = CLEAN_UNITS[stream.codec_context.name]
+    units = BitStreamFilterContext(filters, stream)
+    return lambda packet: any(is_clean(bytes(part)) for part in units.filter(av.Packet(bytes(packet))))
+
+
+def _starts_h264(units: bytes) -> bool:
+    """Whether NAL units of the types 5 and 6 are of an IDR picture, or of one at which decoding recovers exactly."""
+    for unit in units.split(b"\0\0\1")[1:]:
+        if unit[0] & 31 == 5:
+            return True
+        place = 1
+        while place + 2 < len(unit):  # SEI messages (ITU-T H.264, 7.3.2.3.1): type, size, payload
+            kind, size = unit[place : place + 2]
+            if kind == 6:  # recovery point (D.1.8): no frames to wait for, exact match
+                return unit[place + 2] >> 6 == 3
+            if 255 in (kind, size):
+                break
+            place += 2 + size
+    return False
+
+
+CLEAN_UNITS = {
+    "h264": ("h264_mp4toannexb,filter_units=pass_types=5-6", _starts_h264),
+    "hevc": ("filter_units=pass_types=16-21", bool),
+}
+"""Filter and test of the NAL units of a key frame that nothing presented later refers across; IRAP ones of HEVC."""
