@@ -16,6 +16,7 @@ from models import losses
 from models.clip import CLIP, MAX_LOGIT_SCALE
 from models.encoder import TokenEncoder, Tokens
 from models.recipe import Recipe, as_recipe
+from models.released import spelling
 from utils.distributed import gather_features
 
 SIMILARITY_MEMORY = 256 * 2**20
@@ -103,10 +104,8 @@ class RetrievalMethod(nn.Module):
         """Keywords that the keys of a checkpoint determine, besides the temporal encoder."""
         return {}
 
-    @staticmethod
-    def released_name(name: str) -> str:
-        """Spell the name of a parameter or buffer as the released checkpoints do; see `models.released`."""
-        return name
+    released_name = staticmethod(spelling(()))
+    """Spells the name of a parameter or buffer as in checkpoints; see `models.released`."""
 
     def similarity(
         self,
