@@ -16,7 +16,7 @@ from utils.checkpoint import save_weights
 
 @dataclass(frozen=True)
 class Corpus:
-    """Videos and annotations as `make_corpus` writes them into `folder`, and weights beside them."""
+    """Videos and annotations as `make_corpus` writes them into `folder`, and weights."""
 
     folder: Path
     clip: Path
