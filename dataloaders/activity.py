@@ -32,11 +32,11 @@ def read_activity(anno_path: Path, split: str) -> Split:
         video = field_of(videos, video_id, dict, f"{path}")
         duration = field_of(video, "duration", (int, float), place)
         if not (math.isfinite(duration) and duration > 0):
-            raise InputError(f"{place}: lasts {duration} s; mend the entry")
+            raise InputError(f"{place}: lasts {duration} s; fix the entry")
         sentences = field_of(video, "sentences", list, place)
         clips.append(Clip(video_id, 0, math.ceil(duration)))
         if not all(isinstance(sentence, str) for sentence in sentences):
-            raise InputError(f"{place}, 'sentences': expected strings; mend the entry")
+            raise InputError(f"{place}, 'sentences': expected strings; fix the entry")
         captions.append(expect(" ".join(sentences), str, f"{place}, 'sentences'"))
     if not clips:
         raise InputError(f"{list_path}: lists no video; get the file again")

@@ -24,7 +24,7 @@ def read_activity_qa(path: Path) -> list[Question]:
     """Read one split.
 
     Args:
-        path: {split}_q.json, a list of {question, question_id, video_name}. Beside it lies {split}_a.json, a list of
+        path: {split}_q.json, a list of {question, question_id, video_name}. Next to it is {split}_a.json, a list of
             {question_id, answer, type from 0 to 8}.
 
     Returns:
@@ -41,7 +41,7 @@ def read_activity_qa(path: Path) -> list[Question]:
         place = f"{answer_path}, [{number}]"
         kind = field_of(entry, "type", int, place)
         if kind not in range(len(KINDS)):
-            raise InputError(f"{place}: type is {kind}, not 0 to {len(KINDS) - 1}; mend the entry")
+            raise InputError(f"{place}: type is {kind}, not 0 to {len(KINDS) - 1}; fix the entry")
         answers[field_of(entry, "question_id", str, place)] = field_of(entry, "answer", str, place), KINDS[kind]
     questions = []
     for number, entry in enumerate(load_json(path, list)):
@@ -49,6 +49,6 @@ def read_activity_qa(path: Path) -> list[Question]:
         names = ("question", "video_name", "question_id")
         question, video_id, question_id = (field_of(entry, name, str, place) for name in names)
         if question_id not in answers:
-            raise InputError(f"{place}: question {question_id!r} has no answer in {answer_path}; mend either")
+            raise InputError(f"{place}: question {question_id!r} has no answer in {answer_path}; fix either")
         questions.append(Question(question, answers[question_id][0], video_id, answers[question_id][1]))
     return expect_some(questions, path)

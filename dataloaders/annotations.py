@@ -82,13 +82,13 @@ def expect(value: Any, kind: type | tuple[type, ...], place: str) -> Any:
     """
     if not isinstance(value, kind) or isinstance(value, bool):
         names = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
-        raise InputError(f"{place}: expected {names}, found {json.dumps(value)[:60]}; mend the entry")
+        raise InputError(f"{place}: expected {names}, found {json.dumps(value)[:60]}; fix the entry")
     if isinstance(value, str) and not value.strip():
-        raise InputError(f"{place}: is empty; mend or remove the entry")
+        raise InputError(f"{place}: is empty; fix or remove the entry")
     if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
-        raise InputError(f"{place}: has half a character, {ascii(value)[:60]}; mend the entry")
+        raise InputError(f"{place}: has half a character, {ascii(value)[:60]}; fix the entry")
     if isinstance(value, int) and abs(value) > sys.float_info.max:
-        raise InputError(f"{place}: is too large a number; mend the entry")
+        raise InputError(f"{place}: is too large a number; fix the entry")
     return value
 
 
@@ -108,7 +108,7 @@ def field_of(mapping: Any, key: str, kind: type | tuple[type, ...], place: str) 
         InputError: `mapping` is no dict, the key is missing, or its value is as `expect` refuses it.
     """
     if key not in expect(mapping, dict, place):
-        raise InputError(f"{place}: has no key {key!r}; mend the entry")
+        raise InputError(f"{place}: has no key {key!r}; fix the entry")
     return expect(mapping[key], kind, f"{place}, {key!r}")
 
 
@@ -134,12 +134,12 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, 
             raise InputError(f"{path}, line 1: has no column {absent[0]!r}; the header must name {', '.join(columns)}")
         for row in reader:
             if None in row or None in row.values():
-                raise InputError(f"{path}, line {reader.line_num}: needs {len(reader.fieldnames)} values; mend the row")
+                raise InputError(f"{path}, line {reader.line_num}: needs {len(reader.fieldnames)} values; fix the row")
             for column in columns:
                 expect(row[column], str, f"{path}, line {reader.line_num}, column {column!r}")
             rows.append((reader.line_num, row))
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: is no CSV ({error}); mend the row") from error
+        raise InputError(f"{path}, line {reader.line_num}: is no CSV ({error}); fix the row") from error
     if not rows:
         raise InputError(f"{path}: has no rows below its header; get the file again")
     return rows

@@ -154,7 +154,7 @@ def _cubic(fraction: float) -> np.ndarray:
 
 
 def _filter(frames: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Correlate every frame with a kernel; beyond the frame its border goes on."""
+    """Correlate every frame with a kernel; beyond the frame its border continues."""
     filtered = np.empty_like(frames)
     for target, frame in zip(filtered, frames, strict=True):
         cv2.filter2D(frame, -1, kernel, dst=target, borderType=cv2.BORDER_REPLICATE)

@@ -14,12 +14,12 @@ class BadVideos:
 
     Args:
         path: the file: a line for each, its id, a tab, and what is wrong.
-        most: how many there may be.
+        max_count: how many there may be.
     """
 
-    def __init__(self, path: Path, most: int):
+    def __init__(self, path: Path, max_count: int):
         self.path = path
-        self.most = most
+        self.max_count = max_count
 
     def add(self, video_id: str, reason: str) -> None:
         """Count a video, once, and log it.
@@ -38,10 +38,11 @@ class BadVideos:
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({error.strerror}); free space") from error
         count = len(self.known())
-        if count > self.most:
+        if count > self.max_count:
             remedy = "repair them, give the --skip_list of scripts/check_data.py or raise --max_bad_videos"
-            raise InputError(f"{self.path}: {count} broken videos, {self.most} allowed; {remedy}; the last: {reason}")
-        logger.warning("broken video %d of %d allowed is skipped: %s", count, self.most, reason)
+            allowed = f"{count} broken videos, {self.max_count} allowed"
+            raise InputError(f"{self.path}: {allowed}; {remedy}; the last: {reason}")
+        logger.warning("broken video %d of %d allowed is skipped: %s", count, self.max_count, reason)
 
     def known(self) -> set[str]:
         """Ids of the videos counted so far."""

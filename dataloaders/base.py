@@ -45,7 +45,7 @@ class Split:
     subsets: dict[str, list[int]] = field(default_factory=dict)
 
     def keep_videos(self, video_ids: Collection[str]) -> "Split":
-        """Leave out the clips of all other videos and their captions, and number what stays anew."""
+        """Leave out the clips of all other videos and their captions, and renumber the rest."""
         clips = [index for index, clip in enumerate(self.clips) if clip.video_id in video_ids]
         new_clip = {old: new for new, old in enumerate(clips)}
         captions = [index for index, clip in enumerate(self.clip_of_caption) if clip in new_clip]

@@ -140,7 +140,7 @@ def build_bad_videos(args: argparse.Namespace, videos: int) -> BadVideos:
     if is_main() and not args.resume:
         remove(path, r"bad_videos\.txt")
     barrier()
-    return BadVideos(path, most=min(int(args.max_bad_videos * videos), videos - 1))
+    return BadVideos(path, max_count=min(int(args.max_bad_videos * videos), videos - 1))
 
 
 def build_augmentation(args: argparse.Namespace) -> RandAugment | None:

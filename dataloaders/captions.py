@@ -67,6 +67,6 @@ def group(clips: Sequence[Clip], captions: Sequence[Sequence[str]]) -> Split:
     """
     return Split(
         clips=list(clips),
-        captions=[caption for told in captions for caption in told],
-        clip_of_caption=[index for index, told in enumerate(captions) for _ in told],
+        captions=[caption for of_clip in captions for caption in of_clip],
+        clip_of_caption=[index for index, of_clip in enumerate(captions) for _ in of_clip],
     )

@@ -33,7 +33,7 @@ def read_csv_pairs(anno_path: Path, split: str) -> Split:
         place = f"{path}, line {line}"
         start, end = (_seconds(row.get(name), f"{place}, {name!r}") for name in ("start", "end"))
         if end is not None and end <= (start or 0):
-            raise InputError(f"{place}: starts at {start or 0:g} s, not before its end at {end:g} s; mend the row")
+            raise InputError(f"{place}: starts at {start or 0:g} s, not before its end at {end:g} s; fix the row")
         captions.setdefault(Clip(row["video"].strip(), start, end), []).append(row["caption"])
     return group(list(captions), list(captions.values()))
 
@@ -54,5 +54,5 @@ def _seconds(value: Any, place: str) -> float | None:
     except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise InputError(f"{place}: expected seconds, 0 or more, found {str(value)[:60]!r}; mend the row")
+        raise InputError(f"{place}: expected seconds, 0 or more, found {str(value)[:60]!r}; fix the row")
     return seconds

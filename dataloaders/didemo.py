@@ -36,6 +36,6 @@ def read_didemo(anno_path: Path, split: str) -> Split:
             parts = expect(times, list, f"{place}, 'times'")
             start_and_end = [expect(time, (int, float), f"{place}, 'times'") for time in parts]
             if len(start_and_end) != 2 or start_and_end[0] > start_and_end[1]:
-                raise InputError(f"{place}, 'times': {times} is no start and an end after it; mend the entry")
-    paragraphs = [[" ".join(told)] for told in captions_of(descriptions, ids, str(path))]
+                raise InputError(f"{place}, 'times': {times} is no start and an end after it; fix the entry")
+    paragraphs = [[" ".join(found)] for found in captions_of(descriptions, ids, str(path))]
     return group([Clip(video_id, 0, WINDOW_SECONDS) for video_id in ids], paragraphs)

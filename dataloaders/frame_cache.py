@@ -88,7 +88,7 @@ class FrameCache:
         return _unpack(packed)
 
     def _keep(self, entry: Path, content: bytes) -> None:
-        """Write an entry if there is room for it; if there is none, that is said once and nothing more is kept."""
+        """Write an entry if there is space for it; if there is none, that is said once and nothing more is kept."""
         try:
             with self._locked_count() as count:
                 if entry.exists():
@@ -99,7 +99,7 @@ class FrameCache:
                         file.write(content)
                     count.write(used)
                     return
-            reason = f"{self.folder}: has no room within {self.capacity / 1e9:g} GB; raise --frame_cache_gb"
+            reason = f"{self.folder}: has no space within {self.capacity / 1e9:g} GB; raise --frame_cache_gb"
         except (OSError, InputError) as error:
             reason = str(error)
         self.capacity = 0

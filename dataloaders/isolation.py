@@ -1,4 +1,4 @@
-"""Decoding in a process of its own: whatever a file does to the decoder, training goes on.
+"""Decoding in a process of its own: whatever a file does to the decoder, training continues.
 
 n frames of a clip, H and W their height and width.
 """
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class IsolatedDecoder:
-    """`decode_clip` in another process, which is started when first needed, and anew after it came to grief.
+    """`decode_clip` in another process, which is started when first needed, and again after it failed.
 
     Copies in forked processes, such as loading workers, start one each. It ends with the process that started it. A
     file that broke it once is not tried again.
@@ -89,7 +89,7 @@ class IsolatedDecoder:
 
 
 def serve(connection: Connection) -> None:
-    """Decode what is asked for until the other side is gone."""
+    """Decode what is requested until the other side is gone."""
     connection.send_bytes(b"ready")
     while True:
         try:

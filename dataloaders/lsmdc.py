@@ -36,13 +36,13 @@ def read_lsmdc(anno_path: Path, split: str) -> Split:
         place = f"{path}, line {line}"
         cells = text.strip("\r\n").split("\t")
         if len(cells) != len(COLUMNS):
-            raise InputError(f"{place}: has {len(cells)} columns, not {len(COLUMNS)} divided by tabs; mend the row")
+            raise InputError(f"{place}: has {len(cells)} columns, not {len(COLUMNS)} divided by tabs; fix the row")
         row = dict(zip(COLUMNS, map(str.strip, cells), strict=True))
         for window in ("aligned", "extracted"):
             # Times of equal width (hours.minutes.seconds.milliseconds) are in order when their text is.
             start, end = row[f"start {window}"], row[f"end {window}"]
             if len(start) == len(end) and start > end:
-                raise InputError(f"{place}: starts at {start}, after its end {end}; mend the row")
+                raise InputError(f"{place}: starts at {start}, after its end {end}; fix the row")
         clip_id, sentence = (expect(row[column], str, f"{place}, {column}") for column in ("clip id", "sentence"))
         captions.setdefault(clip_id, []).append(sentence)
     if not captions:

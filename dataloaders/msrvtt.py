@@ -44,7 +44,7 @@ def _read_1k_b(anno_path: Path, split: str) -> Split:
     """6,656 training videos, 1,000 test videos with the first caption of each."""
     if split == "train":
         return _read_videos(anno_path, read_ids(anno_path / "train_list_miech.txt"))
-    return _read_videos(anno_path, read_ids(anno_path / "test_list_miech.txt"), most=1)
+    return _read_videos(anno_path, read_ids(anno_path / "test_list_miech.txt"), max_captions=1)
 
 
 def _read_full(anno_path: Path, split: str) -> Split:
@@ -88,11 +88,11 @@ def _captions_by_video(anno_path: Path) -> dict[str, list[str]]:
     return captions
 
 
-def _read_videos(anno_path: Path, listed: list[str], most: int | None = None) -> Split:
-    """The captions of the listed videos, `most` of each if given."""
+def _read_videos(anno_path: Path, listed: list[str], max_captions: int | None = None) -> Split:
+    """The captions of the listed videos, at most `max_captions` of each."""
     ids = list(dict.fromkeys(listed))
     captions = captions_of(_captions_by_video(anno_path), ids, f"{_data_file(anno_path)}")
-    return group([Clip(video_id) for video_id in ids], [told[:most] for told in captions])
+    return group([Clip(video_id) for video_id in ids], [of_video[:max_captions] for of_video in captions])
 
 
 def _read_test_pairs(path: Path) -> Split:

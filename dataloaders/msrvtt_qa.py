@@ -14,7 +14,7 @@ def read_msrvtt_qa(path: Path) -> list[Question]:
             list of {question, answer, video_id as a whole number}.
 
     Returns:
-        Every question; its kind is answer_type, or where that is missing told from its words.
+        Every question; its kind is answer_type, or where that is missing inferred from its words.
 
     Raises:
         InputError: the file is missing or malformed.

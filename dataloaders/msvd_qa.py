@@ -14,7 +14,7 @@ def read_msvd_qa(path: Path) -> list[Question]:
     """Read one split.
 
     Args:
-        path: {split}_qa.json, a list of {question, answer, video_id as a whole number N}. Beside it lies
+        path: {split}_qa.json, a list of {question, answer, video_id as a whole number N}. Next to it is
             youtube_mapping.txt, a line "<YouTube id>_<start>_<end> vidN" for each video.
 
     Returns:
@@ -28,7 +28,7 @@ def read_msvd_qa(path: Path) -> list[Question]:
 
     def video_id_of(number: int, place: str) -> str:
         if number not in names:
-            raise InputError(f"{place}: asks about vid{number}, which {mapping} does not name; mend either")
+            raise InputError(f"{place}: asks about vid{number}, which {mapping} does not name; fix either")
         return names[number]
 
     return read_numbered(path, video_id_of)
@@ -41,7 +41,7 @@ def _read_mapping(path: Path) -> dict[int, str]:
         words = line.split()
         key = next((word for word in reversed(words) if re.fullmatch(r"vid\d+", word)), None)
         if len(words) != 2 or key is None:
-            raise InputError(f"{path}, line {number}: needs a name and vidN, found {line.strip()[:60]!r}; mend it")
+            raise InputError(f"{path}, line {number}: needs a name and vidN, found {line.strip()[:60]!r}; fix it")
         words.remove(key)
         names[int(key[3:])] = words[0]
     return names

@@ -35,17 +35,17 @@ class QuestionDatasetSpec:
 
     Attributes:
         read: file of one split -> its questions.
-        least: how often a training answer must occur to be in the vocabulary, where none is given.
+        min_count: how often a training answer must occur to be in the vocabulary, where none is given.
     """
 
     read: Callable[[Path], list[Question]]
-    least: int
+    min_count: int
 
 
 DATASETS = {
-    "msrvtt": QuestionDatasetSpec(read_msrvtt_qa, least=1),
-    "msvd": QuestionDatasetSpec(read_msvd_qa, least=1),
-    "activity": QuestionDatasetSpec(read_activity_qa, least=2),
+    "msrvtt": QuestionDatasetSpec(read_msrvtt_qa, min_count=1),
+    "msvd": QuestionDatasetSpec(read_msvd_qa, min_count=1),
+    "activity": QuestionDatasetSpec(read_activity_qa, min_count=2),
 }
 
 
@@ -175,7 +175,7 @@ def read_questions(datatype: str, path: str) -> list[Question]:
 def build_vocabulary(args: argparse.Namespace) -> list[str]:
     """The answers of the training questions, the most frequent first: the vocabulary where none is given."""
     answers = [asked.answer for asked in read_questions(args.datatype, args.train_csv)]
-    return frequent_answers(answers, DATASETS[args.datatype].least)
+    return frequent_answers(answers, DATASETS[args.datatype].min_count)
 
 
 def build_evaluation_loaders(

@@ -29,5 +29,5 @@ def read_vatex(anno_path: Path, split: str) -> Split:
     for video_id in ids:
         times = re.fullmatch(r".+_(\d{6})_(\d{6})", video_id)
         if not times or int(times[1]) >= int(times[2]):
-            raise InputError(f"{list_path}, {video_id!r}: does not end in a start and a later end; mend the entry")
+            raise InputError(f"{list_path}, {video_id!r}: does not end in a start and a later end; fix the entry")
     return group([Clip(video_id) for video_id in ids], captions_of(load_json(path, dict), ids, str(path)))

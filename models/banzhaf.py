@@ -52,21 +52,21 @@ def exact_interaction(
     and differentiable with respect to `token_sim` and both scores. The released game carries no gradient; it is exact
     where a side has at most 12 valid tokens, and otherwise samples the one factor that has no closed form.
 
-    With `span` and without `check` the standard game never waits for the device, as suits every step of training.
+    With `span` and without `check` the standard game needs no host-device sync, as suits every step of training.
 
     Args:
         token_sim: similarities (B, N_t, N_v), times `LABEL_SCALE` for labels; values at padding are ignored.
         text_mask: 1 for valid words (B, N_t).
         video_mask: 1 for valid frames (B, N_v).
         text_score: word scores (B, N_t): before the softmax in "standard", softmax weights in "released".
-        video_score: frame scores (B, N_v), likewise.
+        video_score: frame scores (B, N_v), in the same form.
         game: "standard" or "released".
         coalitions: coalitions drawn for each token of a side that has more, and more than 12 valid tokens; None: 64.
         memory: bytes for intermediate tensors of the released game; the work is cut into chunks, down to one pair.
         generator: source of the draws; None for a fixed one, so that results repeat.
         span: how far apart the scores of a pair are taken to be; see `models.expectations.expected_weights`.
         check: refuse bad players; False where they are known to be good. The standard game unchecked also takes a side
-            of one token: its interaction with a token is what that token adds beside it.
+            of one token: its interaction with a token is what that token adds to it.
 
     Returns:
         Interactions (B, N_t, N_v), 0 at padding.
@@ -168,7 +168,7 @@ def sampled_interaction(
         text_mask: 1 for valid words (B, N_t).
         video_mask: 1 for valid frames (B, N_v).
         text_score: word scores (B, N_t): before the softmax in "standard", softmax weights in "released".
-        video_score: frame scores (B, N_v), likewise.
+        video_score: frame scores (B, N_v), in the same form.
         game: "released" or "standard".
         num: samples per cell, S; not used where coalitions are given.
         text_coalitions: which words are members, 0 or 1 (N_t, N_v, S, B, N_t), for each word, frame and sample;
@@ -247,7 +247,7 @@ class BanzhafInteraction(nn.Module):
             text_mask: 1 for valid words (B, N_t).
             video_mask: 1 for valid frames (B, N_v).
             text_weight: softmax weights of the words (B, N_t); in "standard", scores before the softmax.
-            video_weight: softmax weights of the frames (B, N_v), likewise.
+            video_weight: softmax weights of the frames (B, N_v), in the same form.
             text_coalitions: see `sampled_interaction`.
             video_coalitions: see `sampled_interaction`.
             generator: source of the draws.

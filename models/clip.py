@@ -82,7 +82,7 @@ class VisionTransformer(nn.Module):
         x = self.conv1(images).flatten(2).transpose(1, 2)  # (M, patches, width)
         x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         x = self.ln_pre(x + self.positional_embedding)
-        x = self.transformer(x, asked=1)  # the class token alone is used
+        x = self.transformer(x, queries=1)  # the class token alone is used
         return self.ln_post(x.select(1, 0)) @ self.proj
 
 

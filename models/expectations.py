@@ -48,7 +48,7 @@ def expected_weights(score: Tensor, mask: Tensor, span: float | None = None) -> 
     Args:
         score: scores (B, N).
         mask: True for valid tokens (B, N).
-        span: largest distance between scores of one row that is told apart: a score further below the row's largest
+        span: largest distance between scores of one row that matters: a score further below the row's largest
             counts as that far below, which matters only to coalitions without a larger score. Fixes the number of
             nodes. None: the largest distance there is, which has to be read from the device.
 

@@ -61,7 +61,7 @@ def banzhaf_alignment(
         student: (B, N_t, N_v), interactions of the true pairs.
         teacher: (B, N_t, N_v), what they should be.
         text_mask: (B, N_t), 1 for valid words; None: no padding.
-        video_mask: (B, N_v), likewise.
+        video_mask: (B, N_v), in the same form.
         masked_logits: multiply both by the masks, otherwise leave padding out of the softmax.
         reversed_over_batch: the second term's softmax runs over the batch, as it does where all three axes are reversed
             to turn words into columns; otherwise over words, per frame.

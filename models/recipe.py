@@ -16,7 +16,7 @@ class Recipe:
         distance_fill_over_batch: distance of padded tokens from the maximum over the whole batch; otherwise over the
             sample, so that a result does not depend on its batch mates.
         same_video_negatives: captions of one video in a batch count as negatives of each other; otherwise as positives.
-        schedule_epochs: learning-rate horizon in epochs; None for the epochs asked for.
+        schedule_epochs: learning-rate horizon in epochs; None for the requested epochs.
         exact_gather: gradients of gathered features summed over ranks, so that N processes give the gradient of one;
             otherwise each rank keeps its own slice.
         label_game: game of the estimator's labels, "released" or "standard".

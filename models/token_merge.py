@@ -91,7 +91,7 @@ def dpc_knn(
 @cache
 def fixed_draw(tokens: int) -> Tensor:
     """Uniform numbers (N,), the same in every process; kept, so that an exported graph holds them as constants."""
-    return torch.rand(tokens, generator=torch.Generator().manual_seed(0))
+    return torch.rand(tokens, generator=torch.Generator().manual_seed(0), device="cpu")
 
 
 class TokenMerge(nn.Module):

@@ -53,7 +53,7 @@ class Tokenizer:
         if isinstance(captions, str):
             raise ValueError("captions must be a sequence of strings, not one string")
         if max_words < 2:
-            raise ValueError(f"max_words must leave room for the start and end tokens, got {max_words}")
+            raise ValueError(f"max_words must leave space for the start and end tokens, got {max_words}")
         start, end = self.encoder.sot_token_id, self.encoder.eot_token_id
         bounded = (LONG_WORD.sub(r"\1", caption[: MAX_LETTERS * max_words]) for caption in captions)
         rows = [torch.tensor([start, *self.encoder.encode(caption)[: max_words - 2], end]) for caption in bounded]

@@ -21,12 +21,13 @@ def slow_backward(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype is torch.bfloat16 and x.requires_grad
 
 
-def remember_input(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`function(x)`, of which the backward pass keeps `x` alone and computes what else it needs again.
+def checkpointed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`function(x)` with activation checkpointing.
 
-    For functions that end in a matrix product: that is not computed again, as nothing needs its result.
+    On the CPU alone: on a GPU the many small checkpoints would leave it waiting for Python, and it has the memory.
+    For functions that end in a matrix product: that one is not recomputed, as nothing needs its result.
     """
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or x.device.type != "cpu":
         return function(x)
     return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
 
@@ -45,31 +46,31 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def pack(self, x: Tensor) -> Tensor:
+    def qkv(self, x: Tensor) -> Tensor:
         """Map tokens (B, N, D) to their queries, keys and values side by side (B, N, 3D)."""
         return F.linear(x, self.in_proj_weight, self.in_proj_bias)
 
-    def forward(self, packed: Tensor, mask: Tensor | None = None, asked: int | None = None) -> Tensor:
+    def forward(self, qkv: Tensor, mask: Tensor | None = None, queries: int | None = None) -> Tensor:
         """Attend over the tokens of each sample.
 
         Args:
-            packed: (B, N, 3D), what `pack` gives.
-            mask: boolean, broadcastable to (B, H, asked, N); True where a row may attend to a column. None: everywhere.
-            asked: how many tokens, from the first on, are to attend; None: all, N.
+            qkv: (B, N, 3D), what `qkv` returns.
+            mask: boolean, broadcastable to (B, H, queries, N); True where a row may attend to a column.
+            queries: how many tokens, from the first on, are to attend; None: all, N.
 
         Returns:
-            (B, asked, D).
+            (B, queries, D).
         """
-        slow = slow_backward(packed)
+        slow = slow_backward(qkv)
 
-        def attend(packed: Tensor) -> Tensor:
-            query, key, value = packed.unflatten(-1, (3, -1, HEAD_WIDTH)).transpose(1, 3).unbind(2)  # (B, H, N, 64)
-            query = query if asked is None else query.narrow(2, 0, asked)
+        def attend(qkv: Tensor) -> Tensor:
+            query, key, value = qkv.unflatten(-1, (3, -1, HEAD_WIDTH)).transpose(1, 3).unbind(2)  # (B, H, N, 64)
+            query = query if queries is None else query.narrow(2, 0, queries)
             with sdpa_kernel(SDPBackend.MATH) if slow else nullcontext():
-                out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B, H, asked, 64)
+                out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B, H, queries, 64)
             return self.out_proj(out.transpose(1, 2).flatten(2))
 
-        return remember_input(attend, packed) if slow else attend(packed)  # the products of attention keep much
+        return checkpointed(attend, qkv) if slow else attend(qkv)  # the products of attention keep much
 
 
 class Perceptron(nn.Module):
@@ -114,12 +115,12 @@ class ResidualAttentionBlock(nn.Module):
         self.mlp = Perceptron(width, quick_gelu=quick_gelu)
         self.ln_2 = nn.LayerNorm(width, eps=norm_eps)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, asked: int | None = None) -> Tensor:
-        """Map (B, N, D) to (B, asked, D); `mask` and `asked` as in `SelfAttention.forward`."""
-        attended = self.attn(remember_input(lambda x: self.attn.pack(self.ln_1(x)), x), mask, asked)
+    def forward(self, x: Tensor, mask: Tensor | None = None, queries: int | None = None) -> Tensor:
+        """Map (B, N, D) to (B, queries, D); `mask` and `queries` as in `SelfAttention.forward`."""
+        attended = self.attn(checkpointed(lambda x: self.attn.qkv(self.ln_1(x)), x), mask, queries)
         x = x.narrow(1, 0, attended.shape[1]) + attended
-        hidden = remember_input(lambda x: self.mlp.widen(self.ln_2(x)), x)  # (B, asked, 4D)
-        return x + remember_input(self.mlp.narrow, hidden)
+        hidden = checkpointed(lambda x: self.mlp.widen(self.ln_2(x)), x)  # (B, queries, 4D)
+        return x + checkpointed(self.mlp.narrow, hidden)
 
 
 class Transformer(nn.Module):
@@ -133,13 +134,13 @@ class Transformer(nn.Module):
         )
         self.grad_checkpointing = False
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, asked: int | None = None) -> Tensor:
-        """Map (B, N, D) to (B, asked, D), the first `asked` tokens or, with None, all; the last block does no others.
+    def forward(self, x: Tensor, mask: Tensor | None = None, queries: int | None = None) -> Tensor:
+        """Map (B, N, D) to (B, queries, D), the first `queries` tokens or all; the last block does no others.
 
         With `grad_checkpointing` set, activations inside a block are recomputed in the backward pass instead of kept.
         """
         for left, block in zip(range(len(self.resblocks))[::-1], self.resblocks, strict=True):
-            arguments = x, mask, None if left else asked
+            arguments = x, mask, None if left else queries
             if self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, *arguments, use_reentrant=False)
             else:

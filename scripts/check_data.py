@@ -130,9 +130,9 @@ def count_split(
     split: Split, inspections: dict[str, Inspection], published: tuple[int | None, int | None]
 ) -> dict[str, Any]:
     """Sizes of a split: videos and captions, the published ones, and the spread of captions, words and seconds."""
-    told = [0] * len(split.clips)
+    counts = [0] * len(split.clips)
     for clip in split.clip_of_caption:
-        told[clip] += 1
+        counts[clip] += 1
     videos = {clip.video_id for clip in split.clips}
     seconds = [found.seconds for video_id, found in inspections.items() if video_id in videos and found.seconds]
     return {
@@ -140,7 +140,7 @@ def count_split(
         "captions": len(split.captions),
         "published videos": published[0],
         "published captions": published[1],
-        "captions of a clip": spread(told),
+        "captions of a clip": spread(counts),
         "words of a caption": spread([len(caption.split()) for caption in split.captions]),
         "seconds of a video": spread(seconds),
     }
@@ -214,5 +214,5 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    logging.getLogger("dataloaders").setLevel(logging.ERROR)  # what is missing stands in the report
+    logging.getLogger("dataloaders").setLevel(logging.ERROR)  # what is missing is in the report
     run(lambda argv: sys.exit(1 if main(argv)["skip"] else 0))

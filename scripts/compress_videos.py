@@ -1,7 +1,7 @@
 """Encode videos again at 3 frames a second and 224 pixels, as the published preprocessing does, to load them faster.
 
 `python scripts/compress_videos.py --input MSRVTT_Videos --output MSRVTT_Compressed`
-writes an .mp4 under the same name for each video, without sound. Started again, it goes on where it was stopped.
+writes an .mp4 under the same name for each video, without sound. Started again, it resumes.
 It ends with code 1 if a video could not be read.
 """
 

@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--index", type=Path, help="folder that scripts/search.py index made (the quickstart's videos)")
     parser.add_argument("--checkpoint", help="where the index's model lies now (where it lay then)")
     parser.add_argument("--questions", help="checkpoint of a model that answers questions (the quickstart's, if any)")
-    parser.add_argument("--answers", help="the answers of that model (train_ans2label.json beside it)")
+    parser.add_argument("--answers", help="the answers of that model (train_ans2label.json next to it)")
     parser.add_argument("--recipe", choices=("released", "corrected"), default="corrected", help="of that model")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s, this machine alone)")
     parser.add_argument("--port", type=count, default=7860, help="port to listen at (%(default)s)")

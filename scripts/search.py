@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument("--framerate", type=count, default=1, help="frames taken from a second of video")
     index.add_argument("--segment", type=count, default=30, help="seconds of a segment; a shorter video is one")
     index.add_argument("--overlap", type=int, default=10, help="seconds that neighbouring segments share")
-    index.add_argument("--workers", type=WORKERS, default=2, help="decoding processes beside each process")
+    index.add_argument("--workers", type=WORKERS, default=2, help="decoding processes of each process")
     add_model_arguments(index)
 
     query = commands.add_parser("query", help="find the segments that a sentence describes", **options)
@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     ask = commands.add_parser("ask", help="answer a question about a video", **options)
     ask.add_argument("question", help="question")
     ask.add_argument("video", type=Path, help="file")
-    ask.add_argument("--answers", help="the model's answers; left out: train_ans2label.json beside the checkpoint")
+    ask.add_argument("--answers", help="the model's answers; left out: train_ans2label.json next to the checkpoint")
     ask.add_argument("--start", type=float, help="seconds; left out: the beginning")
     ask.add_argument("--end", type=float, help="seconds; left out: the end")
     ask.add_argument("--top", type=count, default=5, help="answers to show")
@@ -122,15 +122,15 @@ def answer_question(args: argparse.Namespace) -> None:
     write_results(args.json, {"question": args.question, "video": str(args.video)}, answers)
 
 
-def write_results(path: Path | None, asked: dict[str, str], results: Sequence[Hit] | Sequence[Answer]) -> None:
-    """Write what was asked and what was found as JSON, if a path is given.
+def write_results(path: Path | None, request: dict[str, str], results: Sequence[Hit] | Sequence[Answer]) -> None:
+    """Write the request and the results as JSON, if a path is given.
 
     Raises:
         InputError: the file cannot be written.
     """
     if path is not None:
         with atomic_write(path) as file:
-            json.dump({**asked, "results": [asdict(result) for result in results]}, file, indent=1)
+            json.dump({**request, "results": [asdict(result) for result in results]}, file, indent=1)
 
 
 COMMANDS = {"index": make_index, "query": query_index, "ask": answer_question}

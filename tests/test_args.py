@@ -127,7 +127,7 @@ def test_help_is_in_groups_and_shows_defaults():
         ("--do_eval --t_rate1 1.5", "argument --t_rate1: a number is needed, 0 to 1, not '1.5'"),
         ("--do_eval --rate 1 0", "argument --rate: expected 3 arguments"),
         ("--do_eval --rate 0 0 0", "argument --rate: one level at least must have a weight above 0"),
-        ("--do_eval --recipe mended", "argument --recipe: invalid choice: 'mended'"),
+        ("--do_eval --recipe fixed", "argument --recipe: invalid choice: 'fixed'"),
         ("--do_train --teacher exact --estimator e.bin", "--teacher exact needs no estimator"),
         ("--do_eval --shortlist 0", "argument --shortlist: a whole number is needed, 1 or more, not '0'"),
         ("--do_eval --shortlist 9 --post_process dsl", "--post_process needs all similarities"),

@@ -135,8 +135,8 @@ def test_a_broken_vocabulary_is_refused(tmp_path, content):
 
 
 def test_frequent_answers():
-    assert frequent_answers(["b", "c", "a", "c", "d", "d"], least=1) == ["c", "d", "a", "b"]
-    assert frequent_answers(["b", "c", "a", "c"], least=2) == ["c"]
+    assert frequent_answers(["b", "c", "a", "c", "d", "d"], min_count=1) == ["c", "d", "a", "b"]
+    assert frequent_answers(["b", "c", "a", "c"], min_count=2) == ["c"]
 
 
 class Files(dict):

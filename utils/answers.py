@@ -33,7 +33,7 @@ def read_answers(path: str | Path) -> list[str]:
     if not isinstance(labels, dict) or not labels:
         raise InputError(f"{path}: holds no map of answers to labels; give a file such as train_ans2label.json")
     if any(type(label) is not int for label in labels.values()) or sorted(labels.values()) != list(range(len(labels))):
-        raise InputError(f"{path}: its labels are not the numbers 0 to {len(labels) - 1}, each once; mend the file")
+        raise InputError(f"{path}: its labels are not the numbers 0 to {len(labels) - 1}, each once; fix the file")
     return sorted(labels, key=labels.__getitem__)
 
 
@@ -47,10 +47,10 @@ def write_answers(path: str | Path, answers: Sequence[str]) -> None:
         json.dump({answer: label for label, answer in enumerate(answers)}, file)
 
 
-def frequent_answers(answers: Sequence[str], least: int) -> list[str]:
-    """The answers that occur `least` times or more, the most frequent first, equally frequent ones by the alphabet."""
+def frequent_answers(answers: Sequence[str], min_count: int) -> list[str]:
+    """The answers that occur `min_count` times or more, the most frequent first, ties in alphabetical order."""
     counts = Counter(answers)
-    chosen = (answer for answer, count in counts.items() if count >= least)
+    chosen = (answer for answer, count in counts.items() if count >= min_count)
     return sorted(chosen, key=lambda answer: (-counts[answer], answer))
 
 

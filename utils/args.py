@@ -184,12 +184,12 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_resume_arguments(parser: argparse.ArgumentParser) -> None:
-    """Stopping and going on: common to all entry scripts."""
+    """Stopping and resuming: common to all entry scripts."""
     group = parser.add_argument_group("resuming")
     group.add_argument("--resume", metavar="auto|PATH",
-                       help="go on from the newest state in --output_dir, if there is one, or from this step_N folder")
+                       help="resume from the newest state in --output_dir, if there is one, or from this step_N folder")
     group.add_argument("--save_every", type=COUNT, metavar="STEPS",
-                       help="steps from one state to the next, beside those at the ends of epochs; left out: one is "
+                       help="steps from one state to the next, on top of those at the ends of epochs; left out: one is "
                             "saved only when SIGTERM or SIGUSR1 asks to stop")
     group.add_argument("--keep", type=COUNT, default=2, help="states that are kept, the newest")
 
@@ -208,7 +208,7 @@ def add_similarity_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--post_process", nargs="+", choices=("dsl", "qbnorm"), default=[],
                        help="figures to print apart from the raw ones: dual softmax, QB-Norm")
     group.add_argument("--query_bank", type=COUNT, default=5000, metavar="CAPTIONS",
-                       help="the most training captions that QB-Norm takes")
+                       help="maximum number of training captions for QB-Norm")
 
 
 def add_label_arguments(parser: argparse.ArgumentParser) -> None:
@@ -220,13 +220,13 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--game", choices=("released", "standard"),
                        help="coalition game of the labels; left out: the one of the recipe")
     group.add_argument("--no_feature_cache", action="store_true",
-                       help="encode the training pairs anew in each epoch, with new augmentation")
+                       help="encode the training pairs again in each epoch, with new augmentation")
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     """Devices and processes: common to all entry scripts."""
     group = parser.add_argument_group("machine")
-    group.add_argument("--workers", type=WORKERS, default=4, help="decoding processes beside each process")
+    group.add_argument("--workers", type=WORKERS, default=4, help="decoding processes of each process")
     group.add_argument("--device", help="as PyTorch names it; left out: CUDA where there is one, else the CPU")
     group.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the forward pass")
     group.add_argument("--compile", action="store_true",

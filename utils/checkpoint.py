@@ -146,7 +146,7 @@ def _unwrap(state: Any, path: Path) -> Any:
 
 
 def _is_plain(name: Any, tensor: Any) -> bool:
-    """Whether an entry is a name and a tensor of real numbers, each of which takes room in the file."""
+    """Whether an entry is a name and a tensor of real numbers, each of which takes space in the file."""
     return (
         isinstance(name, str)
         and isinstance(tensor, Tensor)

@@ -45,7 +45,7 @@ def start(device: str | None = None, local_rank: int = 0, timeout: timedelta = t
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if _is_one_of_several():
-        # What the processes agree on lies on the CPU whatever the device, so that no device is waited for.
+        # What the processes agree on lies on the CPU whatever the device, so that no host-device sync is needed.
         backend, device_id = ("cpu:gloo,cuda:nccl", chosen) if chosen.type == "cuda" else ("gloo", None)
         store, number, processes = next(dist.rendezvous("env://"))
         # torchrun's store outlives a restart, and with it the addresses of the processes before.
@@ -176,7 +176,7 @@ def shares_no_machine() -> bool:
 
 
 def restarts() -> int:
-    """How often torchrun has started the processes anew because one of them failed."""
+    """How often torchrun has restarted the processes because one of them failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 

@@ -10,7 +10,7 @@ _MAPPINGS = 2**15  # half of what Linux allows a process
 def keep_freed_memory(below: int | None = None) -> None:
     """Let glibc keep what is freed for the next request; another C library is left as it is.
 
-    By default it maps every large tensor anew and gives it back at once, and the system clears each page of it anew:
+    By default it maps every large tensor again and returns it at once, and the system clears each page of it again:
     more than half of the time of a training step of a small model on the CPU. What is kept lies in holes that not
     every tensor fits into, so that a process takes more memory than it uses.
 

@@ -104,7 +104,7 @@ def _count_at_least(scores: Tensor, bound: Tensor) -> Tensor:
     """
     rows = max(1, _CHUNK_CELLS // scores.shape[1])
     chunks = zip(scores.split(rows), bound.split(rows), strict=True)
-    return torch.cat([(chunk >= least).sum(dim=1) for chunk, least in chunks])
+    return torch.cat([(chunk >= lowest).sum(dim=1) for chunk, lowest in chunks])
 
 
 def _checked(sim: Tensor, clip_of_caption: Tensor | None) -> Tensor:

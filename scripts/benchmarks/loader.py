@@ -21,7 +21,7 @@ WIDTH, HEIGHT, FRAMES, FRAMERATE = 320, 240, 450, 30
 def add_arguments(parser: ArgumentParser) -> None:
     """The video, and how it is sampled."""
     parser.add_argument("--video", type=Path, help="file; without one a video of moving patterns and noise is made")
-    parser.add_argument("--max_frames", type=count, default=12, help="the most frames")
+    parser.add_argument("--max_frames", type=count, default=12, help="maximum number of frames")
     parser.add_argument("--resolution", type=count, default=224, help="pixels")
     parser.add_argument("--repeats", type=count, default=100, help="runs")
 
@@ -33,7 +33,7 @@ def measure(video: Path | None, max_frames: int, resolution: int, repeats: int) 
 
     Args:
         video: file, or None for one that is made.
-        max_frames: the most frames.
+        max_frames: maximum number of frames.
         resolution: pixels.
         repeats: runs.
 

@@ -9,7 +9,7 @@ from scripts.benchmarks.model import ragged_mask, random_frames, random_model
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """How much is asked."""
+    """Number of questions."""
     parser.add_argument("--videos", type=count, default=8, help="videos")
     parser.add_argument("--questions", type=count, default=20, help="questions about each")
     parser.add_argument("--words", type=count, default=24, help="positions of a question, a quarter or more valid")

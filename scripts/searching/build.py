@@ -66,7 +66,7 @@ def build_index(model: HBI, index: Path, manifest: Manifest, workers: int = 0) -
         model: encodes the frames.
         index: folder of the index.
         manifest: what the index is made of; its `files` are found here.
-        workers: decoding processes beside each process.
+        workers: decoding processes of each process.
 
     Returns:
         The changes, the same on every process.

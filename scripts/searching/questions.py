@@ -25,7 +25,7 @@ def load_question_model(device: str | torch.device, answers: str | None = None, 
 
     Args:
         device: where the model goes.
-        answers: file of its answers; None takes the one that training wrote beside the checkpoint.
+        answers: file of its answers; None takes the one that training wrote next to the checkpoint.
         **options: keywords of `models.load_model`.
 
     Raises:
@@ -38,6 +38,6 @@ def load_question_model(device: str | torch.device, answers: str | None = None, 
 
 
 def _answers_beside(checkpoint: str) -> Path | None:
-    """The answers that lie beside a checkpoint, if they do."""
+    """The answers next to a checkpoint, if they are there."""
     path = Path(checkpoint).parent / ANSWERS
     return path if path.is_file() else None

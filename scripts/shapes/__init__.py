@@ -1,1 +1,1 @@
-"""A synthetic world of moving shapes: scenes, what they look like, and what is said and asked about them."""
+"""A synthetic world of moving shapes: scenes, their pictures, captions and questions."""

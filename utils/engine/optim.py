@@ -65,7 +65,7 @@ class BertAdam(Optimizer):
         p <- p - lr * warmup_cosine(steps of p so far / total_steps, warmup) * (m / (sqrt(v) + eps) + weight_decay * p)
 
     A step starts kernels over lists of parameters, short enough that what it computes on the way takes little memory,
-    and never waits for the device.
+    and needs no host-device sync.
 
     Args:
         params: parameters, or groups with their own "lr" and "weight_decay".
@@ -106,7 +106,7 @@ class BertAdam(Optimizer):
         """Take one step; the gradients are clipped in place.
 
         Args:
-            closure: computes the loss anew, with gradients.
+            closure: computes the loss again, with gradients.
 
         Returns:
             the closure's loss.

@@ -51,7 +51,7 @@ def decode_clip(
         end: seconds; None for the end of the video.
         whole_seconds: cut the window to whole seconds, as the published loaders do.
         framerate: samples a second.
-        max_frames: the most frames to return.
+        max_frames: maximum number of frames.
         rule: as in `positions.frame_positions`.
         slice_framepos: as in `positions.frame_positions`.
 

@@ -110,7 +110,7 @@ def frame_positions(
         end: seconds; None for the end of the video.
         whole_seconds: cut the window to whole seconds, an empty one lasts one; "cv2" stops at `end` otherwise.
         framerate: samples a second, cut to an integer.
-        max_frames: the most positions to return.
+        max_frames: maximum number of positions.
         rule: one of `FRAME_RULES`.
         slice_framepos: what to keep of too many: 0 the first ones, 1 the last ones, 2 evenly spread ones.
 
