@@ -3,15 +3,41 @@
 import torch
 from torch import Tensor
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from utils.errors import InputError
+
+PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Of the forward pass; tf32 is float32 with 10 bits of mantissa inside matrix products and convolutions of a GPU."""
+
+
+def set_precision(precision: str, device: torch.device) -> str:
+    """Choose the arithmetic of float32, which PyTorch would leave different for products and convolutions.
+
+    TF32 in the merge convolutions changes clusters, and so similarities in the second decimal; fp32 means IEEE floats.
+
+    Args:
+        precision: a key of `PRECISIONS`.
+        device: of this process.
+
+    Returns:
+        A line for the log.
+
+    Raises:
+        InputError: the device does not have it.
+    """
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise InputError("--precision bf16: this GPU has no bfloat16; give fp16 or fp32")
+    products = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = products
+    torch.backends.cudnn.conv.fp32_precision = products
+    return f"precision {precision}; float32 products and convolutions on a GPU: {products}"
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a forward pass runs in `precision`, one of fp32, bf16, fp16."""
+    """The context in which a forward pass runs in `precision`, a key of `PRECISIONS`."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Copy a batch to `device`, without waiting where its memory is pinned."""
+    """Copy a batch to `device`, asynchronously where its memory is pinned."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

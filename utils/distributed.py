@@ -88,6 +88,8 @@ def _choose_device(device: str | None, local_rank: int) -> torch.device:
     if chosen.type != "cuda":
         return chosen
     number = local_rank if chosen.index is None else chosen.index
+    if chosen.index is None and torch.cuda.device_count() == 1 and not shares_no_machine():
+        number = 0  # Slurm and Kubernetes may show each task its own GPU alone; NCCL refuses one that is used twice
     if number >= torch.cuda.device_count():
         raise InputError(
             f"GPU number {number} is not there, {torch.cuda.device_count()} can be seen: start fewer processes "

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from models import RetrievalMethod, Tokens
 from utils.args import log_ineffective_flags
 from utils.checkpoint import load_weights, read_weights, released_state
-from utils.devices import autocast, to_device
+from utils.devices import autocast, set_precision, to_device
 from utils.distributed import gather_shards, is_main, start
 from utils.engine.builders import build_optimizer
 from utils.engine.engine import Run
@@ -137,6 +137,7 @@ def run_task(make: Callable[..., Task], args: argparse.Namespace) -> dict:
     seed_all(args.seed, deterministic=args.deterministic)
     logger = make_logger(args.output_dir)
     log_ineffective_flags(args, logger)
+    logger.info(set_precision(args.precision, device))
     task = make(args, device, logger)
     if args.do_train:
         task.train()
