@@ -66,11 +66,11 @@ def test_checkpointed_gradients_are_the_same():
     assert torch.equal(*gradients)
 
 
-def test_the_last_block_computes_what_is_asked_for_alone():
+def test_the_last_block_computes_the_requested_queries_alone():
     tower = CLIP(SMALL).visual.transformer
     x = torch.randn(3, 17, 128)
     with torch.no_grad():
-        assert torch.allclose(tower(x, asked=2), tower(x)[:, :2], atol=1e-5)
+        assert torch.allclose(tower(x, queries=2), tower(x)[:, :2], atol=1e-5)
 
 
 def test_gradients_in_bfloat16_are_those_in_float32():

@@ -230,8 +230,8 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--workers", type=WORKERS, default=4, help="decoding processes of each process")
     group.add_argument("--device", help="as PyTorch names it; left out: CUDA where there is one, else the CPU")
     group.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32",
-                       help="of the forward pass: IEEE float32; float32 with TF32 products on a GPU; bfloat16, for recent "
-                            "GPUs; float16 with loss scaling")
+                       help="of the forward pass: IEEE float32; float32 with TF32 products on a GPU; bfloat16, for "
+                            "recent GPUs; float16 with loss scaling")
     group.add_argument("--compile", action="store_true",
                        help="compile the blocks of CLIP's towers, for long runs; a resumed run may then differ in the "
                             "last bits")
