@@ -25,8 +25,9 @@ SEVERAL = """
 import json, sys
 import main_retrieval
 from utils.distributed import start, stop
+from utils.engine import task
 device = start("cpu")
-main_retrieval.start = lambda *arguments: device
+task.start = lambda *arguments: device
 for words in json.load(open(sys.argv[1])):
     main_retrieval.main(words)
 stop()

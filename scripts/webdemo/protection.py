@@ -52,8 +52,10 @@ class Protection:
             return 403, "only the page of this server may ask"
         if self.token and not self._knows_token(scope, headers):
             return 401, "open the address with the token that the server printed"
-        if scope["path"].rstrip("/").endswith("/upload"):
-            return 403, "there are no uploads"
+        if scope["path"].rstrip("/").endswith("/upload") or "/proxy=" in scope["path"]:
+            return 403, "there are no uploads and no proxy"
+        if "\0" in scope["path"]:
+            return 400, "no such path"
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > MAX_BODY:
             return 413, "too large"
