@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -56,6 +57,8 @@ class RetrievalMethod(nn.Module):
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     weights: Mapping[str, float] = {"ce_t2v": 0.5, "ce_v2t": 0.5}
     """Weight of each term of `losses` in the loss."""
+    bank_norms: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+    """Settings of `utils.post_processing.query_bank_norm` for "t2v" and "v2t" where evaluation always applies it."""
 
     def __init__(self, clip: CLIP, *, temporal: str | None = "seqTransf", temporal_layers: int = 4, **options: Any):
         """Build the method on CLIP's towers; weights outside CLIP start at random.
