@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.baselines.dicosa import DiCoSA
+from models.baselines.diffusionret import DiffusionRet
 from models.clip import CLIP, CLIPConfig
 from models.encoder import TokenEncoder, Tokens
 from models.export import WEIGHTS, read_config
@@ -18,7 +20,7 @@ from utils.answers import read_answers
 from utils.checkpoint import load_weights, read_weights
 from utils.errors import InputError, one_line
 
-METHODS: dict[str, type[RetrievalMethod]] = {"hbi": HBI}
+METHODS: dict[str, type[RetrievalMethod]] = {"hbi": HBI, "dicosa": DiCoSA, "diffusionret": DiffusionRet}
 """Every retrieval method by its name on the command line, the default first."""
 
 CLASSIFIER = "classifier.2.weight"
@@ -77,7 +79,7 @@ def load_model(
     names = answer_names(answers, state or {}, checkpoint)
     model = cls(clip, **options) if names is None else HBIVQA(clip, names, **options)
     if state is not None:
-        load_weights(model, state, checkpoint)
+        load_weights(model, model.complete(state), checkpoint)
     if estimator is not None:
         load_weights(model.teacher, read_weights(estimator), estimator)
     return model.to(device).eval()
@@ -139,6 +141,8 @@ __all__ = [
     "HBIVQA",
     "METHODS",
     "CLIPConfig",
+    "DiCoSA",
+    "DiffusionRet",
     "RetrievalMethod",
     "TokenEncoder",
     "Tokens",

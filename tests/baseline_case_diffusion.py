@@ -71,17 +71,19 @@ def norm(x) -> float:
     return 0.0 if x is None else x.detach().double().norm().item()
 
 
+def released_parameters(model) -> dict[str, torch.nn.Parameter]:
+    """Parameters by their released names."""
+    names = released_names(model)
+    return {names[name]: x for name, x in model.named_parameters()}
+
+
 def check_gradients(model, names, reference) -> None:
     """Compare the gradient norms of parameters, in the order of `names`."""
-    parameters = {name: x for name, x in zip_names(model)}
-    norms = [norm(parameters[str(name)].grad) for name in names]
-    np.testing.assert_allclose(norms, reference, rtol=1e-4, atol=1e-6)
-
-
-def zip_names(model):
-    """Released names and parameters."""
-    names = released_names(model)
-    return [(names[name], x) for name, x in model.named_parameters()]
+    parameters = released_parameters(model)
+    norms = np.array([norm(parameters[str(name)].grad) for name in names])
+    exact = np.array([str(name).endswith("decoder.2.bias") for name in names])  # 0, but for rounding
+    np.testing.assert_allclose(norms[~exact], reference[~exact], rtol=1e-4, atol=1e-6)
+    assert (norms[exact] < 1e-5).all() and (reference[exact] < 1e-5).all()
 
 
 def check_training(model, loss, parts, reference) -> None:
@@ -93,7 +95,7 @@ def check_training(model, loss, parts, reference) -> None:
         parts: named terms -> (total, first part, second part).
         reference: the golden arrays.
     """
-    parameters = dict(zip_names(model))
+    parameters = released_parameters(model)
     names = [str(name) for name in reference["param_names"]]
     assert sorted(parameters) == sorted(names)
     assert [parameters[name].requires_grad for name in names] == reference["requires_grad"].tolist()
@@ -101,7 +103,8 @@ def check_training(model, loss, parts, reference) -> None:
     optimizer = build_optimizer(model, lr=1e-4, coef_lr=1e-3, weight_decay=0.2, warmup=0.1, total_steps=10)
     for step in range(4):
         terms = loss()
-        np.testing.assert_allclose([float(torch.as_tensor(x).detach()) for x in parts(terms)], reference["losses"][step], rtol=3e-5)
+        with torch.no_grad():
+            np.testing.assert_allclose(parts(terms), reference["losses"][step], rtol=3e-5)
         if step == 3:
             break
         optimizer.zero_grad(set_to_none=True)

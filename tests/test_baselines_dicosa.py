@@ -84,7 +84,7 @@ def test_losses_gradients_and_three_steps(case, sizes):
 
     def parts(terms):
         regulariser = options["alpha"] * terms["on_diag"] + options["beta"] * terms["off_diag"]
-        return terms["loss"], (terms["ce_t2v"] + terms["ce_v2t"]) / 2, regulariser
+        return terms["loss"].item(), ((terms["ce_t2v"] + terms["ce_v2t"]) / 2).item(), regulariser.item()
 
     check_training(chosen, lambda: chosen(*batch, torch.arange(len(batch[0]))), parts, reference)
 
@@ -144,7 +144,8 @@ def test_qb_norm_of_tables(setting):
 @torch.no_grad()
 def test_corrected_pooling_does_not_depend_on_padding():
     reference = recorded("dicosa_sim_d1")
-    lengths = tuple([min(length, limit) for length in side] for side, limit in zip(lengths_of(reference), (24, 3)))
+    text_lengths, video_lengths = lengths_of(reference)
+    lengths = text_lengths, [min(length, 3) for length in video_lengths]
     found = {}
     for recipe in ("released", "corrected"):
         chosen = model(recipe=recipe)

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models import losses
 from models.baselines.pooling import frame_weights, pool_frames
 from models.encoder import Tokens, init_normal
 from models.method import SIMILARITY_MEMORY, MethodOptions, RetrievalMethod, full_precision
@@ -94,7 +93,7 @@ class DiCoSA(RetrievalMethod):
         group.add_argument("--temp", type=AMOUNT, default=default.temp, help="temperature of the pooling of frames")
         group.add_argument("--alpha", type=AMOUNT, default=default.alpha, help="weight of equal concepts' correlation")
         group.add_argument("--beta", type=AMOUNT, default=default.beta, help="weight of other concepts' correlation")
-        add_switch(group, "--qbnorm", "evaluate after QB-Norm, which reads the training videos, as published", default=1)
+        add_switch(group, "--qbnorm", "evaluate after QB-Norm with the training videos, as published", default.qbnorm)
         for side in ("t2v", "v2t"):
             for name, kind, help_ in (
                 ("k", COUNT, "targets that a query of the bank finds"),
@@ -186,7 +185,8 @@ class DiCoSA(RetrievalMethod):
     def correlation(self, text: Tokens, video: Tokens) -> Tensor:
         """Correlation (C, C) of text concepts and video concepts of true pairs, text b with video b."""
         sentence = text.last()
-        pooled = pool_frames(sentence, *video, self.options.temp, padding=self.recipe.padding_in_pooling)
+        padding = self.recipe.padding_in_pooling
+        pooled = pool_frames(sentence.unsqueeze(1), *video, self.options.temp, padding=padding).squeeze(1)
         concepts = (x.unflatten(1, (self.options.center, -1)) for x in (sentence, pooled))
         texts, videos = ((x - x.mean(dim=2, keepdim=True)) / x.std(dim=2, keepdim=True) for x in concepts)
         divisor = text.mask.shape[1] if self.recipe.correlation_over_words else texts.shape[2] - 1

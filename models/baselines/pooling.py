@@ -1,10 +1,9 @@
 """Pooling of a video's frames by a text.
 
-Dimension letters: N_v frames, D width.
-Source: X-Pool's idea in the form of the released DiCoSA and DiffusionRet.
+Dimension letters: B videos, K texts of each, N_v frames, D width.
+Source: DiCoSA, arXiv 2305.12218, and DiffusionRet, arXiv 2303.09867, as released.
 """
 
-import torch
 from torch import Tensor
 
 from models.interaction import PADDED_SCORE
@@ -27,7 +26,7 @@ def frame_weights(scores: Tensor, mask: Tensor, temp: float, *, padding: bool) -
     return (scores / temp).softmax(dim=-1) * mask
 
 
-def pool_frames(sentence: Tensor, frames: Tensor, mask: Tensor, temp: float, *, padding: bool) -> Tensor:
-    """Pool the frames (..., N_v, D), mask (..., N_v), by a sentence vector (..., D) each: (..., D)."""
-    scores = torch.einsum("...fd,...d->...f", frames, sentence)
-    return torch.einsum("...f,...fd->...d", frame_weights(scores, mask, temp, padding=padding), frames)
+def pool_frames(sentences: Tensor, frames: Tensor, mask: Tensor, temp: float, *, padding: bool) -> Tensor:
+    """Pool the frames (B, N_v, D), mask (B, N_v), by each of a video's sentence vectors (B, K, D): (B, K, D)."""
+    weights = frame_weights(sentences @ frames.mT, mask.unsqueeze(1), temp, padding=padding)
+    return weights @ frames
