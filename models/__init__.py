@@ -73,7 +73,7 @@ def load_model(
         clip = load_clip(base_encoder, trust=trust_checkpoint)
     else:
         raise InputError("a model needs weights: give a checkpoint, or base_encoder for CLIP's")
-    cls = METHODS[method or find_method(state or {})]
+    cls = METHODS[check_method(method, state or {}, checkpoint)]
     if state is not None:
         options = temporal_options(state) | cls.options_of_state(state) | options
     names = answer_names(answers, state or {}, checkpoint)
@@ -85,9 +85,18 @@ def load_model(
     return model.to(device).eval()
 
 
-def find_method(state: Mapping[str, Tensor]) -> str:
-    """The method whose keys a checkpoint has; the first one if it has those of none."""
-    return next((name for name, cls in METHODS.items() if cls.recognises(state)), next(iter(METHODS)))
+def check_method(method: str | None, state: Mapping[str, Tensor], source: str | Path | None) -> str:
+    """Name the method: as given, else the one whose keys a checkpoint has, else the first one.
+
+    Raises:
+        InputError: the checkpoint has the keys of other methods than the one given.
+    """
+    found = [name for name, cls in METHODS.items() if cls.recognises(state)]
+    if method is None:
+        return next(iter(found or METHODS))
+    if found and method not in found:
+        raise InputError(f"{source}: is a checkpoint of {found[0]}, not of {method}; give --method {found[0]}")
+    return method
 
 
 def clip_of_checkpoint(state: Mapping[str, Tensor], source: str | Path, *, quick_gelu: bool = True) -> CLIP:

@@ -7,8 +7,9 @@ import torch
 
 from models.clip import CLIP
 from tests.golden_case import GOLDEN, assert_close, fill, generator, golden
-from utils.builders import build_optimizer
 from utils.checkpoint import load_weights, released_names
+from utils.engine.builders import build_optimizer
+from utils.engine.options import TrainingOptions
 
 FOLDER = GOLDEN / "baselines"
 
@@ -100,7 +101,7 @@ def check_training(model, loss, parts, reference) -> None:
     assert sorted(parameters) == sorted(names)
     assert [parameters[name].requires_grad for name in names] == reference["requires_grad"].tolist()
     initial = {name: x.detach().clone() for name, x in parameters.items()}
-    optimizer = build_optimizer(model, lr=1e-4, coef_lr=1e-3, weight_decay=0.2, warmup=0.1, total_steps=10)
+    optimizer = build_optimizer(model, TrainingOptions(), total_steps=10)
     for step in range(4):
         terms = loss()
         with torch.no_grad():

@@ -85,9 +85,8 @@ class DiCoSA(RetrievalMethod):
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """Add the flags of DiCoSA; without --query_bank its banks are all training pairs."""
+        """Add the flags of DiCoSA."""
         default = DiCoSAOptions()
-        parser.set_defaults(query_bank=10**6)
         group = parser.add_argument_group("DiCoSA")
         group.add_argument("--center", type=COUNT, default=default.center, help="concepts")
         group.add_argument("--temp", type=AMOUNT, default=default.temp, help="temperature of the pooling of frames")

@@ -66,8 +66,9 @@ HELP = {
 
 
 def add_diffusionret_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of DiffusionRet."""
+    """Add the flags of DiffusionRet, which reads frames by the cv2 rule and without augmentation."""
     default = DiffusionRetOptions()
+    parser.set_defaults(frame_rule="cv2", augment="none")
     group = parser.add_argument_group("DiffusionRet")
     group.add_argument("--stage", choices=STAGES,
                        help="left out: generation in training, what the checkpoint is of in evaluation")
