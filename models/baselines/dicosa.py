@@ -20,6 +20,9 @@ from models.released.dicosa import released_name
 from models.similarity import in_blocks
 from utils.args import AMOUNT, COUNT, add_switch
 
+CPU_MEMORY = 8 * 2**20
+"""Maximum bytes of a block in evaluation on the CPU, whose caches it should fit."""
+
 
 @dataclass(frozen=True)
 class DiCoSAOptions(MethodOptions):
@@ -140,6 +143,8 @@ class DiCoSA(RetrievalMethod):
         """Similarity (A, B): sum over concepts of their weight times their cosine, not bounded by 1."""
         width, frames = video[0].shape[2], video[0].shape[1]
         sentences = Tokens(Tokens(*text).last(), text[1].any(dim=1))
+        if self.device.type == "cpu" and not torch.is_grad_enabled():
+            memory = min(memory, CPU_MEMORY)
         pair_bytes = 4 * (4 * width + 4 * self.options.center * frames)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
             return in_blocks(self._compare, sentences, Tokens(*video), memory, pair_bytes, prepare=self._prepare)
