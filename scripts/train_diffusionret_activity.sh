@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The first stage of the training run of DiffusionRet on ActivityNet Captions, published as its evaluation's sizes.
+# The first stage of the training run of DiffusionRet on ActivityNet Captions; only the sizes are published.
 # Needs DATA_PATH and OUTPUT_PATH, as docs/commands.md explains. Further flags are passed on: bash scripts/train_diffusionret_activity.sh --save_every 1000 --resume auto
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -103,7 +103,8 @@ def test_every_flag_is_read_and_every_argument_read_is_a_flag():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and re.fullmatch(r"(self\.)?args", ast.unparse(node.value))
     }
-    read |= {field.name for options in (TrainingOptions, DiCoSAOptions, DiffusionRetOptions) for field in fields(options)}
+    by_field = TrainingOptions, DiCoSAOptions, DiffusionRetOptions
+    read |= {field.name for options in by_field for field in fields(options)}
     parsers = (
         *(retrieval_parser(METHODS, method.add_arguments) for method in METHODS.values()),
         estimator_parser(add_interaction_argument),
