@@ -247,3 +247,26 @@ def test_evaluation(file, texts, videos, setting, monkeypatch):
             assert torch.equal(plain.topk(ids.shape[1], dim=1).indices, ids)
             if f"{setting}.ranks_{side}" in reference:
                 assert text_to_video_ranks(scores).tolist() == reference[f"{setting}.ranks_{side}"].tolist()
+
+
+@pytest.mark.parametrize("recipe", ["released", "corrected"])
+def test_captions_of_one_video_are_no_negatives_in_the_corrected_recipe(recipe):
+    """With num = batch - 1 the top-k comes to the sample's own video, which the corrected recipe leaves out."""
+    chosen = DiffusionRet(model().clip, recipe=recipe, num=4, diffusion_steps=10)
+    chosen.load_state_dict(model().state_dict())
+    text, video = tokens("f6", ((11, 6, 24, 20, 14), (4, 12, 8, 10, 12)))
+    noise = {side: draw(f"input.f6.noise_{side}", (5, 5)) for side in SIDES}
+    chosen.draw = lambda batch, width: (torch.tensor([0, 9, 4, 7, 6]), noise)
+    seen = {}
+    for side in SIDES:
+        hook = lambda _, given, output, side=side: seen.update({side: (given[0], output)})  # noqa: E731
+        chosen.denoisers[side].register_forward_hook(hook)
+    terms = chosen.losses(text, video, torch.tensor([0, 1, 1, 3, 4]))
+    for side in SIDES:
+        left_out = seen[side][0].isinf()
+        assert left_out.sum(dim=1).tolist() == ([0, 1, 1, 0, 0] if recipe == "corrected" else [0] * 5)
+        assert not left_out[:, 0].any() and terms[f"generation_{side}"].isfinite()
+        # No softmax is left to a candidate that is left out.
+        kept = (100 * seen[side][1]).masked_fill(left_out, -torch.inf)
+        expected = (kept.logsumexp(dim=1) - kept[:, 0]).mean()
+        assert_close(terms[f"generation_{side}"], expected.detach().numpy())
