@@ -95,7 +95,8 @@ def check_method(method: str | None, state: Mapping[str, Tensor], source: str | 
     if method is None:
         return next(iter(found or METHODS))
     if found and method not in found:
-        raise InputError(f"{source}: is a checkpoint of {found[0]}, not of {method}; give --method {found[0]}")
+        remedy = f"give one of {method}, or --method {found[0]}"
+        raise InputError(f"{source}: is a checkpoint of {found[0]}, not of {method}; {remedy}")
     return method
 
 

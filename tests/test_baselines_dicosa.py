@@ -162,3 +162,33 @@ def test_corrected_correlation_of_equal_concepts_is_1():
     one = Tokens(sentence, torch.ones(6, 1, dtype=torch.long))
     correlation = model(recipe="corrected").correlation(one, one)
     assert_close(correlation.diagonal(), np.ones(8))
+
+
+def test_gradients_do_not_depend_on_the_blocks():
+    found = []
+    for memory in (2**28, 30_000):
+        chosen = model(center=8)
+        text, video = tokens(chosen, "d2", ((7, 24, 12, 18), (5, 12, 9, 12)))
+        leaves = [x.tokens.clone().requires_grad_() for x in (text, video)]
+        chosen.zero_grad(set_to_none=True)
+        sim = chosen.similarity(Tokens(leaves[0], text.mask), Tokens(leaves[1], video.mask), memory=memory)
+        (sim * torch.arange(16).view(4, 4)).sum().backward()
+        found.append([*(leaf.grad for leaf in leaves), *(x.grad for x in chosen.concept_weight.parameters())])
+    for whole, blocks in zip(*found, strict=True):
+        assert_close(blocks, whole.numpy())
+
+
+@torch.no_grad()
+def test_similarity_in_half_precision():
+    text, video = tokens(model(), "d1", lengths_of(recorded("dicosa_sim_d1")))
+    sim = model().similarity(text, video, dtype=torch.bfloat16)
+    assert sim.dtype is torch.float32
+    assert_close(sim, recorded("dicosa_sim_d1")["sim"], tolerance=0.03)
+
+
+@torch.no_grad()
+def test_no_texts_and_no_videos():
+    text, video = tokens(model(), "d1", lengths_of(recorded("dicosa_sim_d1")))
+    nothing = torch.arange(0)
+    assert model().similarity(text.select(nothing), video).shape == (0, 5)
+    assert model().similarity(text, video.select(nothing)).shape == (6, 0)

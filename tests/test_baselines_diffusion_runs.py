@@ -12,12 +12,18 @@ import torch
 
 import main_retrieval
 from models import CLIP, METHODS, Tokens, load_model
+from scripts.export import main as export
+from scripts.search import main as search
+from scripts.visualize import main as visualize
 from tests.baseline_case_diffusion import filled, keys
 from tests.conftest import SMALL
 from tests.retrieval_case import build_corpus
 from tests.test_distributed import free_port
 from utils.checkpoint import read_weights, released_state, save_weights
 from utils.engine.average import WeightAverage
+from utils.engine.builders import build_optimizer
+from utils.engine.options import TrainingOptions
+from utils.engine.trainer import Trainer
 from utils.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -52,8 +58,24 @@ def test_released_files_load_strictly_and_save_the_same_keys(name, tmp_path):
 
 def test_a_file_of_another_method_is_named(tmp_path):
     save_weights(filled("dicosa"), tmp_path / "weights.bin")
-    with pytest.raises(InputError, match="is a checkpoint of dicosa, not of diffusionret; give --method dicosa"):
+    with pytest.raises(InputError, match="is a checkpoint of dicosa, not of diffusionret; give one of"):
         load_model(tmp_path / "weights.bin", method="diffusionret")
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (search, "index videos --index kept --checkpoint"),
+        (visualize, "--caption a --video b --output c.png --checkpoint"),
+        (export, "--output folder --without_onnx --checkpoint"),
+    ],
+)
+def test_scripts_for_hbi_refuse_another_method(script, words, tmp_path):
+    (tmp_path / "videos").mkdir()
+    save_weights(filled("dicosa"), tmp_path / "weights.bin")
+    words = [str(tmp_path / word) if word in ("videos", "kept", "folder") else word for word in words.split()]
+    with pytest.raises(InputError, match="is a checkpoint of dicosa, not of hbi"):
+        script([*words, str(tmp_path / "weights.bin")])
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +232,18 @@ def test_the_average_of_the_weights_is_applied_and_taken_off():
     with average.applied():
         np.testing.assert_allclose(weight.item(), 1.1, rtol=1e-6)
     assert weight.item() == 2.0
+
+
+def test_the_average_is_part_of_the_training_state():
+    def trainer(seed):
+        torch.manual_seed(seed)
+        model = small("diffusionret", stage="discrimination")
+        optimizer = build_optimizer(model, TrainingOptions(), total_steps=10)
+        return Trainer(model, optimizer, device=torch.device("cpu"), options=TrainingOptions())
+
+    first, second = trainer(0), trainer(1)
+    for value in first.average.values:
+        value += 1
+    second.load_state(first.state())
+    assert all(map(torch.equal, first.average.values, second.average.values))
+    assert not any(map(torch.equal, second.average.values, second.average.parameters))
