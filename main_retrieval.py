@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -14,6 +15,7 @@ from dataloaders.build import (
     EvaluationLoaders,
     build_bank_loader,
     build_evaluation_loaders,
+    build_pair_bank_loaders,
     build_training_loader,
     selection_split,
 )
@@ -25,10 +27,11 @@ from utils.devices import PRECISIONS
 from utils.distributed import gather_shards
 from utils.engine.builders import build_model
 from utils.engine.task import Task, run_task
+from utils.errors import InputError
 from utils.files import atomic_write
 from utils.logger import table, write_metrics
-from utils.metrics import percent_within, rank_statistics, retrieval_metrics, text_to_video_ranks
-from utils.post_processing import dual_softmax_metrics, query_bank_metrics
+from utils.metrics import percent_within, rank_statistics, retrieval_metrics, text_to_video_ranks, video_to_text_ranks
+from utils.post_processing import dual_softmax_metrics, query_bank_metrics, query_bank_norm
 from utils.run import run
 
 CHECKED = 200
@@ -47,6 +50,8 @@ class Retrieval(Task[Results]):
 
     def build_model(self) -> RetrievalMethod:
         """Build the method."""
+        if self.args.shortlist and self.args.method != "hbi":
+            raise InputError(f"--shortlist: for hbi alone, not for {self.args.method}; leave it out")
         options = METHODS[self.args.method].options_from(self.args)
         return build_model(self.args, self.device, method=self.args.method, **options)
 
@@ -95,6 +100,12 @@ class Retrieval(Task[Results]):
             processed["QB-Norm"] = query_bank_metrics(results.sim, clip_of_caption, bank)
         return results
 
+    @cached_property
+    def banks(self) -> tuple[DataLoader, DataLoader]:
+        """Training captions and clips, for a method that always evaluates after QB-Norm."""
+        return build_pair_bank_loaders(self.args, Tokenizer(), self.model.clip.config.resolution, self.device)
+
+    @torch.no_grad()
     def rank(self, loaders: EvaluationLoaders) -> Results:
         """Rank all clips for each caption and all captions for each clip.
 
@@ -104,8 +115,14 @@ class Retrieval(Task[Results]):
         """
         video, text = self.encode_clips(loaders.clips), self.encode_texts(loaders.text)
         sim = self.compare(text, video, self.args.shortlist)
-        ranks = text_to_video_ranks(sim, loaders.clip_of_caption)
-        metrics = retrieval_metrics(sim, loaders.clip_of_caption)
+        t2v, v2t = self.scores(sim, text, video)
+        ranks = text_to_video_ranks(t2v, loaders.clip_of_caption)
+        metrics = {
+            "t2v": rank_statistics(ranks),
+            "v2t": rank_statistics(video_to_text_ranks(v2t, loaders.clip_of_caption)),
+        }
+        if t2v is not sim:
+            metrics["plain"] = retrieval_metrics(sim, loaders.clip_of_caption)
         metrics["subsets"] = {name: rank_statistics(ranks[rows]) for name, rows in loaders.subsets.items() if rows}
         metrics["post_processed"] = {}
         if self.args.shortlist:
@@ -131,10 +148,20 @@ class Retrieval(Task[Results]):
             sim = self.model.similarity(text, video, memory=memory, dtype=PRECISIONS[self.args.precision])
         return gather_shards(sim).cpu()
 
+    def scores(self, sim: Tensor, text: Tokens, video: Tokens) -> tuple[Tensor, Tensor]:
+        """Scores (A, B) that clips and captions are ranked by: the method's, and after QB-Norm if it is part of it."""
+        t2v, v2t = self.model.rerank(sim, text, video, memory=self.args.similarity_memory * 2**20)
+        if norms := self.model.bank_norms:
+            captions, clips = self.banks
+            t2v = query_bank_norm(t2v, self.compare(self.encode_texts(captions), video), **norms["t2v"])
+            v2t = query_bank_norm(v2t.T, self.compare(text, self.encode_clips(clips)).T, **norms["v2t"]).T
+        return t2v, v2t
+
     def report(self, results: Results) -> None:
         """Print the results as a table and write metrics.json, and the similarities if requested."""
         metrics, names = results.metrics, {"t2v": "text to video", "v2t": "video to text"}
         rows = {label: metrics[key] for key, label in names.items()}
+        rows |= {f"{names[key]}, similarity alone": values for key, values in metrics.get("plain", {}).items()}
         rows |= {f"text to video, {name} negatives": values for name, values in metrics["subsets"].items()}
         for method, values in metrics["post_processed"].items():
             rows |= {f"{names[key]}, after {method}": values[key] for key in values}

@@ -44,12 +44,14 @@ class DatasetSpec:
         read: folder of annotations and name of the split ("train", "val", "test") -> split; some take options by name.
         frame_rule: how frames are chosen, one of `utils.video.positions.FRAME_RULES`.
         augments: whether training frames go through RandAugment.
+        bank_split: whose pairs are the banks of a method that always evaluates after QB-Norm (DiCoSA).
         whole_seconds: whether the windows of clips are cut to whole seconds, as published.
     """
 
     read: Callable[..., Split]
     frame_rule: str
     augments: bool
+    bank_split: str = "train"
     whole_seconds: bool = True
 
 
@@ -58,7 +60,7 @@ DATASETS = {
     "msvd": DatasetSpec(read_msvd, frame_rule="decord", augments=False),
     "activity": DatasetSpec(read_activity, frame_rule="cv2", augments=False),
     "didemo": DatasetSpec(read_didemo, frame_rule="cv2", augments=False),
-    "lsmdc": DatasetSpec(read_lsmdc, frame_rule="decord", augments=False),
+    "lsmdc": DatasetSpec(read_lsmdc, frame_rule="decord", augments=False, bank_split="val"),
     "vatex": DatasetSpec(read_vatex, frame_rule="decord", augments=False),
     "csv": DatasetSpec(read_csv_pairs, frame_rule="decord", augments=False, whole_seconds=False),
 }

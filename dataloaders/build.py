@@ -85,6 +85,19 @@ def build_bank_loader(args: argparse.Namespace, tokenizer: Tokenize, device: tor
     return build_loader(args, texts, batch_size=args.batch_size_val, workers=0, training=False, device=device)
 
 
+def build_pair_bank_loaders(
+    args: argparse.Namespace, tokenizer: Tokenize, resolution: int, device: torch.device
+) -> tuple[DataLoader, DataLoader]:
+    """Loaders of the first caption of each training clip, and of these clips, as published with DiCoSA."""
+    split, videos = find_split(args, find_dataset(args.datatype).bank_split)
+    first = dict(zip(reversed(split.clip_of_caption), reversed(split.captions), strict=True))
+    load = partial(build_loader, args, batch_size=args.batch_size_val, training=False, device=device)
+    return (
+        load(TextDataset(Split([], list(first.values()), []), tokenizer, args.max_words), workers=0),
+        load(ClipDataset(split, videos, clip_reader(args, resolution)), workers=args.workers),
+    )
+
+
 def selection_split(args: argparse.Namespace) -> str:
     """The split that the best epoch is selected on: "val", or "test" where the data set has no validation videos."""
     return "test" if read_split(args, "val") == read_split(args, "test") else "val"

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.baselines.dicosa import DiCoSA
+from models.baselines.diffusionret import DiffusionRet
 from models.clip import CLIP, CLIPConfig
 from models.encoder import TokenEncoder, Tokens
 from models.export import WEIGHTS, read_config
@@ -18,7 +20,7 @@ from utils.answers import read_answers
 from utils.checkpoint import load_weights, read_weights
 from utils.errors import InputError, one_line
 
-METHODS: dict[str, type[RetrievalMethod]] = {"hbi": HBI}
+METHODS: dict[str, type[RetrievalMethod]] = {"hbi": HBI, "dicosa": DiCoSA, "diffusionret": DiffusionRet}
 """Every retrieval method by its name on the command line, the default first."""
 
 CLASSIFIER = "classifier.2.weight"
@@ -71,21 +73,31 @@ def load_model(
         clip = load_clip(base_encoder, trust=trust_checkpoint)
     else:
         raise InputError("a model needs weights: give a checkpoint, or base_encoder for CLIP's")
-    cls = METHODS[method or find_method(state or {})]
+    cls = METHODS[check_method(method, state or {}, checkpoint)]
     if state is not None:
         options = temporal_options(state) | cls.options_of_state(state) | options
     names = answer_names(answers, state or {}, checkpoint)
     model = cls(clip, **options) if names is None else HBIVQA(clip, names, **options)
     if state is not None:
-        load_weights(model, state, checkpoint)
+        load_weights(model, model.complete(state), checkpoint)
     if estimator is not None:
         load_weights(model.teacher, read_weights(estimator), estimator)
     return model.to(device).eval()
 
 
-def find_method(state: Mapping[str, Tensor]) -> str:
-    """The method whose keys a checkpoint has; the first one if it has those of none."""
-    return next((name for name, cls in METHODS.items() if cls.recognises(state)), next(iter(METHODS)))
+def check_method(method: str | None, state: Mapping[str, Tensor], source: str | Path | None) -> str:
+    """Name the method: as given, else the one whose keys a checkpoint has, else the first one.
+
+    Raises:
+        InputError: the checkpoint has the keys of other methods than the one given.
+    """
+    found = [name for name, cls in METHODS.items() if cls.recognises(state)]
+    if method is None:
+        return next(iter(found or METHODS))
+    if found and method not in found:
+        remedy = f"give one of {method}, or --method {found[0]}"
+        raise InputError(f"{source}: is a checkpoint of {found[0]}, not of {method}; {remedy}")
+    return method
 
 
 def clip_of_checkpoint(state: Mapping[str, Tensor], source: str | Path, *, quick_gelu: bool = True) -> CLIP:
@@ -139,6 +151,8 @@ __all__ = [
     "HBIVQA",
     "METHODS",
     "CLIPConfig",
+    "DiCoSA",
+    "DiffusionRet",
     "RetrievalMethod",
     "TokenEncoder",
     "Tokens",

@@ -135,7 +135,7 @@ def init_normal(module: nn.Module) -> None:
     """Initialise a Linear or Embedding layer with normal(0, 0.02) and zero biases."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
 
 

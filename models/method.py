@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -56,6 +57,10 @@ class RetrievalMethod(nn.Module):
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     weights: Mapping[str, float] = {"ce_t2v": 0.5, "ce_v2t": 0.5}
     """Weight of each term of `losses` in the loss."""
+    bank_norms: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+    """Settings of `utils.post_processing.query_bank_norm` for "t2v" and "v2t" where evaluation always applies it."""
+    moment: float | None = None
+    """Decay of an average of the weights that is evaluated next to the weights themselves; None: there is none."""
 
     def __init__(self, clip: CLIP, *, temporal: str | None = "seqTransf", temporal_layers: int = 4, **options: Any):
         """Build the method on CLIP's towers; weights outside CLIP start at random.
@@ -104,6 +109,10 @@ class RetrievalMethod(nn.Module):
         """Keywords that the keys of a checkpoint determine, besides the temporal encoder."""
         return {}
 
+    def complete(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Add what an earlier stage's checkpoint lacks, at its start; `state` is in the released spelling."""
+        return state
+
     released_name = staticmethod(spelling(()))
     """Spells the name of a parameter or buffer as in checkpoints; see `models.released`."""
 
@@ -127,6 +136,23 @@ class RetrievalMethod(nn.Module):
             (A, B), float32; differentiable unless the method has `losses` of its own.
         """
         raise NotImplementedError
+
+    def rerank(
+        self, sim: Tensor, text: Tokens, video: Tokens, *, memory: int = SIMILARITY_MEMORY
+    ) -> tuple[Tensor, Tensor]:
+        """Turn similarities into the scores that videos and texts are ranked by; by default these are the same.
+
+        Args:
+            sim: (A, B), similarity of the texts of all processes with all videos.
+            text: this process's texts.
+            video: all B videos.
+            memory: see `similarity`.
+
+        Returns:
+            Scores (A, B) of text-to-video retrieval, comparable within a row, and of video-to-text retrieval,
+            comparable within a column.
+        """
+        return sim, sim
 
     def losses(
         self, text: Tokens, video: Tokens, video_ids: Tensor, labels: Tensor | None = None

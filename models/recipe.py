@@ -21,6 +21,10 @@ class Recipe:
             otherwise each rank keeps its own slice.
         label_game: game of the estimator's labels, "released" or "standard".
         answerable_only: VQA accuracy over the questions whose answer is in the vocabulary; otherwise over all.
+        padding_in_pooling: padded frames take part in the softmax that pools frames by a text (DiCoSA, DiffusionRet),
+            so that a result depends on the number of frames a clip is padded to; otherwise masked out.
+        correlation_over_words: DiCoSA's correlation divided by the padded length of the texts; otherwise by the
+            degrees of freedom of a concept, so that a perfect one is 1.
     """
 
     reversed_kl_over_batch: bool
@@ -32,6 +36,8 @@ class Recipe:
     exact_gather: bool
     label_game: str
     answerable_only: bool
+    padding_in_pooling: bool
+    correlation_over_words: bool
 
 
 RELEASED = Recipe(
@@ -44,6 +50,8 @@ RELEASED = Recipe(
     exact_gather=False,
     label_game="released",
     answerable_only=True,
+    padding_in_pooling=True,
+    correlation_over_words=True,
 )
 CORRECTED = Recipe(
     reversed_kl_over_batch=False,
@@ -55,6 +63,8 @@ CORRECTED = Recipe(
     exact_gather=True,
     label_game="standard",
     answerable_only=False,
+    padding_in_pooling=False,
+    correlation_over_words=False,
 )
 PRESETS = {"released": RELEASED, "corrected": CORRECTED}
 

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from models import HBI, HBIVQA, METHODS
+from models import HBIVQA, METHODS
+from models.baselines.dicosa import DiCoSAOptions
+from models.baselines.diffusionret_options import DiffusionRetOptions
 from models.hbi_options import add_interaction_argument
 from utils.args import estimator_parser, question_parser, retrieval_parser
 from utils.engine.options import TrainingOptions
@@ -100,9 +102,11 @@ def test_every_flag_is_read_and_every_argument_read_is_a_flag():
         for path in (*CORE, *ROOT.glob("*.py"))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and re.fullmatch(r"(self\.)?args", ast.unparse(node.value))
-    } | {field.name for field in fields(TrainingOptions)}
+    }
+    by_field = TrainingOptions, DiCoSAOptions, DiffusionRetOptions
+    read |= {field.name for options in by_field for field in fields(options)}
     parsers = (
-        retrieval_parser(METHODS, HBI.add_arguments),
+        *(retrieval_parser(METHODS, method.add_arguments) for method in METHODS.values()),
         estimator_parser(add_interaction_argument),
         question_parser(HBIVQA.add_arguments),
     )

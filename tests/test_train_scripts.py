@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from models import METHODS
 from tests.test_commands import commands
+from utils.args import parse, retrieval_parser
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,6 +36,21 @@ def test_the_scripts_run_the_documented_commands(name, heading, script):
     assert words_from(script, text) == [*words_from(script, documented), "$@"]
     processes = re.search(r"--nproc_per_node=(\d)", documented)[1]
     assert f'--nproc_per_node="${{PROCESSES:-{processes}}}"' in text
+    for variable in set(re.findall(r"\$\{([A-Z_]+)\}", text)):
+        assert variable in text.partition("Needs ")[2].splitlines()[0]
+
+
+METHOD_SCRIPTS = sorted(path.name for name in METHODS for path in (ROOT / "scripts").glob(f"train_{name}_*.sh"))
+
+
+@pytest.mark.parametrize("name", METHOD_SCRIPTS)
+def test_the_script_of_a_method_gives_flags_that_it_has(name):
+    text = (ROOT / "scripts" / name).read_text()
+    *words, rest, output = words_from("main_retrieval.py", text)[1:]
+    assert output == "$@" and os.access(ROOT / "scripts" / name, os.X_OK)
+    method = METHODS[words[words.index("--method") + 1]]
+    args = parse(retrieval_parser(METHODS, method.add_arguments), [*words, rest])
+    assert args.do_train and args.method == name.split("_")[1]
     for variable in set(re.findall(r"\$\{([A-Z_]+)\}", text)):
         assert variable in text.partition("Needs ")[2].splitlines()[0]
 

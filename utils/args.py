@@ -74,16 +74,16 @@ WORKERS = _number(int, 0)
 """The argparse type of a number of worker processes, 0 for none."""
 
 
-def _switch(group: argparse._ArgumentGroup, name: str, help: str) -> None:
-    """A published 0/1 flag; given without a value it is on."""
-    group.add_argument(name, type=int, choices=(0, 1), nargs="?", const=1, default=0, help=help)
+def add_switch(group: argparse._ArgumentGroup, name: str, help: str, default: int = 0) -> None:
+    """Add a published 0/1 flag; given without a value it is on."""
+    group.add_argument(name, type=int, choices=(0, 1), nargs="?", const=1, default=default, help=help)
 
 
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     """What to do and where to write: common to all entry scripts."""
     group = parser.add_argument_group("task")
-    _switch(group, "--do_train", "train")
-    _switch(group, "--do_eval", "evaluate")
+    add_switch(group, "--do_train", "train")
+    add_switch(group, "--do_eval", "evaluate")
     group.add_argument("--output_dir", required=True, help="folder for the log, the metrics and the checkpoints")
     group.add_argument("--init_model", help="checkpoint to start from")
     group.add_argument("--trust_checkpoint", action="store_true",

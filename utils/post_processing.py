@@ -28,23 +28,27 @@ def dual_softmax(sim: Tensor) -> Tensor:
     return sim * (SHARPNESS * sim).softmax(dim=0)
 
 
-def query_bank_norm(sim: Tensor, bank: Tensor) -> Tensor:
+def query_bank_norm(
+    sim: Tensor, bank: Tensor, *, k: int = 1, beta: float = BANK_SHARPNESS, theta: int = 1
+) -> Tensor:
     """Lower the targets that many queries of a bank find (QB-Norm, arXiv 2112.12777, dynamic inverted softmax).
 
-    A query whose best target is the best one of some query in the bank gets the logarithms of the inverted softmax,
-    exp(b s(q, t)) / sum over p of exp(b s(p, t)); the others keep their similarities. So rows can be ranked, columns
-    cannot.
+    A query whose best target is among the k best of at least theta queries in the bank gets the logarithms of the
+    inverted softmax, exp(beta s(q, t)) / sum over p of exp(beta s(p, t)); the others keep their similarities. So rows
+    can be ranked, columns cannot.
 
     Args:
         sim: (Q, T).
         bank: (P, T) similarity of other queries, those of the training split, to the same targets.
+        k: targets that a query of the bank finds; more than there are means all.
+        beta: sharpness of the softmax.
+        theta: queries of the bank that must find a target.
 
     Returns:
         (Q, T).
     """
-    found = torch.zeros(sim.shape[1], dtype=torch.bool, device=sim.device)
-    found[bank.argmax(dim=1)] = True
-    normalised = BANK_SHARPNESS * sim - (BANK_SHARPNESS * bank).logsumexp(dim=0)
+    found = bank.topk(min(k, bank.shape[1]), dim=1).indices.flatten().bincount(minlength=sim.shape[1]) >= theta
+    normalised = beta * sim - (beta * bank).logsumexp(dim=0)
     return torch.where(found[sim.argmax(dim=1)][:, None], normalised, sim)
 
 

@@ -176,8 +176,16 @@ class Run:
             self.trainer.model.train()
 
     def _evaluate(self, epoch: int) -> float:
-        """Evaluate, and keep the weights if none before were as good."""
+        """Evaluate the weights, and their average if there is one, and return the better score."""
         self.trainer.model.eval()
+        score = self._keep_if_best(epoch)
+        if self.trainer.average:
+            with self.trainer.average.applied():
+                score = max(score, self._keep_if_best(epoch))
+        return score
+
+    def _keep_if_best(self, epoch: int) -> float:
+        """Evaluate, and keep the weights if none before were as good."""
         score = self.task.select()
         if score > self.best_score:
             previous, self.best_file = self.best_file, self.output_dir / f"{PREFIX}best.{epoch}"

@@ -8,6 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils.devices import autocast, to_device
 from utils.distributed import any_rank, rank, world_size
+from utils.engine.average import WeightAverage
 from utils.engine.options import TrainingOptions
 from utils.randomness import derived_seed
 
@@ -24,6 +25,7 @@ class Trainer:
     Attributes:
         finite: whether the loss and the gradient of the last update were finite on every process. If not, it moved
             nothing.
+        average: moving average of the weights, where the model has a `moment`.
         overflowed: whether only the scaled gradient of float16 was not finite: the scale was too large.
     """
 
@@ -45,6 +47,8 @@ class Trainer:
         self.parallel = DistributedDataParallel(model, **ddp) if world_size() > 1 else model
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")
         self.finite, self.overflowed, self._losses = True, False, []
+        moment = getattr(model, "moment", None)
+        self.average = None if moment is None else WeightAverage(self._trained(), moment)
 
     def step(self, batch: dict[str, Tensor], number: int = 0, *, update: bool) -> dict[str, Tensor]:
         """Learn from one batch; with `update` the optimiser moves, otherwise gradients only add up.
@@ -77,8 +81,7 @@ class Trainer:
         The decision is the only host-device sync of a step.
         """
         self.scaler.unscale_(self.optimizer)
-        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
+        norm = nn.utils.clip_grad_norm_(self._trained(), MAX_GRADIENT_NORM)
         *losses, norm = torch.stack([*self._losses, norm]).tolist()
         self._losses.clear()
         loss_failed, norm_failed = any_rank(not all(map(math.isfinite, losses)), not math.isfinite(norm))
@@ -87,8 +90,13 @@ class Trainer:
         if self.finite:
             self.scaler.step(self.optimizer)
             self.model.after_step()
+            if self.average:
+                self.average.update()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def state(self) -> dict:
         """All that training changes."""
@@ -96,6 +104,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict()["state"],
             "scaler": self.scaler.state_dict(),
+            "average": self.average.values if self.average else [],
         }
 
     def load_state(self, state: dict) -> None:
@@ -109,3 +118,5 @@ class Trainer:
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": settings})
         if state["scaler"]:  # empty without loss scaling
             self.scaler.load_state_dict(state["scaler"])
+        if self.average:
+            self.average.load(state["average"])

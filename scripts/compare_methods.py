@@ -1,0 +1,155 @@
+"""Train and evaluate several methods on one data set with the same budget and seeds.
+
+python scripts/compare_methods.py --methods hbi dicosa diffusionret --seeds 0 1 2 --output output/compare \
+    -- --anno_path data/shapes/anns --video_path data/shapes/MSRVTT_Videos --base_encoder clip.pt --epochs 5
+
+Flags behind the -- are those of main_retrieval.py and hold for all methods. What is finished is not run again.
+"""
+
+import argparse
+import json
+import math
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from models import METHODS
+from scripts.figures.comparison import comparison_figure
+from scripts.figures.style import save_figure
+from utils.args import ArgumentParser
+from utils.errors import InputError
+from utils.files import atomic_write
+from utils.logger import table, write_metrics
+from utils.run import run
+from utils.texts import read_json
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = {"diffusionret": ("discrimination", "generation")}
+"""Methods that train in stages, each on the best checkpoint of the one before; every stage is a row of the table."""
+COLUMNS = ("R1", "R5", "R10")
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Student's t for 95 % by degrees of freedom, from 1; that of 9 serves for more, where it is slightly too wide."""
+
+
+def main(argv: Sequence[str] | None = None) -> dict:
+    """Run what is missing and write table.txt, comparison.png and comparison.json."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    split = argv.index("--") if "--" in argv else len(argv)
+    args, common = parse(argv[:split]), argv[split + 1 :]
+    own = dict(map(split_options, args.options))
+    runs: dict[str, list[dict]] = {}
+    for seed in args.seeds:
+        for method in args.methods:
+            before = None
+            for stage in STAGES.get(method, (None,)):
+                name = f"{method} {stage}" if stage else method
+                words = ["--method", method, "--seed", str(seed), *common, *own.get(method, [])]
+                words += (["--stage", stage] if stage else []) + (["--init_model", str(before)] if before else [])
+                folder = args.output / name.replace(" ", "_") / f"seed_{seed}"
+                runs.setdefault(name, []).append(finish(folder, words))
+                before = best_checkpoint(folder)
+    found = {name: summarise(metrics) for name, metrics in runs.items()}
+    report(found, args.output, len(args.seeds))
+    return found
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the flags before the --."""
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS), help="left out: all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="runs of each method")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs and the results")
+    parser.add_argument("--options", nargs="+", default=[], metavar="METHOD=FLAGS",
+                        help='further flags of one method, such as "hbi=--teacher exact --kl 2"')
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error in the input")
+    return parser.parse_args(argv)
+
+
+def split_options(text: str) -> tuple[str, list[str]]:
+    """Split METHOD=FLAGS.
+
+    Raises:
+        InputError: no such method.
+    """
+    method, _, flags = text.partition("=")
+    if method not in METHODS:
+        raise InputError(f"--options {text}: write METHOD=FLAGS, with a method of {', '.join(METHODS)}")
+    return method, shlex.split(flags)
+
+
+def finish(folder: Path, words: list[str]) -> dict:
+    """Train and evaluate as the flags `words` say, unless that is done, and return the metrics.
+
+    Raises:
+        InputError: the folder is of a run with other flags, or the run failed.
+    """
+    command, metrics = folder / "command.json", folder / "metrics.json"
+    if command.is_file() and read_json(command) != words:
+        raise InputError(f"{folder}: is of a run with other flags; give another --output, or remove it")
+    if not metrics.is_file():
+        print(f"{folder}: {shlex.join(words)}", flush=True)
+        with atomic_write(command) as file:
+            json.dump(words, file)
+        script = [sys.executable, str(ROOT / "main_retrieval.py"), "--do_train", "1", "--resume", "auto"]
+        code = subprocess.run([*script, "--output_dir", str(folder), *words]).returncode
+        if code:
+            raise InputError(f"{folder}: the run ended with code {code}; fix its cause, and start again to resume")
+    return read_json(metrics)
+
+
+def best_checkpoint(folder: Path) -> Path:
+    """The best checkpoint of a finished run."""
+    return next(folder.glob("pytorch_model.bin.best.*"))
+
+
+def summarise(runs: list[dict]) -> dict:
+    """Means and half widths of 95 % intervals over seeds, in both directions; "plain" where scores are processed."""
+    kinds = {"scores": runs} | ({"plain": [metrics["plain"] for metrics in runs]} if "plain" in runs[0] else {})
+    return {
+        kind: {
+            side: {column: mean_and_interval([each[side][column] for each in metrics]) for column in COLUMNS}
+            for side in ("t2v", "v2t")
+        }
+        for kind, metrics in kinds.items()
+    }
+
+
+def mean_and_interval(values: list[float]) -> dict[str, float]:
+    """The mean, and half the width of its 95 % interval by Student's t; 0 for a single value."""
+    freedom, interval = len(values) - 1, 0.0
+    if freedom:
+        student = STUDENT[min(freedom, len(STUDENT)) - 1]
+        interval = student * statistics.stdev(values) / math.sqrt(len(values))
+    return {"mean": statistics.mean(values), "interval": interval, "values": values}
+
+
+def report(found: dict, folder: Path, seeds: int) -> None:
+    """Print and write the table, the picture and the numbers."""
+    rows = {
+        name if kind == "scores" else f"{name}, similarity alone": sides
+        for name, kinds in found.items()
+        for kind, sides in kinds.items()
+    }
+
+    def cells(sides: dict) -> list[str]:
+        each = (sides[side][column] for side in ("t2v", "v2t") for column in COLUMNS)
+        return ["{mean:.1f} +- {interval:.1f}".format(**cell) for cell in each]
+
+    header = ["", *(f"{side} {column}" for side in ("t2v", "v2t") for column in COLUMNS)]
+    text = table(header, [[name, *cells(sides)] for name, sides in rows.items()])
+    text += f"\n\nMeans over {seeds} seeds, +- 95 % intervals. They show how runs differ by seed, not by data set.\n"
+    print(text)
+    with atomic_write(folder / "table.txt") as file:
+        file.write(text)
+    write_metrics(folder / "comparison.json", found)
+    recalls = {name: {side: sides[side]["R1"] for side in ("t2v", "v2t")} for name, sides in rows.items()}
+    save_figure(comparison_figure(recalls), folder / "comparison.png")
+
+
+if __name__ == "__main__":
+    run(main)

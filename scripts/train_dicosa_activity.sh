@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# The published training run of DiCoSA on ActivityNet Captions.
+# Needs DATA_PATH and OUTPUT_PATH, as docs/commands.md explains. Further flags are passed on: bash scripts/train_dicosa_activity.sh --save_every 1000 --resume auto
+set -euo pipefail
+cd "$(dirname "$0")/.."
+torchrun --nproc_per_node="${PROCESSES:-8}" --max-restarts="${RESTARTS:-0}" main_retrieval.py \
+    --do_train 1 --workers 8 --n_display 10 --epochs 10 --lr 1e-4 --coef_lr 1e-3 --batch_size 128 --batch_size_val 128 \
+    --anno_path "${DATA_PATH}/ActivityNet" --video_path "${DATA_PATH}/ActivityNet/Activity_Videos" --datatype activity \
+    --max_words 64 --max_frames 64 --video_framerate 1 \
+    --method dicosa --center 8 --temp 3 --alpha 0.01 --beta 0.005 --t2v_beta 50 --v2t_beta 50 --output_dir "${OUTPUT_PATH}" "$@"

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# The first stage of the published training run of DiffusionRet on MSR-VTT.
+# Needs DATA_PATH and OUTPUT_PATH, as docs/commands.md explains. Further flags are passed on: bash scripts/train_diffusionret_msrvtt.sh --save_every 1000 --resume auto
+set -euo pipefail
+cd "$(dirname "$0")/.."
+torchrun --nproc_per_node="${PROCESSES:-4}" --max-restarts="${RESTARTS:-0}" main_retrieval.py \
+    --do_train 1 --workers 8 --n_display 50 --epochs 5 --lr 1e-4 --coef_lr 1e-3 --batch_size 128 --batch_size_val 128 \
+    --anno_path data/MSR-VTT/anns --video_path "${DATA_PATH}/MSRVTT_Videos" --datatype msrvtt \
+    --max_words 32 --max_frames 12 --video_framerate 1 \
+    --method diffusionret --stage discrimination --output_dir "${OUTPUT_PATH}" "$@"
