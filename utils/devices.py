@@ -29,6 +29,7 @@ def set_precision(precision: str, device: torch.device) -> str:
     products = "tf32" if precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = products
     torch.backends.cudnn.conv.fp32_precision = products
+    torch.backends.cudnn.rnn.fp32_precision = products
     return f"precision {precision}; float32 products and convolutions on a GPU: {products}"
 
 
