@@ -37,8 +37,7 @@ def test_more_processes_than_gpus_are_refused(gpus, monkeypatch):
 @pytest.mark.parametrize(("precision", "products"), [("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")])
 def test_float32_means_what_the_flag_says(precision, products):
     assert set_precision(precision, torch.device("cpu")).endswith(products)
-    assert torch.backends.cuda.matmul.fp32_precision == products
-    assert torch.backends.cudnn.conv.fp32_precision == products
+    assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == (products == "tf32")
     set_precision("fp32", torch.device("cpu"))
 
 

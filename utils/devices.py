@@ -26,11 +26,10 @@ def set_precision(precision: str, device: torch.device) -> str:
     """
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise InputError("--precision bf16: this GPU has no bfloat16; give fp16 or fp32")
-    products = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = products
-    torch.backends.cudnn.conv.fp32_precision = products
-    torch.backends.cudnn.rnn.fp32_precision = products
-    return f"precision {precision}; float32 products and convolutions on a GPU: {products}"
+    tf32 = precision == "tf32"
+    # These switches rather than `fp32_precision`, with which torch.export fails.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    return f"precision {precision}; float32 products and convolutions on a GPU: {'tf32' if tf32 else 'ieee'}"
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
