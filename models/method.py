@@ -5,7 +5,7 @@ Dimension letters: A texts, B videos or pairs, N_t words, N_v frames, D width, R
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import wraps
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -61,6 +61,12 @@ class RetrievalMethod(nn.Module):
     """Settings of `utils.post_processing.query_bank_norm` for "t2v" and "v2t" where evaluation always applies it."""
     moment: float | None = None
     """Decay of an average of the weights that is evaluated next to the weights themselves; None: there is none."""
+    optional: frozenset[str] = frozenset()
+    """Buffers that a checkpoint may lack."""
+    unsaved: frozenset[str] = frozenset()
+    """Buffers that checkpoints are written without; the state of a run has them."""
+    schedule_epochs: int | None = None
+    """Horizon of the learning-rate schedule; None: the epochs of the run."""
 
     def __init__(self, clip: CLIP, *, temporal: str | None = "seqTransf", temporal_layers: int = 4, **options: Any):
         """Build the method on CLIP's towers; weights outside CLIP start at random.
@@ -96,8 +102,8 @@ class RetrievalMethod(nn.Module):
 
     @classmethod
     def options_from(cls, args: argparse.Namespace) -> dict[str, Any]:
-        """Keywords of the constructor from the command line."""
-        return {"recipe": args.recipe}
+        """Keywords of the constructor from the command line: the options that have a flag of their name."""
+        return {field.name: getattr(args, field.name) for field in fields(cls.Options) if field.name in args}
 
     @classmethod
     def recognises(cls, state: Mapping[str, Tensor]) -> bool:
@@ -232,6 +238,11 @@ class RetrievalMethod(nn.Module):
     def temporal(self) -> nn.Module:
         """The temporal encoder."""
         return self.encoder.temporal
+
+    @property
+    def max_frames(self) -> float:
+        """Longest clip in frames."""
+        return self.temporal.max_frames
 
     @property
     def scale(self) -> Tensor:

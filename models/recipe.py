@@ -21,10 +21,22 @@ class Recipe:
             otherwise each rank keeps its own slice.
         label_game: game of the estimator's labels, "released" or "standard".
         answerable_only: VQA accuracy over the questions whose answer is in the vocabulary; otherwise over all.
-        padding_in_pooling: padded frames take part in the softmax that pools frames by a text (DiCoSA, DiffusionRet),
-            so that a result depends on the number of frames a clip is padded to; otherwise masked out.
+        padding_in_pooling: padded frames take part in the softmax that pools frames by a text (EMCL, DiCoSA,
+            DiffusionRet), padded tokens in that of EMCL's answer head, so that a result depends on the number of tokens
+            a clip or question is padded to; otherwise masked out.
         correlation_over_words: DiCoSA's correlation divided by the padded length of the texts; otherwise by the
             degrees of freedom of a concept, so that a perfect one is 1.
+        unit_frames_in_mean: the mean of a clip's frames is that of their unit vectors (CLIP4Clip, DRL dp); otherwise of
+            the frames, as the paper says.
+        own_negatives_in_tight: CLIP4Clip's tightTransf compares the pairs of a process alone; otherwise of all.
+        nothing_frozen_with_3d: CLIP4Clip's 3d patches turn off its freezing; otherwise they are exempt from it.
+        padding_in_cdcr: DRL's best match of a token may be padding of the other side, which then enters the
+            correlation; otherwise valid tokens alone.
+        cdcr_over_samples: DRL's correlation divided by the number of samples, so that a perfect one stays below 1;
+            otherwise by the degrees of freedom.
+        em_in_evaluation: EMCL reconstructs features in evaluation, too, 32 texts and videos at a time, so that a score
+            depends on the others of its block; otherwise in training alone.
+        em_state_unsaved: checkpoints lack the bases that EMCL starts from; otherwise they have them, as "mu".
     """
 
     reversed_kl_over_batch: bool
@@ -38,6 +50,13 @@ class Recipe:
     answerable_only: bool
     padding_in_pooling: bool
     correlation_over_words: bool
+    unit_frames_in_mean: bool
+    own_negatives_in_tight: bool
+    nothing_frozen_with_3d: bool
+    padding_in_cdcr: bool
+    cdcr_over_samples: bool
+    em_in_evaluation: bool
+    em_state_unsaved: bool
 
 
 RELEASED = Recipe(
@@ -52,6 +71,13 @@ RELEASED = Recipe(
     answerable_only=True,
     padding_in_pooling=True,
     correlation_over_words=True,
+    unit_frames_in_mean=True,
+    own_negatives_in_tight=True,
+    nothing_frozen_with_3d=True,
+    padding_in_cdcr=True,
+    cdcr_over_samples=True,
+    em_in_evaluation=True,
+    em_state_unsaved=True,
 )
 CORRECTED = Recipe(
     reversed_kl_over_batch=False,
@@ -65,6 +91,13 @@ CORRECTED = Recipe(
     answerable_only=False,
     padding_in_pooling=False,
     correlation_over_words=False,
+    unit_frames_in_mean=False,
+    own_negatives_in_tight=False,
+    nothing_frozen_with_3d=False,
+    padding_in_cdcr=False,
+    cdcr_over_samples=False,
+    em_in_evaluation=False,
+    em_state_unsaved=False,
 )
 PRESETS = {"released": RELEASED, "corrected": CORRECTED}
 

@@ -55,7 +55,7 @@ def in_blocks(
     if not len(text.mask) or not len(video.mask):
         return text.tokens.new_zeros(len(text.mask), len(video.mask), dtype=torch.float32)
     if torch.is_grad_enabled() and len(rows) * len(columns) > 1:
-        compare = partial(checkpoint, compare, use_reentrant=False, preserve_rng_state=False)
+        compare = partial(checkpoint, compare, use_reentrant=False)
 
     def column(videos: Tokens) -> Tensor:
         prepared = prepare(videos)

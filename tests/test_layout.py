@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from models import HBIVQA, METHODS
+from models import ANSWER_METHODS, METHODS
 from models.baselines.dicosa import DiCoSAOptions
 from models.baselines.diffusionret_options import DiffusionRetOptions
 from models.hbi_options import add_interaction_argument
@@ -108,11 +108,13 @@ def test_every_flag_is_read_and_every_argument_read_is_a_flag():
     parsers = (
         *(retrieval_parser(METHODS, method.add_arguments) for method in METHODS.values()),
         estimator_parser(add_interaction_argument),
-        question_parser(HBIVQA.add_arguments),
+        *(question_parser(ANSWER_METHODS, method.add_arguments) for method in ANSWER_METHODS.values()),
     )
     actions = [action for parser in parsers for action in parser._actions]
     effective = {action.dest for action in actions if action.default != argparse.SUPPRESS}
-    assert effective - {"debug"} <= read  # --debug is looked for before anything is parsed
+    methods = (*METHODS.values(), *ANSWER_METHODS.values())
+    options = {field.name for method in methods for field in fields(method.Options)}
+    assert effective - {"debug"} <= read | options  # --debug is looked for before anything is parsed
     assert read - {"ineffective_flags"} <= effective
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from logging import Logger
 from typing import Any, NoReturn
 
@@ -113,6 +114,8 @@ def add_token_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max_frames", type=COUNT, default=12, help="frames of a video")
     group.add_argument("--frame_rule", choices=("decord", "cv2"),
                        help="which frames are taken; left out: as published for the data set")
+    group.add_argument("--slice_framepos", type=int, choices=(0, 1, 2), default=2,
+                       help="of too many frames take the first, the last or evenly spread ones")
     group.add_argument("--augment", metavar="CONFIG",
                        help="RandAugment of training clips, as in rand-m7-n4-mstd0.5-inc1, or none; "
                             "left out: as published for the data set")
@@ -143,8 +146,6 @@ def add_question_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--features_path", dest="video_path", required=True, help="folder of the videos")
     group.add_argument("--feature_framerate", dest="video_framerate", type=COUNT, default=1,
                        help="frames taken from a second of video")
-    group.add_argument("--slice_framepos", type=int, choices=(0, 1, 2), default=2,
-                       help="of too many frames take the first, the last or evenly spread ones")
     group.add_argument("--questions_per_clip", type=COUNT, default=1,
                        help="questions about one video that a training batch asks together; more of them encode fewer "
                             "videos a step")
@@ -265,14 +266,14 @@ def choose_method(methods: Collection[str], argv: Sequence[str] | None = None) -
 
 def retrieval_parser(methods: Collection[str], add_method_arguments: AddArguments) -> argparse.ArgumentParser:
     """The command line of main_retrieval.py, with the flags of a method."""
-
-    def add_method(parser: argparse.ArgumentParser) -> None:
-        group = parser.add_argument_group("method")
-        group.add_argument("--method", choices=tuple(methods), default=next(iter(methods)), help="retrieval method")
-        add_method_arguments(parser)
-
-    groups = (add_data_arguments, add_model_arguments, add_method, add_similarity_arguments)
+    groups = (add_data_arguments, add_model_arguments, partial(_add_method, methods), add_method_arguments,
+              add_similarity_arguments)  # fmt: skip
     return _parser("Trains and evaluates text-video retrieval.", groups)
+
+
+def _add_method(methods: Collection[str], parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("method")
+    group.add_argument("--method", choices=tuple(methods), default=next(iter(methods)), help="which of the methods")
 
 
 def estimator_parser(add_method_arguments: AddArguments) -> argparse.ArgumentParser:
@@ -281,13 +282,17 @@ def estimator_parser(add_method_arguments: AddArguments) -> argparse.ArgumentPar
     return _parser("Trains the estimator of the Banzhaf interaction between words and frames.", groups)
 
 
-def question_parser(add_method_arguments: AddArguments) -> argparse.ArgumentParser:
-    """The command line of main_vqa.py."""
-    groups = (add_question_arguments, add_model_arguments, add_method_arguments)
+def question_parser(methods: Collection[str], add_method_arguments: AddArguments) -> argparse.ArgumentParser:
+    """The command line of main_vqa.py, with the flags of a method."""
+    groups = (add_question_arguments, add_model_arguments, partial(_add_method, methods), _set_question_defaults,
+              add_method_arguments)  # fmt: skip
     parser = _parser("Trains and evaluates video question answering.", groups, INEFFECTIVE_FOR_QUESTIONS)
-    parser.set_defaults(base_encoder="ViT-B/16", rate=[0.4, 0.4, 0.2], frame_rule="decord", augment="none")
     parser.set_defaults(batch_size=32, batch_size_val=16)
     return parser
+
+
+def _set_question_defaults(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(base_encoder="ViT-B/16", frame_rule="decord", augment="none")
 
 
 def _parser(
