@@ -7,16 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-<<<<<<< HEAD
-from models.baselines.dicosa import DiCoSA
-from models.baselines.diffusionret import DiffusionRet
-=======
 from models.answering import AnswerMethod
 from models.baselines.clip4clip import CLIP4Clip
+from models.baselines.dicosa import DiCoSA
+from models.baselines.diffusionret import DiffusionRet
 from models.baselines.drl import DRL
 from models.baselines.emcl import EMCL
 from models.baselines.emcl_qa import EMCLQA
->>>>>>> b1
 from models.clip import CLIP, CLIPConfig
 from models.encoder import TokenEncoder, Tokens
 from models.export import WEIGHTS, read_config
@@ -28,11 +25,14 @@ from utils.answers import read_answers
 from utils.checkpoint import load_weights, read_weights
 from utils.errors import InputError, one_line
 
-<<<<<<< HEAD
-METHODS: dict[str, type[RetrievalMethod]] = {"hbi": HBI, "dicosa": DiCoSA, "diffusionret": DiffusionRet}
-=======
-METHODS: dict[str, type[RetrievalMethod]] = {"hbi": HBI, "clip4clip": CLIP4Clip, "drl": DRL, "emcl": EMCL}
->>>>>>> b1
+METHODS: dict[str, type[RetrievalMethod]] = {
+    "hbi": HBI,
+    "clip4clip": CLIP4Clip,
+    "drl": DRL,
+    "emcl": EMCL,
+    "dicosa": DiCoSA,
+    "diffusionret": DiffusionRet,
+}
 """Every retrieval method by its name on the command line, the default first."""
 ANSWER_METHODS: dict[str, type[AnswerMethod]] = {"hbi": HBIVQA, "emcl": EMCLQA}
 """Those of them that answer questions."""
@@ -88,46 +88,21 @@ def load_model(
         clip = load_clip(base_encoder, trust=trust_checkpoint)
     else:
         raise InputError("a model needs weights: give a checkpoint, or base_encoder for CLIP's")
-<<<<<<< HEAD
-    cls = METHODS[check_method(method, state or {}, checkpoint)]
-    if state is not None:
-        options = temporal_options(state) | cls.options_of_state(state) | options
-=======
->>>>>>> b1
     names = answer_names(answers, state or {}, checkpoint)
     methods = METHODS if names is None else ANSWER_METHODS
     name = method or find_method(state or {}) or next(iter(methods))
     if name not in methods:
         raise InputError(f"method {name}: choose one of {', '.join(methods)}{' for questions' * (names is not None)}")
     if state is not None:
-<<<<<<< HEAD
-        load_weights(model, model.complete(state), checkpoint)
-=======
         options = temporal_options(state) | methods[name].options_of_state(state) | options
     model = methods[name](clip, **options) if names is None else methods[name](clip, names, **options)
     if state is not None:
-        _load_weights_of_method(model, name, state, checkpoint)
->>>>>>> b1
+        _load_weights_of_method(model, name, model.complete(state), checkpoint)
     if estimator is not None:
         load_weights(model.teacher, read_weights(estimator), estimator)
     return model.to(device).eval()
 
 
-<<<<<<< HEAD
-def check_method(method: str | None, state: Mapping[str, Tensor], source: str | Path | None) -> str:
-    """Name the method: as given, else the one whose keys a checkpoint has, else the first one.
-
-    Raises:
-        InputError: the checkpoint has the keys of other methods than the one given.
-    """
-    found = [name for name, cls in METHODS.items() if cls.recognises(state)]
-    if method is None:
-        return next(iter(found or METHODS))
-    if found and method not in found:
-        remedy = f"give one of {method}, or --method {found[0]}"
-        raise InputError(f"{source}: is a checkpoint of {found[0]}, not of {method}; {remedy}")
-    return method
-=======
 def find_method(state: Mapping[str, Tensor]) -> str | None:
     """The method whose keys a checkpoint has; None if it has those of none."""
     return next((name for name, cls in METHODS.items() if cls.recognises(state)), None)
@@ -145,7 +120,6 @@ def _load_weights_of_method(model: RetrievalMethod, name: str, state: Mapping[st
         raise InputError(
             f"{source}: weights of the method {found} ({head}), not of {name}; choose --method {found} or another file"
         ) from error
->>>>>>> b1
 
 
 def clip_of_checkpoint(state: Mapping[str, Tensor], source: str | Path, *, quick_gelu: bool = True) -> CLIP:
