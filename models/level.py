@@ -102,27 +102,19 @@ class LevelInteraction:
     video: Clusters
 
 
-class Level(nn.Module):
-    """The merge stages that lead into a level, its token weights and its student estimator."""
+class WeightedInteraction(nn.Module):
+    """Token-wise interaction of two token sets, with or without learned token weights."""
 
-    def __init__(self, name: str, width: int, *, weighted: bool, rates: tuple[float, float] | None, recipe: Recipe):
-        """Build a level.
+    def __init__(self, width: int, *, weighted: bool = True):
+        """Build the heads.
 
         Args:
-            name: of the level.
             width: D.
             weighted: learned token weights; otherwise all valid tokens have the same weight.
-            rates: clusters per token of the text and the video merge into this level; None at the entity level.
-            recipe: see `models.recipe`.
         """
         super().__init__()
-        self.name = name
         self.text_weight = TokenWeight(width) if weighted else None
         self.video_weight = TokenWeight(width) if weighted else None
-        self.student = BanzhafModule()
-        options = {"noise": recipe.cluster_noise, "fill_over_batch": recipe.distance_fill_over_batch}
-        self.text_merge = MergeStage(width, rates[0], **options) if rates else None
-        self.video_merge = MergeStage(width, rates[1], **options) if rates else None
 
     def token_weights(
         self, tokens: TokenSet, side: str, *, dtype: torch.dtype = torch.float32, skip_padding: bool = False
@@ -150,16 +142,17 @@ class Level(nn.Module):
             score = head(tokens.tokens, tokens.mask)
         return score, score.softmax(dim=-1, dtype=torch.float32)
 
-    def forward(self, text: TokenSet, video: TokenSet) -> LevelOutput:
-        """Compare every text (A) with every video (B), with gradient."""
+    def compare(
+        self, text: TokenSet, video: TokenSet
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Similarity (A, B) of every text with every video, with gradient; unit tokens and token scores of both."""
         units = unit(text.tokens, text.mask), unit(video.tokens, video.mask)
         text_score, text_weight = self.token_weights(text, "text")
         video_score, video_weight = self.token_weights(video, "video")
-        sim = similarity_for_training(*units, text_weight, video_weight)
-        return LevelOutput(self.name, sim, *units, text_score, video_score, text.clusters, video.clusters)
+        return similarity_for_training(*units, text_weight, video_weight), units, (text_score, video_score)
 
     def similarity(self, text: TokenSet, video: TokenSet, memory: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """`forward(...).sim`, float32 (A, B), without computing padding and without gradient.
+        """Similarity of every text with every video, float32 (A, B), without computing padding and without gradient.
 
         Args:
             text: A texts.
@@ -172,3 +165,29 @@ class Level(nn.Module):
             for side, tokens in (("text", text), ("video", video))
         )
         return similarity_without_padding(texts, videos, memory, dtype)
+
+
+class Level(WeightedInteraction):
+    """The merge stages that lead into a level, its token weights and its student estimator."""
+
+    def __init__(self, name: str, width: int, *, weighted: bool, rates: tuple[float, float] | None, recipe: Recipe):
+        """Build a level.
+
+        Args:
+            name: of the level.
+            width: D.
+            weighted: learned token weights; otherwise all valid tokens have the same weight.
+            rates: clusters per token of the text and the video merge into this level; None at the entity level.
+            recipe: see `models.recipe`.
+        """
+        super().__init__(width, weighted=weighted)
+        self.name = name
+        self.student = BanzhafModule()
+        options = {"noise": recipe.cluster_noise, "fill_over_batch": recipe.distance_fill_over_batch}
+        self.text_merge = MergeStage(width, rates[0], **options) if rates else None
+        self.video_merge = MergeStage(width, rates[1], **options) if rates else None
+
+    def forward(self, text: TokenSet, video: TokenSet) -> LevelOutput:
+        """Compare every text (A) with every video (B), with gradient."""
+        sim, units, scores = self.compare(text, video)
+        return LevelOutput(self.name, sim, *units, *scores, text.clusters, video.clusters)
