@@ -22,7 +22,8 @@ MAX_LOGIT_SCALE = math.log(100)
 class CLIPConfig:
     """Sizes of the two towers.
 
-    Heads are width / 64 in each tower, as in every released CLIP ViT.
+    Heads are width / 64 in each tower, as in every released CLIP ViT. With `tubes` the image tower also has patches
+    that reach over three frames, see `VisionTransformer.add_tubes`.
     """
 
     resolution: int
@@ -35,6 +36,7 @@ class CLIPConfig:
     context_length: int = 77
     vocabulary: int = 49408
     quick_gelu: bool = True
+    tubes: bool = False
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor], *, quick_gelu: bool = True) -> "CLIPConfig":
@@ -58,6 +60,7 @@ class CLIPConfig:
             context_length=state["positional_embedding"].shape[0],
             vocabulary=state["token_embedding.weight"].shape[0],
             quick_gelu=quick_gelu,
+            tubes="visual.conv2.weight" in state,
         )
 
 
@@ -76,10 +79,33 @@ class VisionTransformer(nn.Module):
         self.transformer = Transformer(width, config.vision_layers, quick_gelu=config.quick_gelu)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, config.embed_dim))
+        self.conv2 = None
+        if config.tubes:
+            self.add_tubes()
+
+    @torch.no_grad()
+    def add_tubes(self) -> None:
+        """Add a patch convolution over a frame and its neighbours, which starts as that of the frame alone.
+
+        Source: CLIP4Clip, arXiv 2104.08860, its 3d linear patch.
+        """
+        width, patch = self.conv1.out_channels, self.conv1.kernel_size[0]
+        sizes = {"kernel_size": (3, patch, patch), "stride": (1, patch, patch), "padding": (1, 0, 0)}
+        self.conv2 = nn.Conv3d(3, width, **sizes, bias=False, device=self.conv1.weight.device)
+        self.conv2.weight.zero_().select(2, 1).copy_(self.conv1.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode normalised images (M, 3, R, R) to the class token of each, projected: (M, D)."""
-        x = self.conv1(images).flatten(2).transpose(1, 2)  # (M, patches, width)
+        return self.encode_patches(self.conv1(images))
+
+    def encode_clips(self, clips: Tensor) -> Tensor:
+        """Encode normalised clips (B, N_v, 3, R, R) by patches that reach over three frames: (B, N_v, D)."""
+        patches = self.conv2(clips.transpose(1, 2)).transpose(1, 2)  # (B, N_v, width, rows, columns)
+        return self.encode_patches(patches.flatten(0, 1)).unflatten(0, clips.shape[:2])
+
+    def encode_patches(self, patches: Tensor) -> Tensor:
+        """Encode embedded patches (M, width, rows, columns) to (M, D)."""
+        x = patches.flatten(2).transpose(1, 2)  # (M, patches, width)
         x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         x = self.ln_pre(x + self.positional_embedding)
         x = self.transformer(x, asked=1)  # the class token alone is used

@@ -36,6 +36,10 @@ class Tokens(NamedTuple):
         last = self.mask.sum(dim=1).sub(1).clamp(min=0)
         return self.tokens[torch.arange(len(last), device=last.device), last]
 
+    def sentences(self) -> "Tokens":
+        """One token of each text, its `last`: (B, D), with mask (B)."""
+        return Tokens(self.last(), self.mask.any(dim=1))
+
 
 class TokenEncoder(nn.Module):
     """CLIP's towers, and a temporal encoder over the frames."""
@@ -56,7 +60,7 @@ class TokenEncoder(nn.Module):
         """Initialise the temporal encoder as CLIP4Clip does: a transformer starts from CLIP's text tower."""
         self.temporal.apply(init_normal)
         if hasattr(self.temporal, "transformer"):
-            _copy_text_tower(self.temporal, self.clip)
+            copy_text_tower(self.temporal, self.clip)
 
     def text_tokens(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Encode captions: int64 ids and mask (A, N_t) -> word tokens (A, N_t, D)."""
@@ -140,10 +144,10 @@ def init_normal(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _copy_text_tower(temporal: nn.Module, clip: CLIP) -> None:
-    """Copy CLIP's text positions and first text blocks into a temporal transformer, where the widths agree."""
+def copy_text_tower(module: nn.Module, clip: CLIP) -> None:
+    """Copy CLIP's text positions and first text blocks into `positions` and `transformer`, where the widths agree."""
     if clip.config.text_width != clip.config.embed_dim:
         return
-    temporal.positions.weight.copy_(clip.positional_embedding)
-    for block, source in zip(temporal.transformer.resblocks, clip.transformer.resblocks, strict=False):
+    module.positions.weight.copy_(clip.positional_embedding)
+    for block, source in zip(module.transformer.resblocks, clip.transformer.resblocks, strict=False):
         block.load_state_dict(source.state_dict())

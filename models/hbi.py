@@ -142,6 +142,11 @@ class HBI(RetrievalMethod):
         return self.teacher(token_sim)
 
     @property
+    def schedule_epochs(self) -> int | None:
+        """Horizon of the learning-rate schedule, by the recipe."""
+        return self.recipe.schedule_epochs
+
+    @property
     def used_levels(self) -> int:
         """Number of levels that evaluation computes: up to the last of a rate above 0."""
         return max((number for number, rate in enumerate(self.rates, start=1) if rate), default=0)

@@ -4,7 +4,9 @@ Dimension letters: A texts, B videos, N tokens, N_t words, N_v frames, D width.
 Source: HBI, arXiv 2303.14369; weighted token-wise interaction of DRL, arXiv 2203.07111.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +20,11 @@ BLOCK_MEMORY = 64 * 2**20
 class TokenWeight(nn.Sequential):
     """A score per token, whose softmax over the tokens is the token's weight."""
 
-    def __init__(self, width: int):
-        super().__init__(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, 1))
+    def __init__(self, width: int, hidden: Sequence[int] | None = None):
+        """Args: width: D; hidden: widths of the layers between; None: one of 2 D, as in HBI."""
+        widths = (width, *((2 * width,) if hidden is None else hidden))
+        layers = (layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU()))
+        super().__init__(*layers, nn.Linear(widths[-1], 1))
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score (B, N, D) as (B, N); padding, where `mask` (B, N) is 0, gets a score whose weight is 0."""

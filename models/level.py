@@ -4,6 +4,7 @@ Dimension letters: A texts, B videos or pairs, N tokens, N_t words, N_v frames, 
 Source: HBI, arXiv 2303.14369.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -105,16 +106,17 @@ class LevelInteraction:
 class WeightedInteraction(nn.Module):
     """Token-wise interaction of two token sets, with or without learned token weights."""
 
-    def __init__(self, width: int, *, weighted: bool = True):
+    def __init__(self, width: int, *, weighted: bool = True, hidden: Sequence[int] | None = None):
         """Build the heads.
 
         Args:
             width: D.
             weighted: learned token weights; otherwise all valid tokens have the same weight.
+            hidden: see `TokenWeight`.
         """
         super().__init__()
-        self.text_weight = TokenWeight(width) if weighted else None
-        self.video_weight = TokenWeight(width) if weighted else None
+        self.text_weight = TokenWeight(width, hidden) if weighted else None
+        self.video_weight = TokenWeight(width, hidden) if weighted else None
 
     def token_weights(
         self, tokens: TokenSet, side: str, *, dtype: torch.dtype = torch.float32, skip_padding: bool = False

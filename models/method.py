@@ -56,6 +56,12 @@ class RetrievalMethod(nn.Module):
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     weights: Mapping[str, float] = {"ce_t2v": 0.5, "ce_v2t": 0.5}
     """Weight of each term of `losses` in the loss."""
+    optional: frozenset[str] = frozenset()
+    """Buffers that a checkpoint may lack."""
+    unsaved: frozenset[str] = frozenset()
+    """Buffers that checkpoints are written without; the state of a run has them."""
+    schedule_epochs: int | None = None
+    """Horizon of the learning-rate schedule; None: the epochs of the run."""
 
     def __init__(self, clip: CLIP, *, temporal: str | None = "seqTransf", temporal_layers: int = 4, **options: Any):
         """Build the method on CLIP's towers; weights outside CLIP start at random.
@@ -206,6 +212,11 @@ class RetrievalMethod(nn.Module):
     def temporal(self) -> nn.Module:
         """The temporal encoder."""
         return self.encoder.temporal
+
+    @property
+    def max_frames(self) -> float:
+        """Longest clip in frames."""
+        return self.temporal.max_frames
 
     @property
     def scale(self) -> Tensor:

@@ -21,6 +21,20 @@ class Recipe:
             otherwise each rank keeps its own slice.
         label_game: game of the estimator's labels, "released" or "standard".
         answerable_only: VQA accuracy over the questions whose answer is in the vocabulary; otherwise over all.
+        padding_in_pooling: padded frames take part in the softmax that pools frames by a text (EMCL, DiCoSA,
+            DiffusionRet), padded tokens in that of EMCL's answer head, so that a result depends on the number of tokens
+            a clip or question is padded to; otherwise masked out.
+        unit_frames_in_mean: the mean of a clip's frames is that of their unit vectors (CLIP4Clip, DRL dp); otherwise of
+            the frames, as the paper says.
+        own_negatives_in_tight: CLIP4Clip's tightTransf compares the pairs of a process alone; otherwise of all.
+        nothing_frozen_with_3d: CLIP4Clip's 3d patches turn off its freezing; otherwise they are exempt from it.
+        padding_in_cdcr: DRL's best match of a token may be padding of the other side, which then enters the
+            correlation; otherwise valid tokens alone.
+        cdcr_over_samples: DRL's correlation divided by the number of samples, so that a perfect one stays below 1;
+            otherwise by the degrees of freedom.
+        em_in_evaluation: EMCL reconstructs features in evaluation, too, 32 texts and videos at a time, so that a score
+            depends on the others of its block; otherwise in training alone.
+        em_state_unsaved: checkpoints lack the bases that EMCL starts from; otherwise they have them, as "mu".
     """
 
     reversed_kl_over_batch: bool
@@ -32,6 +46,14 @@ class Recipe:
     exact_gather: bool
     label_game: str
     answerable_only: bool
+    padding_in_pooling: bool
+    unit_frames_in_mean: bool
+    own_negatives_in_tight: bool
+    nothing_frozen_with_3d: bool
+    padding_in_cdcr: bool
+    cdcr_over_samples: bool
+    em_in_evaluation: bool
+    em_state_unsaved: bool
 
 
 RELEASED = Recipe(
@@ -44,6 +66,14 @@ RELEASED = Recipe(
     exact_gather=False,
     label_game="released",
     answerable_only=True,
+    padding_in_pooling=True,
+    unit_frames_in_mean=True,
+    own_negatives_in_tight=True,
+    nothing_frozen_with_3d=True,
+    padding_in_cdcr=True,
+    cdcr_over_samples=True,
+    em_in_evaluation=True,
+    em_state_unsaved=True,
 )
 CORRECTED = Recipe(
     reversed_kl_over_batch=False,
@@ -55,6 +85,14 @@ CORRECTED = Recipe(
     exact_gather=True,
     label_game="standard",
     answerable_only=False,
+    padding_in_pooling=False,
+    unit_frames_in_mean=False,
+    own_negatives_in_tight=False,
+    nothing_frozen_with_3d=False,
+    padding_in_cdcr=False,
+    cdcr_over_samples=False,
+    em_in_evaluation=False,
+    em_state_unsaved=False,
 )
 PRESETS = {"released": RELEASED, "corrected": CORRECTED}
 

@@ -6,9 +6,12 @@ Dimension letters: A texts, B videos, N tokens, N_t words, N_v frames, D width. 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from models.encoder import Tokens
 from models.interaction import TokenRows, unit, weighted_similarity
@@ -25,16 +28,22 @@ VECTOR = 128
 
 
 def in_blocks(
-    compare: Callable[[Tokens, Tokens], Tensor], text: Tokens, video: Tokens, memory: int, pair_bytes: int
+    compare: Callable[[Tokens, Any], Tensor],
+    text: Tokens,
+    video: Tokens,
+    memory: int,
+    pair_bytes: int,
+    prepare: Callable[[Tokens], Any] = lambda video: video,
 ) -> Tensor:
-    """Compare block by block.
+    """Compare block by block; with gradient, several blocks are computed again in the backward pass.
 
     Args:
-        compare: texts (A) and videos (B) -> (A, B).
+        compare: texts (A) and prepared videos (B) -> (A, B).
         text: all texts.
         video: all videos.
         memory: bytes that a block's intermediate results may take, at least those of one pair.
         pair_bytes: bytes of one pair's.
+        prepare: what does not depend on the texts, computed once for the videos of a block.
 
     Returns:
         float32 (A, B).
@@ -43,9 +52,16 @@ def in_blocks(
     videos = max(1, memory // (pair_bytes * texts))
     columns = [Tokens(*part) for part in zip(*(tensor.split(videos) for tensor in video), strict=True)]
     rows = [Tokens(*part) for part in zip(*(tensor.split(texts) for tensor in text), strict=True)]
-    if not rows or not columns or not len(video.mask):
+    if not len(text.mask) or not len(video.mask):
         return text.tokens.new_zeros(len(text.mask), len(video.mask), dtype=torch.float32)
-    return torch.cat([torch.cat([compare(row, column).float() for column in columns], dim=1) for row in rows])
+    if torch.is_grad_enabled() and len(rows) * len(columns) > 1:
+        compare = partial(checkpoint, compare, use_reentrant=False)
+
+    def column(videos: Tokens) -> Tensor:
+        prepared = prepare(videos)
+        return torch.cat([compare(row, prepared).float() for row in rows])
+
+    return torch.cat([column(videos) for videos in columns], dim=1)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class SequenceTransformer(nn.Module):
         self.max_frames = positions
         self.positions = nn.Embedding(positions, width)
         self.transformer = Transformer(width, layers, norm_eps=1e-12)
+        self.project = nn.Identity()  # EMCL's answer head has a linear layer here
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Map frame tokens (B, N_v, D), mask (B, N_v), to (B, N_v, D); padded frames are seen by none.
@@ -42,8 +43,7 @@ class SequenceTransformer(nn.Module):
         if frames.shape[1] > self.max_frames:
             raise ValueError(f"{frames.shape[1]} frames, but position embeddings for {self.max_frames}")
         x = frames + self.positions.weight.narrow(0, 0, frames.shape[1])
-
-        return self.transformer(x, mask.bool().unsqueeze(1).unsqueeze(1)) + frames
+        return self.project(self.transformer(x, mask.bool().unsqueeze(1).unsqueeze(1))) + frames
 
 
 class SequenceLSTM(nn.Module):

@@ -66,9 +66,9 @@ def filled_state(file: str, part: str = "retrieval") -> dict[str, torch.Tensor]:
     return {name: fill(name, shape) for name, shape in keys.items()}
 
 
-def inputs(case: str, words: int = 24, frames: int = 12, resolution: int = 64):
-    """Ids, text mask, frames (already normalised) and video mask of a case."""
-    text_lengths, video_lengths = LENGTHS[case]
+def inputs(case: str, words: int = 24, frames: int = 12, resolution: int = 64, lengths=None):
+    """Ids, text mask, frames (already normalised) and video mask of a case; `lengths` of texts and of videos."""
+    text_lengths, video_lengths = lengths or LENGTHS[case]
     body = generator(f"input.{case}.text_ids").randint(1, 49406, size=(len(text_lengths), words))
     ids = np.zeros_like(body)
     for row, length in enumerate(text_lengths):

@@ -36,9 +36,9 @@ def released_names(model: nn.Module) -> dict[str, str]:
 
 
 def released_state(model: nn.Module) -> dict[str, Tensor]:
-    """State of `model` under its names in files, on the CPU."""
-    names = released_names(model)
-    return {names[name]: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    """State of `model` under its names in files, on the CPU, without what files lack."""
+    names, unsaved = released_names(model), getattr(model, "unsaved", ())
+    return {names[name]: tensor.detach().cpu() for name, tensor in model.state_dict().items() if name not in unsaved}
 
 
 class _HashedWriter:
@@ -76,7 +76,7 @@ def save_weights(state: Mapping, path: str | Path) -> str:
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Load a state dict in the released spelling, strictly; float16 tensors are cast up.
+    """Load a state dict in the released spelling, strictly but for `model.optional`; float16 tensors are cast up.
 
     Args:
         model: receives the weights.
@@ -88,7 +88,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Pa
     """
     names = released_names(model)
     ours = {names[name]: (name, tensor) for name, tensor in model.state_dict().items()}
-    problems = [f"missing {name}" for name in ours if name not in state]
+    optional = getattr(model, "optional", frozenset()) - state.keys()
+    problems = [f"missing {name}" for name in ours if name not in state and name not in optional]
     problems += [f"unexpected {name}" for name in state if name not in ours]
     problems += [
         f"{name} is {tuple(tensor.shape)}, not {tuple(ours[name][1].shape)}"
@@ -104,7 +105,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Pa
             + "; ".join(problems)
             + ". Choose the file or the options (--base_encoder, --agg_module, --interaction) that belong together"
         )
-    model.load_state_dict({ours[name][0]: tensor.to(ours[name][1].dtype) for name, tensor in state.items()})
+    found = {ours[name][0]: tensor.to(ours[name][1].dtype) for name, tensor in state.items()}
+    model.load_state_dict(found, strict=not optional)
 
 
 def read_weights(path: str | Path, *, trust: bool = False) -> dict[str, Tensor]:

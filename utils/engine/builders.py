@@ -26,7 +26,7 @@ def build_model(args: argparse.Namespace, device: torch.device, **options: Any) 
         InputError: the weights cannot be loaded, or have no positions for that many words or frames.
     """
     if not args.init_model:
-        options |= {"temporal": args.agg_module, "temporal_layers": args.num_hidden_layers}
+        options = {"temporal": args.agg_module, "temporal_layers": args.num_hidden_layers} | options
     model = load_model(
         args.init_model,
         base_encoder=args.base_encoder,
@@ -47,7 +47,7 @@ def check_sizes(model: RetrievalMethod, max_words: int, max_frames: int) -> None
     Raises:
         InputError: one is too large, or there are fewer than 2 words.
     """
-    words, frames = model.clip.config.context_length, model.temporal.max_frames
+    words, frames = model.clip.config.context_length, model.max_frames
     if not 2 <= max_words <= words:
         raise InputError(f"--max_words {max_words}: the model has {words} positions; give 2 to {words}")
     if max_frames > frames:

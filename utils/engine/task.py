@@ -69,7 +69,7 @@ class Task(ABC, Generic[Results]):
     @property
     def schedule_epochs(self) -> int:
         """Horizon of the learning-rate schedule."""
-        return self.model.recipe.schedule_epochs or self.args.epochs
+        return self.model.schedule_epochs or self.args.epochs
 
     def state(self) -> dict[str, Tensor]:
         """The weights that are written, by their released names."""

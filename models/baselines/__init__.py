@@ -1,0 +1,1 @@
+"""Retrieval methods that HBI is compared with, on the same encoder."""
