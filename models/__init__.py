@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.baselines.clip4clip import CLIP4Clip
 from models.clip import CLIP, CLIPConfig
 from models.encoder import TokenEncoder, Tokens
 from models.export import WEIGHTS, read_config
@@ -18,7 +19,7 @@ from utils.answers import read_answers
 from utils.checkpoint import load_weights, read_weights
 from utils.errors import InputError, one_line
 
-METHODS: dict[str, type[RetrievalMethod]] = {"hbi": HBI}
+METHODS: dict[str, type[RetrievalMethod]] = {"hbi": HBI, "clip4clip": CLIP4Clip}
 """Every retrieval method by its name on the command line, the default first."""
 
 CLASSIFIER = "classifier.2.weight"
@@ -135,6 +136,7 @@ def answer_names(
 
 __all__ = [
     "CLIP",
+    "CLIP4Clip",
     "HBI",
     "HBIVQA",
     "METHODS",

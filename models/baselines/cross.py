@@ -1,0 +1,98 @@
+"""A transformer over a sentence and the frames of a video together, which scores the pair.
+
+Dimension letters: A texts, B videos, N_v frames, D width.
+Source: CLIP4Clip, arXiv 2104.08860 (tightTransf); DRL, arXiv 2203.07111 (XTI).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.clip import CLIP
+from models.encoder import Tokens, copy_text_tower, init_normal
+from models.similarity import in_blocks
+from models.temporal import POSITIONS
+from models.transformer import QUICK_GELU_SLOPE, Transformer
+from utils.distributed import gather_features, shard
+
+LAYERS = 4
+WIDTHS = 12
+"""Tokens' worth of memory that a token takes in a block."""
+NAMES = (
+    (r"pairs\.positions\.", "cross.embeddings.position_embeddings."),
+    (r"pairs\.transformer\.", "cross.transformer."),
+    (r"pairs\.norm\.", "cross.pooler.ln_pool."),
+    (r"pairs\.dense\.", "cross.pooler.dense."),
+    (r"pairs\.score\.", "similarity_dense."),
+)
+"""Released names of a `PairEncoder` called `pairs`."""
+
+
+class PairEncoder(nn.Module):
+    """Scores every pair by itself; the score is no cosine and has no bounds."""
+
+    def __init__(self, width: int, layers: int = LAYERS, *, positions: int = POSITIONS, dropout: float = 0.1):
+        """Args: width: D; layers: blocks; positions: most tokens, one text and the frames; dropout: in training."""
+        super().__init__()
+        self.positions = nn.Embedding(positions, width)
+        self.dropout = nn.Dropout(dropout)
+        self.transformer = Transformer(width, layers, norm_eps=1e-12)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.dense = nn.Linear(width, width)
+        self.score = nn.Linear(width, 1)
+
+    @property
+    def max_frames(self) -> int:
+        """Longest clip in frames."""
+        return self.positions.num_embeddings - 1
+
+    def reset_parameters(self, clip: CLIP) -> None:
+        """Initialise as the released code does: positions and blocks start from CLIP's text tower."""
+        self.apply(init_normal)
+        copy_text_tower(self, clip)
+
+    def forward(self, text: Tokens, video: Tokens) -> Tensor:
+        """Scores (A, B) of sentence vectors (A, D) with videos (B, N_v, D)."""
+        texts, (videos, frames, width) = len(text.tokens), video.tokens.shape
+        sentence = text.tokens[:, None, None].expand(-1, videos, -1, -1)
+        pairs = torch.cat([sentence, video.tokens.expand(texts, -1, -1, -1)], dim=2).flatten(0, 1)
+        visible = torch.cat([video.mask.new_ones(videos, 1), video.mask], dim=1).bool()
+        visible = visible.expand(texts, -1, -1).flatten(0, 1)[:, None, None]  # (A B, 1, 1, 1 + N_v)
+        pairs = self.dropout(pairs + self.positions.weight.narrow(0, 0, 1 + frames))
+        first = self.norm(self.transformer(pairs, visible, 1).view(-1, width))
+        hidden = self.dense(first)
+        return self.score(hidden * (QUICK_GELU_SLOPE * hidden).sigmoid()).view(texts, videos)
+
+    def similarity(self, text: Tokens, video: Tokens, memory: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Score every text with every video in blocks, videos of one length together: float32 (A, B).
+
+        Args:
+            text: A texts.
+            video: B videos.
+            memory: bytes that a block may take, at least those of one pair.
+            dtype: of the matrix products.
+        """
+        if video.mask.shape[1] > self.max_frames:
+            raise ValueError(f"{video.mask.shape[1]} frames, but position embeddings for {self.max_frames}")
+        order = video.mask.sum(dim=1).argsort()
+        pair_bytes = 4 * WIDTHS * (1 + video.mask.shape[1]) * video.tokens.shape[2]
+        with torch.autocast(video.mask.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            sim = in_blocks(self, text.sentences(), video.select(order), memory, pair_bytes, prepare=_without_padding)
+        return sim.index_select(1, order.argsort())
+
+    def sharded(self, text: Tokens, video: Tokens, memory: int) -> Tensor:
+        """`similarity` of gathered texts and videos, of which each process scores its shard of the texts."""
+        sim = self.similarity(Tokens(shard(text.tokens), shard(text.mask)), video, memory)
+        return gather_features(sim, exact=True)
+
+
+def _without_padding(video: Tokens) -> Tokens:
+    """Cut off the positions that are padding in all videos."""
+    longest = max(int(video.mask.sum(dim=1).max()), 1)
+    return Tokens(video.tokens[:, :longest], video.mask[:, :longest])
+
+
+def layers_of(state: dict[str, Tensor]) -> int:
+    """Depth of the pair encoder in a checkpoint; 0 where it has none."""
+    return len({name.split(".")[3] for name in state if name.startswith("cross.transformer.resblocks.")})
+
+

@@ -1,0 +1,100 @@
+"""Every number that the released CLIP4Clip was recorded to give, its files, and what it refuses."""
+
+import pytest
+import torch
+
+from models import load_model
+from models.baselines.clip4clip import CLIP4Clip, mean_frame
+from models.encoder import Tokens
+from tests.baseline_case import assert_gradients, assert_training, batch, build, filled, keys, recorded, tokens
+from tests.golden_case import assert_close
+from utils.checkpoint import released_state, save_weights
+from utils.errors import InputError
+
+FILE = "c4c_state_dict_tiny"
+HEADERS = ("meanP", "seqLSTM", "seqTransf", "tightTransf", "meanP_3d")
+EVALUATED = [(name, case) for name in HEADERS for case in ("p1", "p2") if (name, case) != ("meanP_3d", "p2")]
+TRAINED = [(name, "t1") for name in HEADERS] + [(name, "t2") for name in HEADERS[:3]]
+
+
+def golden_model(name, **options):
+    header, _, patch = name.partition("_")
+    shapes = keys(FILE, *() if name == "meanP" else (name,))
+    return build(CLIP4Clip, shapes, sim_header=header, linear_patch=patch or "2d", **options)
+
+
+@pytest.mark.parametrize(("name", "case"), EVALUATED)
+def test_similarity(name, case):
+    model, reference = golden_model(name), recorded(f"c4c_eval_{name}_{case}")
+    text, video = tokens(model, case)
+    with torch.no_grad():
+        sim, split = (model.similarity(text, video, memory=memory) for memory in (2**28, 1))
+    scale = 1 if model.pairs is not None else model.scale.detach()  # the released scores have it in evaluation, too
+    assert_close(scale * sim, reference["sim_logits"])
+    assert_close(scale * split, reference["sim_logits_split"])
+    if "text_cls" in reference:
+        assert_close(Tokens(*text).last(), reference["text_cls"])
+    if "frame_feat_64" in reference:
+        assert_close(video[0][..., :64], reference["frame_feat_64"])
+        assert_close(video[0].norm(dim=-1), reference["frame_feat_norm"])
+    if "video_unit" in reference:
+        assert_close(mean_frame(Tokens(*video), unit_frames=True), reference["video_unit"])
+
+
+@pytest.mark.parametrize("case", ["p1", "p2"])
+def test_pooled_pairs(case):
+    model, reference = golden_model("tightTransf"), recorded(f"c4c_eval_tightTransf_{case}")
+    found = []
+    model.pairs.score.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    text, video = (Tokens(*x) for x in tokens(model, case))
+    with torch.no_grad():
+        model.pairs(text.sentences(), video)
+    assert_close(found[0].view(len(text.mask), len(video.mask), -1)[..., :64], reference["cross_pooled_64"])
+
+
+@pytest.mark.parametrize(("name", "case"), TRAINED)
+def test_losses_gradients_and_steps(name, case):
+    model, reference = golden_model(name), recorded(f"c4c_train_{name}_{case}")
+    inputs = batch(case)
+    assert_training(model, lambda: model(*inputs, torch.arange(len(inputs[0]))), reference)
+
+
+@pytest.mark.parametrize(("name", "case"), TRAINED)
+def test_gradients_with_nothing_frozen(name, case):
+    model, reference = golden_model(name, freeze_layer_num=-1), recorded(f"c4c_train_{name}_{case}")
+    inputs = batch(case)
+    model(*inputs, torch.arange(len(inputs[0])))["loss"].backward()
+    assert_gradients(model, reference, "grad_norm_nothing_frozen")
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_files_load_strictly_and_save_the_same_keys(name, tmp_path):
+    shapes = keys(FILE, *() if name == "meanP" else (name,))
+    save_weights(filled(shapes), tmp_path / "pytorch_model.bin.0")
+    model = load_model(tmp_path / "pytorch_model.bin.0")
+    assert isinstance(model, CLIP4Clip)
+    assert (model.options.sim_header, model.options.linear_patch) == (name[: len(name) - 3 * name.endswith("_3d")],
+                                                                      "3d" if name.endswith("_3d") else "2d")
+    assert {key: list(x.shape) for key, x in released_state(model).items()} == shapes
+
+
+def test_packed_clips_of_3d_patches_are_the_same():
+    model = golden_model("meanP_3d")
+    _, _, frames, mask = batch("p1")
+    with torch.no_grad():
+        assert torch.equal(model.frame_tokens(frames, mask), model.frame_tokens(frames[mask.bool()], mask))
+
+
+def test_new_3d_patches_give_what_2d_patches_give():
+    _, _, frames, mask = batch("p2")
+    flat = golden_model("meanP")
+    deep = CLIP4Clip(flat.clip, linear_patch="3d")
+    with torch.no_grad():
+        expected = flat.encoder.frame_tokens(frames, mask)
+        torch.testing.assert_close(deep.frame_tokens(frames, mask), expected)
+
+
+def test_a_header_of_another_temporal_encoder_is_refused(tmp_path):
+    save_weights(filled(keys(FILE, "seqTransf")), tmp_path / "model.bin")
+    with pytest.raises(InputError, match="sim_header"):
+        load_model(tmp_path / "model.bin", method="clip4clip", sim_header="seqLSTM")
