@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.baselines.clip4clip import CLIP4Clip
+from models.baselines.drl import DRL
 from models.clip import CLIP, CLIPConfig
 from models.encoder import TokenEncoder, Tokens
 from models.export import WEIGHTS, read_config
@@ -19,7 +20,7 @@ from utils.answers import read_answers
 from utils.checkpoint import load_weights, read_weights
 from utils.errors import InputError, one_line
 
-METHODS: dict[str, type[RetrievalMethod]] = {"hbi": HBI, "clip4clip": CLIP4Clip}
+METHODS: dict[str, type[RetrievalMethod]] = {"hbi": HBI, "clip4clip": CLIP4Clip, "drl": DRL}
 """Every retrieval method by its name on the command line, the default first."""
 
 CLASSIFIER = "classifier.2.weight"
@@ -137,6 +138,7 @@ def answer_names(
 __all__ = [
     "CLIP",
     "CLIP4Clip",
+    "DRL",
     "HBI",
     "HBIVQA",
     "METHODS",

@@ -1,0 +1,240 @@
+"""DRL: token-wise interaction of four kinds, and decorrelation of the channels of matching features.
+
+Dimension letters: A texts, B videos or pairs, N tokens, N_t words, N_v frames, D width, M samples.
+Source: Disentangled Representation Learning for Text-Video Retrieval, arXiv 2203.07111, in the form of the released
+code (see `models.recipe`). Its hierarchical interaction was never released, and its MLP only as parameter names.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.baselines.clip4clip import cosine_with_mean, mean_frame
+from models.baselines.cross import LAYERS, NAMES, PairEncoder, layers_of
+from models.encoder import Tokens, init_normal
+from models.level import TokenSet, WeightedInteraction
+from models.losses import contrastive
+from models.method import SIMILARITY_MEMORY, MethodOptions, RetrievalMethod, full_precision
+from models.released import spelling
+from utils.args import AMOUNT
+from utils.distributed import gather_features, gather_shards, shard
+from utils.errors import InputError
+
+INTERACTIONS = ("dp", "xti", "ti", "wti")
+released_name = spelling([*NAMES, *((rf"tokens\.{side}_weight\.", f"{side}_weight_fc.") for side in ("text", "video"))])
+
+
+@dataclass(frozen=True)
+class DRLOptions(MethodOptions):
+    """Keywords of `DRL`; the defaults are those of the released flags, the published commands differ from them.
+
+    Attributes:
+        interaction: "dp" (sentence and mean frame), "xti" (one transformer for each pair), "ti" (best matches of
+            tokens) or "wti" (best matches, weighted by learned heads).
+        wti_arch: layers of the heads of "wti", 1 to 3.
+        cross_num_hidden_layers: blocks of the pair encoder of "xti".
+        cdcr: which samples are decorrelated: 0 none, 1 one random word and frame of each pair, 2 every token with its
+            best match, 3 the same with the weights of "wti". For "dp" all but 0 mean sentence and mean frame; "xti" has
+            none.
+        cdcr_alpha1, cdcr_alpha2: weights of equal and of different channels; published 0.11 to 0.16 and 0.
+        cdcr_lambda: weight in the loss.
+    """
+
+    interaction: str = "wti"
+    wti_arch: int = 2
+    cross_num_hidden_layers: int = LAYERS
+    cdcr: int = 3
+    cdcr_alpha1: float = 1.0
+    cdcr_alpha2: float = 0.06
+    cdcr_lambda: float = 0.001
+
+    def __post_init__(self) -> None:
+        if self.interaction not in INTERACTIONS:
+            raise InputError(f"interaction {self.interaction!r}: the released code has {', '.join(INTERACTIONS)} alone")
+        if self.wti_arch not in (1, 2, 3) or self.cdcr not in (0, 1, 2, 3):
+            raise InputError(f"wti_arch {self.wti_arch}, cdcr {self.cdcr}: give 1 to 3 and 0 to 3")
+        if self.interaction == "ti" and self.cdcr == 3:
+            raise InputError("cdcr 3 needs the token weights of interaction wti; with ti give cdcr 2, 1 or 0")
+
+
+class DRL(RetrievalMethod):
+    """Text-video retrieval by disentangled interaction."""
+
+    Options = DRLOptions
+
+    def build(self) -> None:
+        """Make the token weights, or the pair encoder."""
+        config, options = self.clip.config, self.options
+        self.pairs = self.tokens = None
+        if options.interaction == "xti":
+            sizes = {"layers": options.cross_num_hidden_layers, "positions": config.context_length}
+            self.pairs = PairEncoder(config.embed_dim, **sizes)
+        elif options.interaction != "dp":
+            hidden = (config.embed_dim,) * (options.wti_arch - 1)
+            self.tokens = WeightedInteraction(config.embed_dim, weighted=options.interaction == "wti", hidden=hidden)
+
+    def reset_parameters(self) -> None:
+        """Initialise the heads, and both transformers from CLIP's text tower."""
+        super().reset_parameters()
+        if self.pairs is not None:
+            self.pairs.reset_parameters(self.clip)
+        elif self.tokens is not None:
+            self.tokens.apply(init_normal)
+
+    def freeze(self) -> None:
+        """Nothing is frozen, the patch convolution neither."""
+
+    def released_name(self, name: str) -> str:
+        """Spell a name as the released checkpoints do; a head of one layer has no number there."""
+        name = released_name(name)
+        return name.replace("_weight_fc.0.", "_weight_fc.") if self.options.wti_arch == 1 else name
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Add the flags of DRL; training clips are not augmented."""
+        default = DRLOptions()
+        parser.set_defaults(augment="none", seed=0)
+        group = parser.add_argument_group("DRL")
+        group.add_argument("--interaction", choices=INTERACTIONS, default=default.interaction,
+                           help="of pooled features, of pairs in a transformer, of tokens, or of weighted tokens")
+        group.add_argument("--wti_arch", type=int, choices=(1, 2, 3), default=default.wti_arch, help="layers of a head")
+        group.add_argument("--cross_num_hidden_layers", type=int, default=LAYERS, help="layers of xti")
+        group.add_argument("--cdcr", type=int, choices=(0, 1, 2, 3), default=default.cdcr,
+                           help="samples that are decorrelated: none, random tokens, best matches, weighted ones")
+        for name, text in (("alpha1", "equal channels"), ("alpha2", "different channels"), ("lambda", "the term")):
+            flag = f"cdcr_{name}"
+            group.add_argument(f"--{flag}", type=AMOUNT, default=getattr(default, flag), help=f"weight of {text}")
+
+    @classmethod
+    def options_from(cls, args: argparse.Namespace) -> dict[str, Any]:
+        """Keywords of the constructor from the command line."""
+        return {field.name: getattr(args, field.name) for field in fields(DRLOptions)}
+
+    @classmethod
+    def recognises(cls, state: Mapping[str, Tensor]) -> bool:
+        """Whether a checkpoint has DRL's heads, which end at the width they begin with, or its two transformers."""
+        heads = "text_weight_fc.weight" in state or "text_weight_fc.0.weight" in state
+        if heads and "banzhafteacher.cnn1.weight" not in state:
+            first = state.get("text_weight_fc.0.weight")
+            return first is None or first.shape[0] == first.shape[1]
+        return "cross.pooler.dense.weight" in state and "frame_position_embeddings.weight" in state
+
+    @classmethod
+    def options_of_state(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Interaction and depth of its heads, where the keys of a checkpoint say them."""
+        if layers := layers_of(state):
+            return {"interaction": "xti", "cross_num_hidden_layers": layers}
+        heads = sum(name.startswith("text_weight_fc.") and name.endswith("weight") for name in state)
+        return {"interaction": "wti", "wti_arch": heads} if heads else {}
+
+    def text_tokens(self, ids: Tensor, text_mask: Tensor) -> Tensor:
+        """See `TokenEncoder.text_tokens`; the recipe may leave padding visible to padding, which then enters CDCR."""
+        visible = torch.ones_like(text_mask) if self.recipe.padding_in_cdcr else text_mask
+        return self.encoder.text_tokens(ids, visible)
+
+    @property
+    def max_frames(self) -> float:
+        """Longest clip in frames."""
+        return super().max_frames if self.pairs is None else min(super().max_frames, self.pairs.max_frames)
+
+    @full_precision
+    def similarity(
+        self, text: Tokens, video: Tokens, *, memory: int = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Similarity (A, B): for dp a cosine, for ti and wti a mean of cosines, for xti the score of the pair."""
+        text, video = Tokens(*text), Tokens(*video)
+        if self.pairs is not None:
+            return self.pairs.similarity(text, video, memory, dtype)
+        if self.tokens is None:
+            return cosine_with_mean(text, video, dtype, unit_frames=self.recipe.unit_frames_in_mean)
+        with torch.no_grad():
+            return self.tokens.similarity(TokenSet.original(*text), TokenSet.original(*video), memory, dtype)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each term in the loss."""
+        return {"ce_t2v": 0.5, "ce_v2t": 0.5, "cdcr": self.options.cdcr_lambda}
+
+    def losses(
+        self, text: Tokens, video: Tokens, video_ids: Tensor, labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Contrastive terms, and the decorrelation of channels unless `cdcr` is 0."""
+        weights = None
+        if self.tokens is not None:
+            sim, _, scores = self.tokens.compare(TokenSet.original(*text), TokenSet.original(*video))
+            weights = [score.softmax(dim=-1) for score in scores]
+        else:
+            sim = self.pairs.sharded(text, video, SIMILARITY_MEMORY) if self.pairs else self.similarity(text, video)
+        terms = contrastive(sim, self.scale, self.positives(video_ids))
+        if self.options.cdcr and self.pairs is None:
+            terms["cdcr"] = self.decorrelation(text, video, weights)
+        return terms
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Gather a tensor over all processes, with the gradient of all for xti in any recipe."""
+        return gather_features(tensor, exact=self.recipe.exact_gather or self.pairs is not None)
+
+    def decorrelation(self, text: Tokens, video: Tokens, weights: list[Tensor] | None) -> Tensor:
+        """How far channels of matching features are from correlating with themselves alone; averaged over both sides.
+
+        Args:
+            text: B texts.
+            video: the video of each.
+            weights: (B, N_t) and (B, N_v), weights of the tokens; None for dp.
+        """
+        matrices = [self.correlation(*matched) for matched in self.matches(text, video, weights)]
+        return self.channel_loss(sum(matrices) / len(matrices))
+
+    def channel_loss(self, correlation: Tensor) -> Tensor:
+        """Distance of a correlation matrix (D, D) from the identity, weighted on and off the diagonal."""
+        diagonal = correlation.diagonal()
+        off = correlation.square().sum() - diagonal.square().sum()
+        return self.options.cdcr_alpha1 * (1 - diagonal).square().sum() + self.options.cdcr_alpha2 * off
+
+    def matches(
+        self, text: Tokens, video: Tokens, weights: list[Tensor] | None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | float]]:
+        """Yield unit features that belong together, (M, D) each, and the share of each of the M pairs.
+
+        With best matches first those of words, then those of frames, each time the token before its match.
+        """
+        if weights is None:
+            mean = mean_frame(video, unit_frames=self.recipe.unit_frames_in_mean)
+            yield F.normalize(text.last(), dim=-1), mean, 1 / len(mean)
+            return
+        words, frames = (F.normalize(x.tokens, dim=-1) for x in (text, video))
+        if self.options.cdcr == 1:
+            own = (_take(x, draw(mask.sum(dim=1))) for x, mask in ((words, text.mask), (frames, video.mask)))
+            yield *own, 1 / len(words)
+            return
+        padding = (text.mask.unsqueeze(2) * video.mask.unsqueeze(1)) == 0  # (B, N_t, N_v)
+        cosine = (words @ frames.mT).masked_fill(padding, 0 if self.recipe.padding_in_cdcr else -torch.inf)
+        valid = text.mask.bool(), video.mask.bool()
+        shares = [weight[rows] / len(rows) if self.options.cdcr == 3 else 1 / rows.sum()
+                  for weight, rows in zip(weights, valid, strict=True)]  # fmt: skip
+        yield words[valid[0]], _take(frames, cosine.argmax(dim=2))[valid[0]], shares[0]
+        yield frames[valid[1]], _take(words, cosine.argmax(dim=1))[valid[1]], shares[1]
+
+    def correlation(self, own: Tensor, match: Tensor, share: Tensor | float) -> Tensor:
+        """Correlation (D, D) of the channels of paired samples (M, D), each with its `share` of the sum."""
+        samples = len(own)
+        own, match = ((x - x.mean(dim=0)) / x.std(dim=0) for x in (own, match))
+        if not self.recipe.cdcr_over_samples:
+            own = own * (samples / (samples - 1))
+        return (own * torch.as_tensor(share).view(-1, 1).to(own)).T @ match
+
+
+def draw(lengths: Tensor) -> Tensor:
+    """A random position below each length (B,), the same on every process."""
+    own = shard(lengths)
+    return gather_shards(torch.randint(10000, own.shape, device=own.device)) % lengths
+
+
+def _take(tokens: Tensor, index: Tensor) -> Tensor:
+    """The tokens (B, N, D) at the positions `index`, (B) or (B, M): (B, D) or (B, M, D)."""
+    return tokens[torch.arange(len(tokens), device=tokens.device).view(-1, *[1] * (index.dim() - 1)), index]
