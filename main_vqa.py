@@ -15,10 +15,10 @@ from dataloaders.question_answering import (
     build_training_loader,
     build_vocabulary,
 )
-from models import HBIVQA
+from models import ANSWER_METHODS, AnswerMethod
 from models.tokenizer import Tokenizer
 from utils.answers import answer_metrics, read_answers, write_answers
-from utils.args import parse, question_parser
+from utils.args import choose_method, parse, question_parser
 from utils.distributed import barrier, gather_shards, is_main
 from utils.engine.builders import build_model
 from utils.engine.task import Task, run_task
@@ -39,11 +39,12 @@ class Results(NamedTuple):
 
 
 class QuestionAnswering(Task[Results]):
-    """Video question answering by HBI."""
+    """Video question answering by the method that --method names."""
 
-    def build_model(self) -> HBIVQA:
+    def build_model(self) -> AnswerMethod:
         """Build the model for the answer vocabulary."""
-        return build_model(self.args, self.device, answers=self.find_answers(), **HBIVQA.options_from(self.args))
+        options = ANSWER_METHODS[self.args.method].options_from(self.args) | {"method": self.args.method}
+        return build_model(self.args, self.device, answers=self.find_answers(), **options)
 
     def find_answers(self) -> Path:
         """The file of the answer vocabulary: --data_path, or one made of the training answers.
@@ -131,7 +132,8 @@ class QuestionAnswering(Task[Results]):
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Run the command line `argv` and return the metrics of the best or the given checkpoint."""
-    return run_task(QuestionAnswering, parse(question_parser(HBIVQA.add_arguments), argv))
+    method = ANSWER_METHODS[choose_method(ANSWER_METHODS, argv)]
+    return run_task(QuestionAnswering, parse(question_parser(ANSWER_METHODS, method.add_arguments), argv))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.answering import AnswerMethod
 from models.baselines.clip4clip import CLIP4Clip
 from models.baselines.drl import DRL
+from models.baselines.emcl import EMCL
+from models.baselines.emcl_qa import EMCLQA
 from models.clip import CLIP, CLIPConfig
 from models.encoder import TokenEncoder, Tokens
 from models.export import WEIGHTS, read_config
@@ -20,8 +23,10 @@ from utils.answers import read_answers
 from utils.checkpoint import load_weights, read_weights
 from utils.errors import InputError, one_line
 
-METHODS: dict[str, type[RetrievalMethod]] = {"hbi": HBI, "clip4clip": CLIP4Clip, "drl": DRL}
+METHODS: dict[str, type[RetrievalMethod]] = {"hbi": HBI, "clip4clip": CLIP4Clip, "drl": DRL, "emcl": EMCL}
 """Every retrieval method by its name on the command line, the default first."""
+ANSWER_METHODS: dict[str, type[AnswerMethod]] = {"hbi": HBIVQA, "emcl": EMCLQA}
+"""Those of them that answer questions."""
 
 CLASSIFIER = "classifier.2.weight"
 
@@ -54,10 +59,11 @@ def load_model(
             Banzhaf estimator (12 keys), which becomes the teacher.
 
     Returns:
-        The model, in evaluation mode: an `HBIVQA` if it answers questions.
+        The model, in evaluation mode: one of `ANSWER_METHODS` if it answers questions.
 
     Raises:
-        InputError: a file is missing, damaged or of another architecture, or has another number of answers.
+        InputError: a file is missing, damaged or of another architecture or method, or has another number of answers;
+            no such method.
     """
     state, estimator = None, options.pop("estimator", None)
     quick_gelu = base_encoder is None or uses_quick_gelu(base_encoder)
@@ -73,21 +79,38 @@ def load_model(
         clip = load_clip(base_encoder, trust=trust_checkpoint)
     else:
         raise InputError("a model needs weights: give a checkpoint, or base_encoder for CLIP's")
-    cls = METHODS[method or find_method(state or {})]
-    if state is not None:
-        options = temporal_options(state) | cls.options_of_state(state) | options
     names = answer_names(answers, state or {}, checkpoint)
-    model = cls(clip, **options) if names is None else HBIVQA(clip, names, **options)
+    methods = METHODS if names is None else ANSWER_METHODS
+    name = method or find_method(state or {}) or next(iter(methods))
+    if name not in methods:
+        raise InputError(f"method {name}: choose one of {', '.join(methods)}{' for questions' * (names is not None)}")
     if state is not None:
-        load_weights(model, state, checkpoint)
+        options = temporal_options(state) | methods[name].options_of_state(state) | options
+    model = methods[name](clip, **options) if names is None else methods[name](clip, names, **options)
+    if state is not None:
+        _load_weights_of_method(model, name, state, checkpoint)
     if estimator is not None:
         load_weights(model.teacher, read_weights(estimator), estimator)
     return model.to(device).eval()
 
 
-def find_method(state: Mapping[str, Tensor]) -> str:
-    """The method whose keys a checkpoint has; the first one if it has those of none."""
-    return next((name for name, cls in METHODS.items() if cls.recognises(state)), next(iter(METHODS)))
+def find_method(state: Mapping[str, Tensor]) -> str | None:
+    """The method whose keys a checkpoint has; None if it has those of none."""
+    return next((name for name, cls in METHODS.items() if cls.recognises(state)), None)
+
+
+def _load_weights_of_method(model: RetrievalMethod, name: str, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Load weights; if they do not fit, say of which method and head they are."""
+    try:
+        load_weights(model, state, source)
+    except InputError as error:
+        found = find_method(state)
+        if found in (None, name):
+            raise
+        head = ", ".join(f"{option} {value}" for option, value in METHODS[found].options_of_state(state).items())
+        raise InputError(
+            f"{source}: weights of the method {found} ({head}), not of {name}; choose --method {found} or another file"
+        ) from error
 
 
 def clip_of_checkpoint(state: Mapping[str, Tensor], source: str | Path, *, quick_gelu: bool = True) -> CLIP:
@@ -136,12 +159,16 @@ def answer_names(
 
 
 __all__ = [
+    "ANSWER_METHODS",
     "CLIP",
     "CLIP4Clip",
     "DRL",
+    "EMCL",
+    "EMCLQA",
     "HBI",
     "HBIVQA",
     "METHODS",
+    "AnswerMethod",
     "CLIPConfig",
     "RetrievalMethod",
     "TokenEncoder",

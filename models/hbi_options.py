@@ -77,6 +77,12 @@ def add_level_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--skl", type=AMOUNT, default=1.0, help="weight of the Banzhaf loss")
 
 
+def add_hbi_vqa_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of HBI for questions, with their own weights of the levels."""
+    add_level_arguments(parser)
+    parser.set_defaults(rate=list(HBIVQAOptions.rates))
+
+
 def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of how many tokens the action and the event level keep."""
     group = parser.add_argument_group("merging")

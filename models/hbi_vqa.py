@@ -5,55 +5,25 @@ Source: Video-Text as Game Players, arXiv 2303.14369 (CVPR 2023), section 3.4, i
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import losses
+from models.answering import AnswerHead, AnswerMethod
 from models.clip import CLIP
 from models.encoder import Tokens, init_normal
 from models.hbi import HBI
-from models.hbi_options import LEVELS, HBIVQAOptions, add_level_arguments
-from models.level import TokenSet
+from models.hbi_options import LEVELS, HBIVQAOptions, add_hbi_vqa_arguments
 from models.method import full_precision
 
 
-class AnswerHead(nn.Module):
-    """Classifies the answer from the words and frames of one level."""
-
-    def __init__(self, width: int, answers: int, dropout: float):
-        super().__init__()
-        self.text_weight, self.video_weight = (
-            nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)) for _ in range(2)
-        )
-        self.text_project, self.video_project = (nn.Linear(width, 4 * width) for _ in range(2))
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Sequential(nn.Linear(8 * width, 16 * width), nn.ReLU(), nn.Linear(16 * width, answers))
-
-    def forward(self, text: TokenSet, video: TokenSet) -> Tensor:
-        """Logits of the answers (A, C) to questions about videos, one video a question."""
-        question = self.text_project(pool(text, self.text_weight))  # (A, 4 D)
-        scene = self.video_project(pool(video, self.video_weight))
-        return self.classifier(self.dropout(torch.cat([scene, question], dim=-1)))
-
-
-def pool(tokens: TokenSet, head: nn.Module) -> Tensor:
-    """Sum tokens (A, N, D) by the softmax of their scores to (A, D).
-
-    Padding is scored and weighed like any other token, but adds nothing to the sum, as in the released code.
-    """
-    weight = head(tokens.tokens).squeeze(-1).softmax(dim=-1) * tokens.valid()  # (A, N)
-    return torch.einsum("an,and->ad", weight, tokens.tokens)
-
-
-class HBIVQA(HBI):
+class HBIVQA(AnswerMethod, HBI):
     """Open-ended video question answering as classification over a vocabulary of answers."""
 
     Options = HBIVQAOptions
-    add_arguments = staticmethod(add_level_arguments)
+    add_arguments = staticmethod(add_hbi_vqa_arguments)
 
     def __init__(self, clip: CLIP, answers: Sequence[str], **options: Any):
         """Build the model on CLIP's towers; weights outside CLIP start at random.
@@ -63,8 +33,7 @@ class HBIVQA(HBI):
             answers: the C answers, in the order of their labels.
             **options: of `HBI`, and `HBIVQAOptions`.
         """
-        super().__init__(clip, **options)
-        self.answers = tuple(answers)
+        super().__init__(clip, answers, **options)
         width = clip.config.embed_dim
         heads = (AnswerHead(width, len(self.answers), self.options.dropout) for _ in self.levels)
         self.answer_heads = nn.ModuleList(heads)
@@ -122,27 +91,3 @@ class HBIVQA(HBI):
         """Logits of the answers (A, C), levels mixed by `rates`; arguments as for `answer_logits`."""
         logits = self.answer_logits(text, video, self.used_levels).values()
         return sum(rate * logit for rate, logit in zip(self.rates, logits, strict=False))
-
-    @torch.no_grad()
-    def answer(
-        self, question: str, video: str | Path, *, top: int = 5, max_words: int = 32, **sampling: Any
-    ) -> list[tuple[str, float]]:
-        """Answer one question about one video file.
-
-        Args:
-            question: in words.
-            video: the file.
-            top: how many answers.
-            max_words: N_t.
-            **sampling: of `encode_video`.
-
-        Returns:
-            The `top` most probable answers with their probabilities, the best first.
-
-        Raises:
-            InputError: the file is missing or cannot be decoded.
-        """
-        text = self.encode_text([question], max_words)
-        logits = self.mixed_logits(text, self.encode_video([video], **sampling))
-        probability, label = logits.squeeze(0).softmax(dim=-1).topk(min(top, len(self.answers)))
-        return [(self.answers[place], share) for place, share in zip(label.tolist(), probability.tolist(), strict=True)]

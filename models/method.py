@@ -5,7 +5,7 @@ Dimension letters: A texts, B videos or pairs, N_t words, N_v frames, D width, R
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Any, ClassVar
 
@@ -97,8 +97,8 @@ class RetrievalMethod(nn.Module):
 
     @classmethod
     def options_from(cls, args: argparse.Namespace) -> dict[str, Any]:
-        """Keywords of the constructor from the command line."""
-        return {"recipe": args.recipe}
+        """Keywords of the constructor from the command line: the options that have a flag of their name."""
+        return {field.name: getattr(args, field.name) for field in fields(cls.Options) if field.name in args}
 
     @classmethod
     def recognises(cls, state: Mapping[str, Tensor]) -> bool:

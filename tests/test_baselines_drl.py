@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from models import CLIP, load_model
-from models.baselines import drl
-from models.baselines.drl import DRL
+from models.baselines import cdcr as cdcr_terms
+from models.baselines.drl import DRL, DRLOptions
 from models.encoder import Tokens
 from models.interaction import token_similarity, unit
 from models.level import TokenSet
@@ -78,14 +78,15 @@ def test_losses_gradients_and_steps(name, monkeypatch):
     if "component.cdcr_text_draw" in reference:
         drawn = [torch.from_numpy(reference[f"component.cdcr_{side}_draw"]) for side in ("text", "video")]
         order = iter(range(100))
-        monkeypatch.setattr(drl, "draw", lambda lengths: drawn[next(order) % 2] % lengths)
+        monkeypatch.setattr(cdcr_terms, "draw", lambda lengths: drawn[next(order) % 2] % lengths)
     model = golden_model(interaction, temporal, cdcr=int(cdcr[-1]))
     ids = torch.arange(len(inputs[0]))
     if cdcr != "cdcr0":
         check_decorrelation(model, inputs, ids, reference)
         kind = interaction.rstrip("123")
         for key, alphas in (("published", (PUBLISHED[kind], 0.0)), ("offdiagonal", (0.0, 1.0))):
-            alone = golden_model(interaction, temporal, cdcr=int(cdcr[-1]), cdcr_alpha1=alphas[0], cdcr_alpha2=alphas[1])
+            weights = dict(zip(("cdcr_alpha1", "cdcr_alpha2"), alphas, strict=True))
+            alone = golden_model(interaction, temporal, cdcr=int(cdcr[-1]), **weights)
             term = alone(*inputs, ids)["cdcr"]
             np.testing.assert_allclose(term.item(), reference[f"cdcr_{key}"], rtol=3e-5)
             term.backward()
@@ -127,19 +128,20 @@ def test_a_word_far_from_all_frames_matches_a_padded_one_in_the_released_recipe_
     frames = torch.randn(3, 4, 64).abs()  # all cosines with the words are negative
     text = Tokens(-torch.rand(3, 5, 64), torch.ones(3, 5))
     video = Tokens(frames, torch.tensor([[1, 1, 1, 0]] * 3))
-    (_, best, _), _ = model.matches(text, video, [None, None])
+    (_, best, _), _ = model.matches(text, video, ())
     known = F.normalize(frames[:, :3], dim=-1).flatten(0, 1)
     assert ((best @ known.mT).amax(dim=1) > 1 - 1e-5).all() == valid
 
 
 @pytest.mark.parametrize(("recipe", "largest"), [("released", 4 / 5), ("corrected", 1.0)])
 def test_a_channel_correlates_with_itself(recipe, largest):
-    model, x = DRL(CLIP(SMALL), temporal=None, recipe=recipe), torch.randn(5, 3)
-    torch.testing.assert_close(model.correlation(x, x, 1 / 5).diagonal(), torch.full((3,), largest))
+    x = torch.randn(5, 3)
+    matrix = cdcr_terms.correlation(x, x, 1 / 5, over_samples=recipe == "released")
+    torch.testing.assert_close(matrix.diagonal(), torch.full((3,), largest))
 
 
 @pytest.mark.parametrize(("options", "reason"), [({"interaction": "hi"}, "alone"), ({"interaction": "ti"}, "cdcr 3"),
                                                  ({"wti_arch": 4}, "wti_arch 4")])  # fmt: skip
 def test_options_that_cannot_be_are_refused(options, reason):
     with pytest.raises(InputError, match=reason):
-        drl.DRLOptions(**options)
+        DRLOptions(**options)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from models import HBI, HBIVQA, METHODS
+from models import METHODS
 from models.hbi_options import add_interaction_argument
 from utils.args import estimator_parser, question_parser, retrieval_parser
 from utils.engine.options import TrainingOptions
@@ -102,13 +102,14 @@ def test_every_flag_is_read_and_every_argument_read_is_a_flag():
         if isinstance(node, ast.Attribute) and re.fullmatch(r"(self\.)?args", ast.unparse(node.value))
     } | {field.name for field in fields(TrainingOptions)}
     parsers = (
-        retrieval_parser(METHODS, HBI.add_arguments),
+        *(retrieval_parser(METHODS, method.add_arguments) for method in METHODS.values()),
         estimator_parser(add_interaction_argument),
-        question_parser(HBIVQA.add_arguments),
+        *(question_parser(ANSWER_METHODS, method.add_arguments) for method in ANSWER_METHODS.values()),
     )
     actions = [action for parser in parsers for action in parser._actions]
     effective = {action.dest for action in actions if action.default != argparse.SUPPRESS}
-    assert effective - {"debug"} <= read  # --debug is looked for before anything is parsed
+    options = {field.name for method in (*METHODS.values(), *ANSWER_METHODS.values()) for field in fields(method.Options)}
+    assert effective - {"debug"} <= read | options  # --debug is looked for before anything is parsed
     assert read - {"ineffective_flags"} <= effective
 
 

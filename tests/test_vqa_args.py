@@ -5,11 +5,11 @@ from functools import partial
 
 import pytest
 
-from models import HBIVQA
+from models import ANSWER_METHODS, HBIVQA
 from utils import args
 from utils.args import INEFFECTIVE_FOR_QUESTIONS, log_ineffective_flags, parse
 
-question_parser = partial(args.question_parser, HBIVQA.add_arguments)
+question_parser = partial(args.question_parser, ANSWER_METHODS, HBIVQA.add_arguments)
 
 FILES = ["--val_csv", "test.jsonl", "--data_path", "answers.json", "--features_path", "videos", "--output_dir", "out"]
 DEFAULTS = {

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from logging import Logger
 from typing import Any, NoReturn
 
@@ -262,14 +263,14 @@ def choose_method(methods: Collection[str], argv: Sequence[str] | None = None) -
 
 def retrieval_parser(methods: Collection[str], add_method_arguments: AddArguments) -> argparse.ArgumentParser:
     """The command line of main_retrieval.py, with the flags of a method."""
-
-    def add_method(parser: argparse.ArgumentParser) -> None:
-        group = parser.add_argument_group("method")
-        group.add_argument("--method", choices=tuple(methods), default=next(iter(methods)), help="retrieval method")
-        add_method_arguments(parser)
-
-    groups = (add_data_arguments, add_model_arguments, add_method, add_similarity_arguments)
+    groups = (add_data_arguments, add_model_arguments, partial(_add_method, methods), add_method_arguments,
+              add_similarity_arguments)  # fmt: skip
     return _parser("Trains and evaluates text-video retrieval.", groups)
+
+
+def _add_method(methods: Collection[str], parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("method")
+    group.add_argument("--method", choices=tuple(methods), default=next(iter(methods)), help="which of the methods")
 
 
 def estimator_parser(add_method_arguments: AddArguments) -> argparse.ArgumentParser:
@@ -278,13 +279,17 @@ def estimator_parser(add_method_arguments: AddArguments) -> argparse.ArgumentPar
     return _parser("Trains the estimator of the Banzhaf interaction between words and frames.", groups)
 
 
-def question_parser(add_method_arguments: AddArguments) -> argparse.ArgumentParser:
-    """The command line of main_vqa.py."""
-    groups = (add_question_arguments, add_model_arguments, add_method_arguments)
+def question_parser(methods: Collection[str], add_method_arguments: AddArguments) -> argparse.ArgumentParser:
+    """The command line of main_vqa.py, with the flags of a method."""
+    groups = (add_question_arguments, add_model_arguments, partial(_add_method, methods), _set_question_defaults,
+              add_method_arguments)  # fmt: skip
     parser = _parser("Trains and evaluates video question answering.", groups, INEFFECTIVE_FOR_QUESTIONS)
-    parser.set_defaults(base_encoder="ViT-B/16", rate=[0.4, 0.4, 0.2], frame_rule="decord", augment="none")
     parser.set_defaults(batch_size=32, batch_size_val=16)
     return parser
+
+
+def _set_question_defaults(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(base_encoder="ViT-B/16", frame_rule="decord", augment="none")
 
 
 def _parser(

@@ -65,7 +65,7 @@ class CLIP4Clip(RetrievalMethod):
         """Build the method; `sim_header` says the temporal encoder, which `temporal` may only repeat."""
         expected = TEMPORAL.get(sim_header)
         if temporal not in (None, "None", expected):
-            raise InputError(f"temporal {temporal}: sim_header {sim_header} has {expected}; give one of them alone")
+            raise InputError(f"sim_header {sim_header} has the temporal encoder {expected}, not {temporal}")
         super().__init__(clip, temporal=expected, sim_header=sim_header, **options)
 
     def build(self) -> None:
@@ -73,8 +73,9 @@ class CLIP4Clip(RetrievalMethod):
         config, options = self.clip.config, self.options
         self.pairs = None
         if options.sim_header == "tightTransf":
-            sizes = {"layers": options.cross_num_hidden_layers, "positions": config.context_length}
-            self.pairs = PairEncoder(config.embed_dim, **sizes)
+            self.pairs = PairEncoder(config.embed_dim, options.cross_num_hidden_layers, config.context_length)
+        if options.linear_patch == "2d" and self.clip.visual.conv2 is not None:
+            raise InputError("linear_patch 2d: these weights have patches of 3d; give linear_patch 3d")
         if options.linear_patch == "3d" and self.clip.visual.conv2 is None:
             self.clip.visual.add_tubes()
 
@@ -96,12 +97,8 @@ class CLIP4Clip(RetrievalMethod):
             self.clip.visual.conv1.requires_grad_(False)
         if self.pairs is not None:
             self.clip.logit_scale.requires_grad_(False)
-        if layers < 0 or (tubes and self.recipe.nothing_frozen_with_3d):
-            return
-        for name, parameter in self.clip.named_parameters():
-            block = re.match(r"(?:visual\.)?transformer\.resblocks\.(\d+)", name)
-            if re.match(EMBEDDINGS, name) or (block and int(block[1]) < layers):
-                parameter.requires_grad_(False)
+        if not (tubes and self.recipe.nothing_frozen_with_3d):
+            freeze_towers(self.clip, layers)
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,9 +115,7 @@ class CLIP4Clip(RetrievalMethod):
     @classmethod
     def options_from(cls, args: argparse.Namespace) -> dict[str, Any]:
         """Keywords of the constructor from the command line."""
-        own = ("sim_header", "linear_patch", "freeze_layer_num", "cross_num_hidden_layers")
-        options = {name: getattr(args, name) for name in own}
-        return super().options_from(args) | options | {"temporal": TEMPORAL[args.sim_header]}
+        return super().options_from(args) | {"temporal": TEMPORAL[args.sim_header]}
 
     @classmethod
     def recognises(cls, state: Mapping[str, Tensor]) -> bool:
@@ -175,6 +170,16 @@ class CLIP4Clip(RetrievalMethod):
         if self.pairs is not None and self.recipe.own_negatives_in_tight:
             return tensor
         return super().gather(tensor)
+
+
+def freeze_towers(clip: CLIP, layers: int) -> None:
+    """Freeze the embeddings and the first `layers` blocks of both towers; -1 freezes nothing."""
+    if layers < 0:
+        return
+    for name, parameter in clip.named_parameters():
+        block = re.match(r"(?:visual\.)?transformer\.resblocks\.(\d+)", name)
+        if re.match(EMBEDDINGS, name) or (block and int(block[1]) < layers):
+            parameter.requires_grad_(False)
 
 
 def cosine_with_mean(text: Tokens, video: Tokens, dtype: torch.dtype, *, unit_frames: bool) -> Tensor:

@@ -30,7 +30,7 @@ NAMES = (
 class PairEncoder(nn.Module):
     """Scores every pair by itself; the score is no cosine and has no bounds."""
 
-    def __init__(self, width: int, layers: int = LAYERS, *, positions: int = POSITIONS, dropout: float = 0.1):
+    def __init__(self, width: int, layers: int = LAYERS, positions: int = POSITIONS, dropout: float = 0.1):
         """Args: width: D; layers: blocks; positions: most tokens, one text and the frames; dropout: in training."""
         super().__init__()
         self.positions = nn.Embedding(positions, width)

@@ -1,19 +1,20 @@
 """DRL: token-wise interaction of four kinds, and decorrelation of the channels of matching features.
 
-Dimension letters: A texts, B videos or pairs, N tokens, N_t words, N_v frames, D width, M samples.
+Dimension letters: A texts, B videos or pairs, N_t words, N_v frames, D width.
 Source: Disentangled Representation Learning for Text-Video Retrieval, arXiv 2203.07111, in the form of the released
 code (see `models.recipe`). Its hierarchical interaction was never released, and its MLP only as parameter names.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.baselines.cdcr import Match, best_matches, correlation, random_matches
 from models.baselines.clip4clip import cosine_with_mean, mean_frame
 from models.baselines.cross import LAYERS, NAMES, PairEncoder, layers_of
 from models.encoder import Tokens, init_normal
@@ -22,7 +23,7 @@ from models.losses import contrastive
 from models.method import SIMILARITY_MEMORY, MethodOptions, RetrievalMethod, full_precision
 from models.released import spelling
 from utils.args import AMOUNT
-from utils.distributed import gather_features, gather_shards, shard
+from utils.distributed import gather_features
 from utils.errors import InputError
 
 INTERACTIONS = ("dp", "xti", "ti", "wti")
@@ -72,8 +73,7 @@ class DRL(RetrievalMethod):
         config, options = self.clip.config, self.options
         self.pairs = self.tokens = None
         if options.interaction == "xti":
-            sizes = {"layers": options.cross_num_hidden_layers, "positions": config.context_length}
-            self.pairs = PairEncoder(config.embed_dim, **sizes)
+            self.pairs = PairEncoder(config.embed_dim, options.cross_num_hidden_layers, config.context_length)
         elif options.interaction != "dp":
             hidden = (config.embed_dim,) * (options.wti_arch - 1)
             self.tokens = WeightedInteraction(config.embed_dim, weighted=options.interaction == "wti", hidden=hidden)
@@ -111,11 +111,6 @@ class DRL(RetrievalMethod):
             group.add_argument(f"--{flag}", type=AMOUNT, default=getattr(default, flag), help=f"weight of {text}")
 
     @classmethod
-    def options_from(cls, args: argparse.Namespace) -> dict[str, Any]:
-        """Keywords of the constructor from the command line."""
-        return {field.name: getattr(args, field.name) for field in fields(DRLOptions)}
-
-    @classmethod
     def recognises(cls, state: Mapping[str, Tensor]) -> bool:
         """Whether a checkpoint has DRL's heads, which end at the width they begin with, or its two transformers."""
         heads = "text_weight_fc.weight" in state or "text_weight_fc.0.weight" in state
@@ -133,7 +128,7 @@ class DRL(RetrievalMethod):
         return {"interaction": "wti", "wti_arch": heads} if heads else {}
 
     def text_tokens(self, ids: Tensor, text_mask: Tensor) -> Tensor:
-        """See `TokenEncoder.text_tokens`; the recipe may leave padding visible to padding, which then enters CDCR."""
+        """See `TokenEncoder.text_tokens`; by the recipe padding sees padding, and may enter CDCR."""
         visible = torch.ones_like(text_mask) if self.recipe.padding_in_cdcr else text_mask
         return self.encoder.text_tokens(ids, visible)
 
@@ -167,74 +162,35 @@ class DRL(RetrievalMethod):
         weights = None
         if self.tokens is not None:
             sim, _, scores = self.tokens.compare(TokenSet.original(*text), TokenSet.original(*video))
-            weights = [score.softmax(dim=-1) for score in scores]
+            weights = tuple(score.softmax(dim=-1) for score in scores)
         else:
             sim = self.pairs.sharded(text, video, SIMILARITY_MEMORY) if self.pairs else self.similarity(text, video)
         terms = contrastive(sim, self.scale, self.positives(video_ids))
         if self.options.cdcr and self.pairs is None:
-            terms["cdcr"] = self.decorrelation(text, video, weights)
+            terms["cdcr"] = self.decorrelation(self.matches(text, video, weights))
         return terms
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Gather a tensor over all processes, with the gradient of all for xti in any recipe."""
         return gather_features(tensor, exact=self.recipe.exact_gather or self.pairs is not None)
 
-    def decorrelation(self, text: Tokens, video: Tokens, weights: list[Tensor] | None) -> Tensor:
-        """How far channels of matching features are from correlating with themselves alone; averaged over both sides.
-
-        Args:
-            text: B texts.
-            video: the video of each.
-            weights: (B, N_t) and (B, N_v), weights of the tokens; None for dp.
-        """
-        matrices = [self.correlation(*matched) for matched in self.matches(text, video, weights)]
-        return self.channel_loss(sum(matrices) / len(matrices))
-
-    def channel_loss(self, correlation: Tensor) -> Tensor:
-        """Distance of a correlation matrix (D, D) from the identity, weighted on and off the diagonal."""
-        diagonal = correlation.diagonal()
-        off = correlation.square().sum() - diagonal.square().sum()
-        return self.options.cdcr_alpha1 * (1 - diagonal).square().sum() + self.options.cdcr_alpha2 * off
-
-    def matches(
-        self, text: Tokens, video: Tokens, weights: list[Tensor] | None
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor | float]]:
-        """Yield unit features that belong together, (M, D) each, and the share of each of the M pairs.
-
-        With best matches first those of words, then those of frames, each time the token before its match.
-        """
+    def matches(self, text: Tokens, video: Tokens, weights: tuple[Tensor, Tensor] | None) -> list[Match]:
+        """Features of true pairs that are decorrelated; `weights` are those of the tokens, None for dp."""
         if weights is None:
             mean = mean_frame(video, unit_frames=self.recipe.unit_frames_in_mean)
-            yield F.normalize(text.last(), dim=-1), mean, 1 / len(mean)
-            return
-        words, frames = (F.normalize(x.tokens, dim=-1) for x in (text, video))
+            return [(F.normalize(text.last(), dim=-1), mean, 1 / len(mean))]
         if self.options.cdcr == 1:
-            own = (_take(x, draw(mask.sum(dim=1))) for x, mask in ((words, text.mask), (frames, video.mask)))
-            yield *own, 1 / len(words)
-            return
-        padding = (text.mask.unsqueeze(2) * video.mask.unsqueeze(1)) == 0  # (B, N_t, N_v)
-        cosine = (words @ frames.mT).masked_fill(padding, 0 if self.recipe.padding_in_cdcr else -torch.inf)
-        valid = text.mask.bool(), video.mask.bool()
-        shares = [weight[rows] / len(rows) if self.options.cdcr == 3 else 1 / rows.sum()
-                  for weight, rows in zip(weights, valid, strict=True)]  # fmt: skip
-        yield words[valid[0]], _take(frames, cosine.argmax(dim=2))[valid[0]], shares[0]
-        yield frames[valid[1]], _take(words, cosine.argmax(dim=1))[valid[1]], shares[1]
+            return random_matches(text, video)
+        weights = weights if self.options.cdcr == 3 else None
+        return best_matches(text, video, weights, padding=self.recipe.padding_in_cdcr)
 
-    def correlation(self, own: Tensor, match: Tensor, share: Tensor | float) -> Tensor:
-        """Correlation (D, D) of the channels of paired samples (M, D), each with its `share` of the sum."""
-        samples = len(own)
-        own, match = ((x - x.mean(dim=0)) / x.std(dim=0) for x in (own, match))
-        if not self.recipe.cdcr_over_samples:
-            own = own * (samples / (samples - 1))
-        return (own * torch.as_tensor(share).view(-1, 1).to(own)).T @ match
+    def decorrelation(self, matches: list[Match]) -> Tensor:
+        """Distance of the channels' correlation, averaged over `matches`, from the identity."""
+        over_samples = self.recipe.cdcr_over_samples
+        return self.channel_loss(sum(correlation(*x, over_samples=over_samples) for x in matches) / len(matches))
 
-
-def draw(lengths: Tensor) -> Tensor:
-    """A random position below each length (B,), the same on every process."""
-    own = shard(lengths)
-    return gather_shards(torch.randint(10000, own.shape, device=own.device)) % lengths
-
-
-def _take(tokens: Tensor, index: Tensor) -> Tensor:
-    """The tokens (B, N, D) at the positions `index`, (B) or (B, M): (B, D) or (B, M, D)."""
-    return tokens[torch.arange(len(tokens), device=tokens.device).view(-1, *[1] * (index.dim() - 1)), index]
+    def channel_loss(self, matrix: Tensor) -> Tensor:
+        """Distance of a correlation matrix (D, D) from the identity, weighted on and off the diagonal."""
+        diagonal = matrix.diagonal()
+        off = matrix.square().sum() - diagonal.square().sum()
+        return self.options.cdcr_alpha1 * (1 - diagonal).square().sum() + self.options.cdcr_alpha2 * off

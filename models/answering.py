@@ -1,0 +1,93 @@
+"""What methods that answer questions about videos have in common.
+
+Dimension letters: A questions, N tokens, D width, C answers.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.clip import CLIP
+from models.encoder import Tokens
+from models.interaction import PADDED_SCORE
+from models.level import TokenSet
+from models.method import RetrievalMethod
+
+
+class AnswerHead(nn.Module):
+    """Classifies the answer from words and frames, HBI's from those of one level."""
+
+    def __init__(self, width: int, answers: int, dropout: float):
+        super().__init__()
+        self.text_weight, self.video_weight = (
+            nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)) for _ in range(2)
+        )
+        self.text_project, self.video_project = (nn.Linear(width, 4 * width) for _ in range(2))
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Sequential(nn.Linear(8 * width, 16 * width), nn.ReLU(), nn.Linear(16 * width, answers))
+
+    def forward(self, text: TokenSet, video: TokenSet) -> Tensor:
+        """Logits of the answers (A, C) to questions about videos, one video a question."""
+        return self.classify(*self.project(text, video))
+
+    def project(self, text: TokenSet, video: TokenSet, *, padding: bool = True) -> tuple[Tensor, Tensor]:
+        """Pooled videos and questions (A, 4 D); `padding` as for `pool`."""
+        question = self.text_project(pool(text, self.text_weight, padding=padding))
+        return self.video_project(pool(video, self.video_weight, padding=padding)), question
+
+    def classify(self, scene: Tensor, question: Tensor) -> Tensor:
+        """Logits (A, C) of what `project` returns."""
+        return self.classifier(self.dropout(torch.cat([scene, question], dim=-1)))
+
+
+def pool(tokens: TokenSet, head: nn.Module, *, padding: bool = True) -> Tensor:
+    """Sum tokens (A, N, D) by the softmax of their scores to (A, D).
+
+    With `padding`, padding is scored and weighed like any other token, but adds nothing to the sum, as in the released
+    code; otherwise it is left out of the softmax.
+    """
+    score, valid = head(tokens.tokens).squeeze(-1), tokens.valid()  # (A, N)
+    if not padding:
+        score = score.masked_fill(valid == 0, PADDED_SCORE)
+    return torch.einsum("an,and->ad", score.softmax(dim=-1) * valid, tokens.tokens)
+
+
+class AnswerMethod(RetrievalMethod):
+    """A method that chooses one of its `answers`."""
+
+    def __init__(self, clip: CLIP, answers: Sequence[str], **options: Any):
+        """Args: clip: the towers; answers: the C answers, in the order of their labels; options: of the method."""
+        self.answers = tuple(answers)
+        super().__init__(clip, **options)
+
+    @abstractmethod
+    def mixed_logits(self, text: Tokens, video: Tokens) -> Tensor:
+        """Logits of the answers (A, C) to A questions, each about the video at its place."""
+
+    @torch.no_grad()
+    def answer(
+        self, question: str, video: str | Path, *, top: int = 5, max_words: int = 32, **sampling: Any
+    ) -> list[tuple[str, float]]:
+        """Answer one question about one video file.
+
+        Args:
+            question: in words.
+            video: the file.
+            top: how many answers.
+            max_words: N_t.
+            **sampling: of `encode_video`.
+
+        Returns:
+            The `top` most probable answers with their probabilities, the best first.
+
+        Raises:
+            InputError: the file is missing or cannot be decoded.
+        """
+        text = self.encode_text([question], max_words)
+        logits = self.mixed_logits(text, self.encode_video([video], **sampling))
+        probability, label = logits.squeeze(0).softmax(dim=-1).topk(min(top, len(self.answers)))
+        return [(self.answers[place], share) for place, share in zip(label.tolist(), probability.tolist(), strict=True)]
