@@ -162,6 +162,7 @@ def clip_reader(
         framerate=args.video_framerate,
         max_frames=args.max_frames,
         rule=args.frame_rule or dataset.frame_rule,
+        slice_framepos=args.slice_framepos,
         whole_seconds=dataset.whole_seconds,
         augment=augment,
         cache=kept or None,

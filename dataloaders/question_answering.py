@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dataloaders.activity_qa import read_activity_qa
-from dataloaders.augment import RandAugment
 from dataloaders.bad_videos import BadVideos
 from dataloaders.base import ClipDataset, PairDataset, Split, TextDataset, Tokenize, collate
 from dataloaders.build import build_augmentation, build_bad_videos, build_loader, clip_reader, find_files
@@ -195,7 +194,7 @@ def build_evaluation_loaders(
     """
     asked, files = find_questions(args, "test", args.val_csv)
     questions = QuestionDataset(asked, answers, tokenizer, args.max_words)
-    clips = ClipDataset(questions.split, files, question_clip_reader(args, resolution))
+    clips = ClipDataset(questions.split, files, clip_reader(args, resolution))
     options = {"batch_size": args.batch_size_val, "training": False, "device": device}
     return QuestionLoaders(
         asked,
@@ -226,7 +225,7 @@ def build_training_loader(
         reason = "their answer is not in the vocabulary"
         logger.warning("%s: %d of %d questions are left out, %s", args.train_csv, lost, len(asked), reason)
     questions = QuestionDataset(known, answers, tokenizer, args.max_words)
-    clips = ClipDataset(questions.split, files, question_clip_reader(args, resolution, build_augmentation(args)))
+    clips = ClipDataset(questions.split, files, clip_reader(args, resolution, build_augmentation(args)))
     together = args.questions_per_clip
     if args.batch_size % together:
         raise InputError(f"--batch_size {args.batch_size}: choose a multiple of --questions_per_clip {together}")
@@ -241,10 +240,3 @@ def find_questions(args: argparse.Namespace, name: str, path: str) -> tuple[list
     questions = read_questions(args.datatype, path)
     files = find_files(args, name, [asked.video_id for asked in questions])
     return [asked for asked in questions if asked.video_id in files], files
-
-
-def question_clip_reader(
-    args: argparse.Namespace, resolution: int, augment: RandAugment | None = None
-) -> Callable[..., Tensor]:
-    """`clip_reader` that thins out frames as --slice_framepos says."""
-    return partial(clip_reader(args, resolution, augment), slice_framepos=args.slice_framepos)

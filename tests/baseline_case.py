@@ -153,8 +153,9 @@ def assert_training(model, loss, reference: dict) -> None:
                     np.testing.assert_allclose(
                         terms[name].item(), reference[f"component.{name}"], rtol=1e-5, atol=1e-7
                     )
-        total = torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
-        np.testing.assert_allclose(total.item(), reference["grad_total_norm"][step], rtol=1e-4)
+        total = np.linalg.norm([norm(x.grad) for x in parameters.values()])  # in double precision, as recorded
+        np.testing.assert_allclose(total, reference["grad_total_norm"][step], rtol=1e-4)
+        torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
         model.after_step()
     if "delta_norm" in reference:

@@ -6,10 +6,22 @@ import torch
 from models import load_model
 from models.baselines.clip4clip import CLIP4Clip, mean_frame
 from models.encoder import Tokens
-from tests.baseline_case import assert_gradients, assert_training, batch, build, filled, keys, recorded, tokens
-from tests.golden_case import assert_close
+from tests.baseline_case import (
+    assert_gradients,
+    assert_training,
+    batch,
+    build,
+    filled,
+    keys,
+    recorded,
+    recorded_json,
+    tokens,
+)
+from tests.golden_case import assert_close, generator
 from utils.checkpoint import released_state, save_weights
 from utils.errors import InputError
+from utils.metrics import retrieval_metrics, text_to_video_ranks, video_to_text_ranks
+from utils.video.positions import frame_positions
 
 FILE = "c4c_state_dict_tiny"
 HEADERS = ("meanP", "seqLSTM", "seqTransf", "tightTransf", "meanP_3d")
@@ -98,3 +110,27 @@ def test_a_header_of_another_temporal_encoder_is_refused(tmp_path):
     save_weights(filled(keys(FILE, "seqTransf")), tmp_path / "model.bin")
     with pytest.raises(InputError, match="sim_header"):
         load_model(tmp_path / "model.bin", method="clip4clip", sim_header="seqLSTM")
+
+
+def test_frame_positions():
+    for case in recorded_json("c4c_frame_positions"):
+        expected, order = case.pop("positions"), case.pop("frame_order")
+        options = {"framerate": case.pop("feature_framerate"), "rule": "cv2"}
+        ours = frame_positions(case.pop("fps"), case.pop("frames"), **case, **options)
+        assert ours == expected[:: -1 if order else 1]  # the order is published as a flag that no command sets
+
+
+def test_metrics_with_several_captions_of_a_video():
+    for case in recorded_json("c4c_metrics_many_captions"):
+        counts = torch.tensor(case["captions_per_video"])
+        owner = torch.arange(len(counts)).repeat_interleave(counts)
+        x = generator(f"input.{case['name']}.sim").standard_normal((len(owner), len(counts)))
+        sim = torch.tensor(x + case["diagonal_bonus"] * torch.nn.functional.one_hot(owner).numpy()).float()
+        metrics = retrieval_metrics(sim, owner)
+        for name in ("R1", "R5", "R10", "MeanR"):
+            for way in ("t2v", "v2t"):
+                assert metrics[way][name] == pytest.approx(case[way][name], rel=1e-6)
+        assert metrics["v2t"]["MedianR"] == case["v2t"]["MedianR"]
+        lower = text_to_video_ranks(sim, owner).median().item() + 1  # the released code takes the lower of two
+        assert lower == case["t2v"]["MedianR"] <= metrics["t2v"]["MedianR"]
+        assert video_to_text_ranks(sim, owner).tolist() == case["v2t"]["cols"]

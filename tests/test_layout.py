@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from models import METHODS
+from models import ANSWER_METHODS, METHODS
 from models.hbi_options import add_interaction_argument
 from utils.args import estimator_parser, question_parser, retrieval_parser
 from utils.engine.options import TrainingOptions
@@ -108,7 +108,8 @@ def test_every_flag_is_read_and_every_argument_read_is_a_flag():
     )
     actions = [action for parser in parsers for action in parser._actions]
     effective = {action.dest for action in actions if action.default != argparse.SUPPRESS}
-    options = {field.name for method in (*METHODS.values(), *ANSWER_METHODS.values()) for field in fields(method.Options)}
+    methods = (*METHODS.values(), *ANSWER_METHODS.values())
+    options = {field.name for method in methods for field in fields(method.Options)}
     assert effective - {"debug"} <= read | options  # --debug is looked for before anything is parsed
     assert read - {"ineffective_flags"} <= effective
 

@@ -113,6 +113,8 @@ def add_token_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max_frames", type=COUNT, default=12, help="frames of a video")
     group.add_argument("--frame_rule", choices=("decord", "cv2"),
                        help="which frames are taken; left out: as published for the data set")
+    group.add_argument("--slice_framepos", type=int, choices=(0, 1, 2), default=2,
+                       help="of too many frames take the first, the last or evenly spread ones")
     group.add_argument("--augment", metavar="CONFIG",
                        help="RandAugment of training clips, as in rand-m7-n4-mstd0.5-inc1, or none; "
                             "left out: as published for the data set")
@@ -143,8 +145,6 @@ def add_question_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--features_path", dest="video_path", required=True, help="folder of the videos")
     group.add_argument("--feature_framerate", dest="video_framerate", type=COUNT, default=1,
                        help="frames taken from a second of video")
-    group.add_argument("--slice_framepos", type=int, choices=(0, 1, 2), default=2,
-                       help="of too many frames take the first, the last or evenly spread ones")
     group.add_argument("--questions_per_clip", type=COUNT, default=1,
                        help="questions about one video that a training batch asks together; more of them encode fewer "
                             "videos a step")
