@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = {
         "recipe": args.recipe, "rates": args.rate, "text_rates": args.text_rates, "video_rates": args.video_rates
     }  # fmt: skip
-    options = {name: value for name, value in given.items() if value is not None}
+    options = {"method": "hbi"} | {name: value for name, value in given.items() if value is not None}
     model = load_model(args.checkpoint, base_encoder=args.base_encoder, answers=args.answers, **options)
     check_sizes(model, args.max_words, args.max_frames)
     save_folder(model, args.output)
