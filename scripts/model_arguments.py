@@ -31,7 +31,7 @@ def model_options(args: argparse.Namespace, **further: Any) -> dict[str, Any]:
         args: of `add_model_arguments`.
         **further: keywords that count as the arguments do: not where the checkpoint is an export, which tells its own.
     """
-    where = {"checkpoint": args.checkpoint, "base_encoder": args.base_encoder, "method": "hbi"}
+    where = {"checkpoint": args.checkpoint, "base_encoder": args.base_encoder}
     if Path(args.checkpoint).is_dir():
         return where
     return {

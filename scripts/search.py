@@ -84,7 +84,7 @@ def make_index(args: argparse.Namespace) -> None:
     logging.getLogger("hbi").setLevel(logging.INFO)
     device = start(args.device)
     options = {**model_options(args, rates=args.rate), "checkpoint": str(Path(args.checkpoint).resolve())}
-    model = load_model(**options, device=device)
+    model = load_model(method="hbi", **options, device=device)
     check_sizes(model, args.max_words, args.max_frames)
     manifest = Manifest(
         folder=str(args.folder.resolve()),

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     draw = {figure_path(args.output): hierarchy_figure}
     if args.heatmap:
         draw[figure_path(args.heatmap)] = heatmap_figure
-    model = load_model(**model_options(args), device=start(args.device))
+    model = load_model(method="hbi", **model_options(args), device=start(args.device))
     view = look(
         model,
         args.caption,
