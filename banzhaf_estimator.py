@@ -35,7 +35,8 @@ class Estimation(Task[tuple[dict]]):
 
     def build_model(self) -> HBI:
         """Build the encoders, frozen."""
-        return build_model(self.args, self.device, **HBI.options_from(self.args)).requires_grad_(False)
+        options = HBI.options_from(self.args) | {"method": "hbi"}
+        return build_model(self.args, self.device, **options).requires_grad_(False)
 
     @cached_property
     def trained(self) -> EstimatorTraining:

@@ -15,6 +15,7 @@ from models.hbi import HBI
 from models.interaction import TokenRows, unit, weighted_similarity
 from models.level import TokenSet
 from models.method import SIMILARITY_MEMORY, full_precision
+from utils.errors import InputError
 
 MERGED = 1024
 """Videos that a gallery merges at a time: it takes several times the memory of their tokens."""
@@ -147,7 +148,7 @@ def two_stage_similarity(
     """Similarities whose order is that of two stages: a shortlist by pooled vectors, ranked by the interaction.
 
     Args:
-        model: whose levels compare.
+        model: whose levels compare; no other method has a shortlist.
         text: tokens (A, N_t, D) and mask (A, N_t).
         video: tokens (B, N_v, D) and mask (B, N_v).
         count: K, videos of each text's shortlist; more than there are gives all.
@@ -157,6 +158,8 @@ def two_stage_similarity(
         (A, B), float32: `HBI.similarity` of the videos in the shortlist; the others' are smaller than any of these and
         follow in the order of their vectors.
     """
+    if not isinstance(model, HBI):
+        raise InputError(f"{type(model).__name__} has no shortlist so far; leave out --shortlist")
     gallery, texts = Gallery(model, *video, together=max(1, len(video[0]))), text_vectors(model, *text)
     candidates = gallery.shortlist.search(texts, count).to(texts.device)
     behind = 2 + sum(model.rates)  # similarities lie within sum(rates) of 0, inner products within 1

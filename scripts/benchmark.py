@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from scripts.benchmarks import features, frames, labels, loader, plan, shortlist, similarity, train, vqa
+from scripts.benchmarks import features, frames, labels, loader, methods, plan, shortlist, similarity, train, vqa
 from scripts.benchmarks.measure import Row, count
 from utils.distributed import start
 from utils.errors import InputError
@@ -29,6 +29,7 @@ from utils.texts import read_json
 ON_A_DEVICE = {
     "features": features,
     "similarity": similarity,
+    "methods": methods,
     "shortlist": shortlist,
     "labels": labels,
     "train": train,

@@ -1,5 +1,6 @@
 """Weights, inputs and recorded training of the golden cases of CLIP4Clip, DRL and EMCL."""
 
+import gc
 import json
 from functools import cache
 
@@ -79,6 +80,7 @@ def filled(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
 
 def build(cls, shapes: dict[str, list[int]], *arguments, **options):
     """A golden model with all dropout off, in evaluation mode."""
+    gc.collect()  # the model of the test before, which may hold itself
     state = filled(shapes)
     clip = CLIP.from_state_dict({name[5:]: x for name, x in state.items() if name.startswith("clip.")})
     model = cls(clip, *arguments, **options)
@@ -135,15 +137,16 @@ def assert_training(model, loss, reference: dict) -> None:
         reference: the golden arrays.
     """
     parameters, names = by_released_name(model), [str(name) for name in reference["param_names"]]
-    initial = {name: x.detach().clone() for name, x in parameters.items()}
-    optimizer = build_optimizer(model, TrainingOptions(), 10)
+    if "delta_norm" in reference:
+        initial = {name: x.detach().clone() for name, x in parameters.items()}
+        optimizer = build_optimizer(model, TrainingOptions(), 10)
     model.train()
     for step, expected in enumerate(reference["losses"]):
         terms = loss()
         np.testing.assert_allclose(terms["loss"].item(), expected, rtol=3e-5)
         if step == len(reference["grad_total_norm"]):
             break
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         terms["loss"].backward()
         if step == 0:
             assert [parameters[name].grad is not None for name in names] == reference["has_grad"].tolist()
@@ -155,10 +158,11 @@ def assert_training(model, loss, reference: dict) -> None:
                     )
         total = np.linalg.norm([norm(x.grad) for x in parameters.values()])  # in double precision, as recorded
         np.testing.assert_allclose(total, reference["grad_total_norm"][step], rtol=1e-4)
+        if "delta_norm" not in reference:
+            return
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
         model.after_step()
-    if "delta_norm" in reference:
-        moved = np.array([norm(parameters[name] - initial[name]) for name in names])
-        compared = np.array([not vanishes(name, names) for name in names])
-        np.testing.assert_allclose(moved[compared], reference["delta_norm"][compared], rtol=2e-3, atol=1e-7)
+    moved = np.array([norm(parameters[name] - initial[name]) for name in names])
+    compared = np.array([not vanishes(name, names) for name in names])
+    np.testing.assert_allclose(moved[compared], reference["delta_norm"][compared], rtol=2e-3, atol=1e-7)

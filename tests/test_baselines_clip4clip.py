@@ -50,24 +50,36 @@ def test_similarity(name, case):
         assert_close(video[0][..., :64], reference["frame_feat_64"])
         assert_close(video[0].norm(dim=-1), reference["frame_feat_norm"])
     if "video_unit" in reference:
+        units = torch.nn.functional.normalize(video[0], dim=-1)
+        assert_close(units[..., :64], reference["frames_unit_64"])
+        units = units * video[1].unsqueeze(2)
+        assert_close(units.sum(dim=1) / video[1].sum(dim=1, keepdim=True), reference["video_pooled"])
         assert_close(mean_frame(Tokens(*video), unit_frames=True), reference["video_unit"])
 
 
 @pytest.mark.parametrize("case", ["p1", "p2"])
 def test_pooled_pairs(case):
     model, reference = golden_model("tightTransf"), recorded(f"c4c_eval_tightTransf_{case}")
-    found = []
-    model.pairs.score.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    pooled, hidden, encoder = [], [], model.pairs.transformer
+    model.pairs.score.register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0]))
+    encode = encoder.forward
+    encoder.forward = lambda x, mask, asked: hidden.append(encode(x, mask)) or hidden[0][:, :asked]
     text, video = (Tokens(*x) for x in tokens(model, case))
     with torch.no_grad():
         model.pairs(text.sentences(), video)
-    assert_close(found[0].view(len(text.mask), len(video.mask), -1)[..., :64], reference["cross_pooled_64"])
+    pairs = len(text.mask), len(video.mask)
+    assert_close(pooled[0].unflatten(0, pairs)[..., :64], reference["cross_pooled_64"])
+    assert_close(hidden[0][0, :, :256], reference["cross_hidden_pair00"])
+    assert_close(hidden[0].norm(dim=-1).unflatten(0, pairs), reference["cross_hidden_norm"])
 
 
 @pytest.mark.parametrize(("name", "case"), TRAINED)
 def test_losses_gradients_and_steps(name, case):
     model, reference = golden_model(name), recorded(f"c4c_train_{name}_{case}")
     inputs = batch(case)
+    with torch.no_grad():
+        sim = model.similarity(*tokens(model, case)) * (1 if model.pairs is not None else model.scale)
+    assert_close(sim, reference["component.sim_logits"])
     assert_training(model, lambda: model(*inputs, torch.arange(len(inputs[0]))), reference)
 
 

@@ -58,7 +58,7 @@ def test_released_files_load_strictly_and_save_the_same_keys(name, tmp_path):
 
 def test_a_file_of_another_method_is_named(tmp_path):
     save_weights(filled("dicosa"), tmp_path / "weights.bin")
-    with pytest.raises(InputError, match="is a checkpoint of dicosa, not of diffusionret; give one of"):
+    with pytest.raises(InputError, match=r"weights of the method dicosa \(center \d+\), not of diffusionret"):
         load_model(tmp_path / "weights.bin", method="diffusionret")
 
 
@@ -74,7 +74,7 @@ def test_scripts_for_hbi_refuse_another_method(script, words, tmp_path):
     (tmp_path / "videos").mkdir()
     save_weights(filled("dicosa"), tmp_path / "weights.bin")
     words = [str(tmp_path / word) if word in ("videos", "kept", "folder") else word for word in words.split()]
-    with pytest.raises(InputError, match="is a checkpoint of dicosa, not of hbi"):
+    with pytest.raises(InputError, match=r"weights of the method dicosa .*, not of hbi"):
         script([*words, str(tmp_path / "weights.bin")])
 
 

@@ -81,6 +81,11 @@ def test_losses_gradients_and_steps(name, monkeypatch):
         monkeypatch.setattr(cdcr_terms, "draw", lambda lengths: drawn[next(order) % 2] % lengths)
     model = golden_model(interaction, temporal, cdcr=int(cdcr[-1]))
     ids = torch.arange(len(inputs[0]))
+    with torch.no_grad():
+        sim = model.similarity(*tokens(model, case)) * model.scale
+    assert_close(sim, reference["component.sim_logits"])
+    if interaction == "xti":
+        assert_close(sim.mT, reference["component.sim_logits_v2t"])
     if cdcr != "cdcr0":
         check_decorrelation(model, inputs, ids, reference)
         kind = interaction.rstrip("123")
@@ -114,8 +119,8 @@ def test_files_load_strictly_and_save_the_same_keys(name, tmp_path):
     shapes = keys(FILE, *() if name == BASE else (name,))
     save_weights(filled(shapes), tmp_path / "pytorch_model.bin.0")
     interaction = name.partition("_")[0].partition("+")[0]
-    told = interaction in ("wti", "xti")
-    options = {} if told else {"method": "drl", "interaction": interaction, "cdcr": 1}
+    known = interaction in ("wti", "xti")
+    options = {} if known else {"method": "drl", "interaction": interaction, "cdcr": 1}
     model = load_model(tmp_path / "pytorch_model.bin.0", **options)
     assert isinstance(model, DRL) and model.options.interaction == interaction
     assert {key: list(x.shape) for key, x in released_state(model).items()} == shapes

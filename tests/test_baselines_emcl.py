@@ -75,6 +75,8 @@ def test_similarity(temporal, start, case):
     rows = torch.cat([torch.einsum("abn,bnd->abd", weight, video.tokens).flatten(0, 1), sentence])
     bases, assignment = expectation_maximization(rows, model.mu, stages=9, lamd=1.0)
     output = model.reconstruct(rows)
+    first, _ = expectation_maximization(rows, model.mu, stages=1, lamd=1.0)
+    assert_close(first, reference[f"mu_stage1.{key}"])
     for ours, name in ((bases, "mu_last"), (output[:, :64], "em_output_64"), (output.norm(dim=1), "em_output_norm")):
         assert_close(ours, reference[f"{name}.{key}"])
     assert_close(assignment[:32], reference[f"z_last_32.{key}"], 5e-5)
@@ -91,6 +93,8 @@ def without_em():
 def test_losses_gradients_steps_and_states(start, case):
     model, inputs = golden_model("seqTransf", start), batch(case)
     reference = recorded(f"emcl_train_seqTransf_{start}_{case}")
+    sim = model.similarity(*tokens(model, case)) * model.scale.detach()
+    assert_close(sim, reference["component.sim_logits"])
     states = [model.mu.clone()]
 
     def loss():

@@ -214,3 +214,11 @@ def test_samples_are_compared_with_decoding(tmp_path, video_file):
     decoding, test, training = json.loads(file.read_text())["rows"]
     assert decoding["of decoding"] == 1
     assert test["sample MB"] == training["sample MB"] < 2
+
+
+def test_methods_agree_with_the_released_way(tmp_path, tiny_model):
+    file = tmp_path / "methods.json"
+    main(["methods", "--size", "5", "--pair_size", "3", "--words", "8", "--frames", "4", "--repeats", "1",
+          "--device", "cpu", "--json", str(file)])  # fmt: skip
+    rows = json.loads(file.read_text())["rows"]
+    assert len(rows) == 14 and all(row["difference"] < 1e-5 for row in rows)

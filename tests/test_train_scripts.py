@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from models import METHODS
+from models import ANSWER_METHODS, METHODS
 from tests.test_commands import commands
-from utils.args import parse, retrieval_parser
+from utils.args import parse, question_parser, retrieval_parser
 
 ROOT = Path(__file__).parents[1]
 
@@ -85,3 +85,18 @@ def test_a_preempted_slurm_job_goes_back_into_the_queue(code, requeued, tmp_path
     assert calls[0] == "srun --kill-on-bad-exit=1 --cpus-per-task=5 --cpu-bind=cores"
     assert calls[1:3] == [f"{rank} {rank} 2 {said}" for rank in (0, 1)]
     assert calls[3:] == (["requeue 70123"] if requeued else [])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("train_*_*.sh")), ids=lambda path: path.stem)
+def test_the_scripts_of_the_methods_are_command_lines(path):
+    method = path.stem.split("_")[1]
+    if method not in METHODS:
+        pytest.skip("a script of HBI")
+    text, questions = path.read_text(), path.stem.endswith("_qa")
+    words = words_from("main_vqa.py" if questions else "main_retrieval.py", text)[1:-1]
+    make, methods = (question_parser, ANSWER_METHODS) if questions else (retrieval_parser, METHODS)
+    args = parse(make(methods, methods[method].add_arguments), words)
+    assert args.method == method and path.stem == f"train_{method}_{args.datatype}" + "_qa" * questions
+    assert f"bash scripts/{path.name}" in text
+    for variable in set(re.findall(r"\$\{([A-Z_]+)\}", text)):
+        assert variable in text.partition("Needs ")[2].splitlines()[0]

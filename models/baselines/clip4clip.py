@@ -128,13 +128,12 @@ class CLIP4Clip(RetrievalMethod):
     @classmethod
     def options_of_state(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Header and patches that the keys of a checkpoint have."""
-        options = {"linear_patch": "3d" if "clip.visual.conv2.weight" in state else "2d", "sim_header": "meanP"}
+        options = {"linear_patch": "3d" if "clip.visual.conv2.weight" in state else "2d"}
         if layers := layers_of(state):
             return options | {"sim_header": "tightTransf", "cross_num_hidden_layers": layers}
-        if "lstm_visual.weight_hh_l0" in state:
-            return options | {"sim_header": "seqLSTM"}
-        blocks = any(name.startswith("transformerClip.") for name in state)
-        return options | ({"sim_header": "seqTransf"} if blocks else {})
+        headers = {"lstm_visual": "seqLSTM", "transformerClip": "seqTransf"}
+        found = (headers.get(name.partition(".")[0]) for name in state)
+        return options | {"sim_header": next(filter(None, found), "meanP")}
 
     def frame_tokens(self, frames: Tensor, video_mask: Tensor) -> Tensor:
         """See `TokenEncoder.frame_tokens`; 3d patches also reach into padding, which is zeros."""

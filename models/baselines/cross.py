@@ -15,8 +15,10 @@ from models.transformer import QUICK_GELU_SLOPE, Transformer
 from utils.distributed import gather_features, shard
 
 LAYERS = 4
-WIDTHS = 12
+WIDTHS = 18
 """Tokens' worth of memory that a token takes in a block."""
+CPU_MEMORY = 64 * 2**20
+"""Bytes of a block on the CPU, where larger ones are slower."""
 NAMES = (
     (r"pairs\.positions\.", "cross.embeddings.position_embeddings."),
     (r"pairs\.transformer\.", "cross.transformer."),
@@ -73,6 +75,8 @@ class PairEncoder(nn.Module):
         """
         if video.mask.shape[1] > self.max_frames:
             raise ValueError(f"{video.mask.shape[1]} frames, but position embeddings for {self.max_frames}")
+        if video.mask.device.type == "cpu":
+            memory = min(memory, CPU_MEMORY)
         order = video.mask.sum(dim=1).argsort()
         pair_bytes = 4 * WIDTHS * (1 + video.mask.shape[1]) * video.tokens.shape[2]
         with torch.autocast(video.mask.device.type, dtype=dtype, enabled=dtype is not torch.float32):

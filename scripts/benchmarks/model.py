@@ -20,10 +20,15 @@ PRODUCT = 2048
 
 def random_model(answers: int = 0, patch: int | None = None, **options) -> HBI:
     """HBI on a ViT-B/32 of random weights, in evaluation mode; `patch` instead of 32, `answers` to answer questions."""
-    torch.manual_seed(0)
-    clip = CLIP(replace(SIZES, patch=patch or SIZES.patch))
+    clip = random_clip(patch)
     model = HBIVQA(clip, [str(answer) for answer in range(answers)], **options) if answers else HBI(clip, **options)
     return model.eval()
+
+
+def random_clip(patch: int | None = None) -> CLIP:
+    """ViT-B/32 of random weights, always the same; `patch` instead of 32."""
+    torch.manual_seed(0)
+    return CLIP(replace(SIZES, patch=patch or SIZES.patch))
 
 
 def ragged_mask(count: int, positions: int, shortest: int) -> torch.Tensor:

@@ -31,7 +31,8 @@ def load_question_model(device: str | torch.device, answers: str | None = None, 
     Raises:
         InputError: a file cannot be read, or the model has no answer heads.
     """
-    model = load_model(**options, answers=answers or _answers_beside(options["checkpoint"]), device=device)
+    answers = answers or _answers_beside(options["checkpoint"])
+    model = load_model(method="hbi", **options, answers=answers, device=device)
     if not isinstance(model, HBIVQA):
         raise InputError(f"{options['checkpoint']}: answers no questions; give a checkpoint that main_vqa.py wrote")
     return model

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# The published training run of DRL on MSR-VTT.
+# Needs DATA_PATH and OUTPUT_PATH, as docs/commands.md explains. Further flags go through: bash scripts/train_drl_msrvtt.sh --save_every 1000 --resume auto
+set -euo pipefail
+cd "$(dirname "$0")/.."
+torchrun --nproc_per_node="${PROCESSES:-4}" --max-restarts="${RESTARTS:-0}" main_retrieval.py \
+    --method drl --base_encoder ViT-B/32 --agg_module seqTransf --interaction wti --wti_arch 2 \
+    --cdcr 3 --cdcr_alpha1 0.11 --cdcr_alpha2 0.0 --cdcr_lambda 0.001 \
+    --do_train 1 --workers 8 --n_display 50 --epochs 5 --lr 1e-4 --coef_lr 1e-3 --batch_size 128 --batch_size_val 128 \
+    --anno_path data/MSR-VTT/anns --video_path "${DATA_PATH}/MSRVTT_Videos" --datatype msrvtt \
+    --max_words 32 --max_frames 12 --video_framerate 1 --output_dir "${OUTPUT_PATH}" "$@"
