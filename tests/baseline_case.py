@@ -1,5 +1,6 @@
 """Weights, inputs and recorded training of the golden cases of CLIP4Clip, DRL and EMCL."""
 
+import gc
 import json
 from functools import cache
 
@@ -79,6 +80,7 @@ def filled(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
 
 def build(cls, shapes: dict[str, list[int]], *arguments, **options):
     """A golden model with all dropout off, in evaluation mode."""
+    gc.collect()  # the model of the test before, which may hold itself
     state = filled(shapes)
     clip = CLIP.from_state_dict({name[5:]: x for name, x in state.items() if name.startswith("clip.")})
     model = cls(clip, *arguments, **options)
