@@ -156,7 +156,9 @@ def _unpack(arrays: dict[str, np.ndarray]) -> np.ndarray:
         frames = arrays["frames"]
     else:
         pictures, lengths = arrays["pictures"], arrays["lengths"]
-        if pictures.dtype != np.uint8 or lengths.min() < 1 or lengths.sum() != len(pictures):
+        if pictures.dtype != np.uint8 or lengths.dtype.kind not in "iu" or pictures.ndim != 1 or lengths.ndim != 1:
+            raise ValueError("types")
+        if lengths.min() < 1 or lengths.sum() != len(pictures):
             raise ValueError("pictures")
         pictures = np.split(pictures, lengths.cumsum()[:-1])
         pictures = [cv2.imdecode(picture, cv2.IMREAD_COLOR) for picture in pictures]

@@ -130,7 +130,7 @@ def test_room_is_bounded_and_counted_over_processes(video_file, tmp_path, caplog
     assert len(entries(tmp_path)) == 5
     assert sum(entry.stat().st_size for entry in entries(tmp_path)) <= 5 * size
     fill(tmp_path, video_file, 5 * size, range(20, 30))
-    said = {id(record) for record in caplog.records if "has no room" in record.message}
+    said = {id(record) for record in caplog.records if "has no space" in record.message}
     assert len(said) == 1
     fill(tmp_path, video_file, 7 * size, range(30, 40))
     assert len(entries(tmp_path)) == 7

@@ -40,21 +40,6 @@ def test_the_scripts_run_the_documented_commands(name, heading, script):
         assert variable in text.partition("Needs ")[2].splitlines()[0]
 
 
-METHOD_SCRIPTS = sorted(path.name for name in METHODS for path in (ROOT / "scripts").glob(f"train_{name}_*.sh"))
-
-
-@pytest.mark.parametrize("name", METHOD_SCRIPTS)
-def test_the_script_of_a_method_gives_flags_that_it_has(name):
-    text = (ROOT / "scripts" / name).read_text()
-    *words, rest, output = words_from("main_retrieval.py", text)[1:]
-    assert output == "$@" and os.access(ROOT / "scripts" / name, os.X_OK)
-    method = METHODS[words[words.index("--method") + 1]]
-    args = parse(retrieval_parser(METHODS, method.add_arguments), [*words, rest])
-    assert args.do_train and args.method == name.split("_")[1]
-    for variable in set(re.findall(r"\$\{([A-Z_]+)\}", text)):
-        assert variable in text.partition("Needs ")[2].splitlines()[0]
-
-
 STAND_INS = {
     "scontrol": 'if [ "$1" = show ]; then printf "first\\nsecond\\n"; else echo "$@" >> "$CALLS"; fi',
     "srun": 'echo "srun $1 $2 $3" >> "$CALLS"\n'
@@ -93,10 +78,13 @@ def test_the_scripts_of_the_methods_are_command_lines(path):
     if method not in METHODS:
         pytest.skip("a script of HBI")
     text, questions = path.read_text(), path.stem.endswith("_qa")
-    words = words_from("main_vqa.py" if questions else "main_retrieval.py", text)[1:-1]
+    *words, rest = words_from("main_vqa.py" if questions else "main_retrieval.py", text)[1:]
+    assert rest == "$@" and os.access(path, os.X_OK)
     make, methods = (question_parser, ANSWER_METHODS) if questions else (retrieval_parser, METHODS)
     args = parse(make(methods, methods[method].add_arguments), words)
-    assert args.method == method and path.stem == f"train_{method}_{args.datatype}" + "_qa" * questions
+    stage = "_generation" * (vars(args).get("stage") == "generation")
+    assert path.stem == f"train_{args.method}{stage}_{args.datatype}" + "_qa" * questions
+    assert args.do_train
     assert f"bash scripts/{path.name}" in text
     for variable in set(re.findall(r"\$\{([A-Z_]+)\}", text)):
         assert variable in text.partition("Needs ")[2].splitlines()[0]
