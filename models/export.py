@@ -1,4 +1,4 @@
-"""A model as a folder: config.json, which tells all that the weights do not, and model.safetensors."""
+"""A model as a folder: config.json, with all that the weights do not say, and model.safetensors."""
 
 import hashlib
 import json
