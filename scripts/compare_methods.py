@@ -23,7 +23,7 @@ from scripts.figures.comparison import comparison_figure
 from scripts.figures.style import save_figure
 from utils.args import ArgumentParser
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import atomic_write, claim_folder
 from utils.logger import table, write_metrics
 from utils.run import run
 from utils.texts import read_json
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     split = argv.index("--") if "--" in argv else len(argv)
     args, common = parse(argv[:split]), argv[split + 1 :]
     own = dict(map(split_options, args.options))
+    claim_folder(args.output, "comparison", flag="--output")
     runs: dict[str, list[dict]] = {}
     for seed in args.seeds:
         for method in args.methods:

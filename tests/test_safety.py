@@ -20,7 +20,7 @@ from dataloaders.frame_cache import FrameCache
 from models import CLIP, HBI, load_model
 from models.export import save_folder
 from models.tokenizer import Tokenizer
-from scripts import check_data, compress_videos, export, make_shapes, search
+from scripts import check_data, compare_methods, compress_videos, export, make_shapes, search
 from scripts.searching.storage import read_entry, read_manifest
 from tests.conftest import SMALL, write_video
 from tests.retrieval_case import build_corpus
@@ -108,6 +108,7 @@ def attempts(corpus, weights, users, elsewhere):
         "compressed = videos": (compress_videos.main, ["--input", users, "--output", users]),
         "compressed = other files": (compress_videos.main, ["--input", str(corpus.videos), "--output", users]),
         "export = videos": (export.main, [*model, "--output", users, "--without_onnx"]),
+        "comparison = videos": (compare_methods.main, ["--output", users, "--methods", "hbi", "--seeds", "0"]),
         "report = videos": (check_data.main, [*data[:2], "--video_path", users, "--output_dir", users]),
     }
 
