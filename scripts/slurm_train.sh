@@ -31,11 +31,10 @@ MASTER_PORT="$((20000 + SLURM_JOB_ID % 20000))"
 export MASTER_ADDR MASTER_PORT LOCAL_WORLD_SIZE="$tasks"
 
 trap : TERM USR1 # what stops the tasks does not stop this shell, which has to requeue the job
-# Since Slurm 22.05 srun does not inherit --cpus-per-task. gloo and NCCL need the interface that reaches the other
-# machines: a host name that resolves to 127.0.1.1 would lead gloo to the loopback interface.
+# Since Slurm 22.05 srun does not inherit --cpus-per-task.
 # shellcheck disable=SC2016 # the tasks expand these
 srun --kill-on-bad-exit=1 --cpus-per-task="$cpus" --cpu-bind=cores bash -c '
-    interface=$(ip -o -4 route show default 2>/dev/null | sed -n "s/.* dev \([^ ]*\).*/\1/p" | head -n 1)
+    interface=$(bash scripts/network_interface.sh "$MASTER_ADDR") || interface=
     if [ -n "$interface" ]; then
         export GLOO_SOCKET_IFNAME="${GLOO_SOCKET_IFNAME:-$interface}" NCCL_SOCKET_IFNAME="${NCCL_SOCKET_IFNAME:-$interface}"
     fi

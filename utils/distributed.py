@@ -48,8 +48,7 @@ def start(device: str | None = None, local_rank: int = 0, timeout: timedelta = t
         # What the processes agree on lies on the CPU whatever the device, so that no host-device sync is needed.
         backend, device_id = ("cpu:gloo,cuda:nccl", chosen) if chosen.type == "cuda" else ("gloo", None)
         store, number, processes = next(dist.rendezvous("env://"))
-        # torchrun's store outlives a restart, and with it the addresses of the processes before.
-        store = dist.PrefixStore(f"start_{restarts()}", store)
+        store = dist.PrefixStore(_attempt(), store)
         dist.init_process_group(
             backend, store=store, rank=number, world_size=processes, timeout=timeout, device_id=device_id
         )
@@ -182,6 +181,14 @@ def restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
+def _attempt() -> str:
+    """Prefix of keys in the launcher's store, which outlives a restart where torchrun shares its own.
+
+    Machines count restarts each by itself, so the count serves only in a store that one machine uses.
+    """
+    return f"start_{restarts()}" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "start"
+
+
 def announce_failure(line: str) -> bool:
     """Tell the other processes that this one ends.
 
@@ -210,7 +217,7 @@ def _count(key: str, step: int) -> int:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
         store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5))
-        return store.add(f"start_{restarts()}: {key}", step)
+        return store.add(f"{_attempt()}: {key}", step)
     except dist.DistError:
         return 0
 
