@@ -1,6 +1,7 @@
 """Weights and inputs of the golden cases, regenerated from their names."""
 
 import json
+import os
 import zlib
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 import torch
 
 GOLDEN = Path(__file__).parent / "golden"
+DEVICE = os.environ.get("HBI_TEST_DEVICE", "cpu")
+"""Where the golden cases are computed; scripts/test_gpu.sh sets it."""
 LENGTHS = {
     "a1": ((24, 9, 5, 15), (12, 7, 12, 3)),
     "a2": ((7, 24, 12, 18), (5, 12, 9, 12)),
@@ -79,7 +82,7 @@ def inputs(case: str, words: int = 24, frames: int = 12, resolution: int = 64, l
     shape = (len(video_lengths), frames, 3, resolution, resolution)
     video = generator(f"input.{case}.video").standard_normal(shape).astype(np.float32)
     video *= video_mask[:, :, None, None, None]
-    return tuple(torch.tensor(x) for x in (ids, text_mask, video, video_mask))
+    return tuple(torch.tensor(x, device=DEVICE) for x in (ids, text_mask, video, video_mask))
 
 
 def golden(name: str) -> dict[str, np.ndarray]:
@@ -90,7 +93,7 @@ def golden(name: str) -> dict[str, np.ndarray]:
 
 def assert_close(ours, reference, tolerance: float = 2e-5) -> None:
     """Largest difference at most `tolerance` times the largest reference value."""
-    ours = ours.detach().double().numpy() if isinstance(ours, torch.Tensor) else np.asarray(ours)
+    ours = ours.detach().double().cpu().numpy() if isinstance(ours, torch.Tensor) else np.asarray(ours)
     assert ours.shape == reference.shape, (ours.shape, reference.shape)
     difference = np.abs(ours - reference).max()
     assert difference <= tolerance * np.abs(reference).max(), f"difference {difference:.2e}"

@@ -13,7 +13,7 @@ from models.recipe import RELEASED
 from models.released.hbi import released_name
 from models.temporal import build_temporal
 from models.token_merge import Clusters, dpc_knn
-from tests.golden_case import LENGTHS, assert_close, fill, filled_state, golden, inputs
+from tests.golden_case import DEVICE, LENGTHS, assert_close, fill, filled_state, golden, inputs
 from utils.checkpoint import load_weights
 from utils.engine.optim import BertAdam, parameter_groups
 
@@ -30,7 +30,7 @@ def build(**options) -> HBI:
     state = filled_state(TINY)
     model = HBI(clip_with(state), recipe=QUIET, **options)
     load_weights(model, state, TINY)
-    return model.eval()
+    return model.eval().to(DEVICE)
 
 
 @cache
@@ -61,7 +61,7 @@ def test_clip_towers(case):
 
 @pytest.mark.slow
 def test_clip_towers_of_vit_b32():
-    clip = clip_with(filled_state("state_dict_keys.json"))
+    clip = clip_with(filled_state("state_dict_keys.json")).to(DEVICE)
     ids, text_mask, frames, _ = inputs("b1", frames=3, resolution=224)
     reference = golden("clip_B_b1")
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_temporal_encoders(case, name):
     )
     with torch.no_grad():
         images = model().clip.encode_frames(frames.flatten(0, 1)).unflatten(0, mask.shape)
-        assert_close(encoder(images, mask), golden(f"agg_A_{case}")[f"video_feat.{name}"])
+        assert_close(encoder.to(DEVICE)(images, mask), golden(f"agg_A_{case}")[f"video_feat.{name}"])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -100,7 +100,7 @@ def test_token_merge(case, side):
     reference = golden(f"ctm_A_{case}")
     text, text_mask, video, video_mask = tokens(case)
     current, mask = (text, text_mask) if side == "t" else (video, video_mask)
-    valid = mask.bool().numpy()
+    valid = mask.bool().cpu().numpy()
     clusters = Clusters.identity(current)
     for number, level in enumerate(model().levels[1:]):
         stage = level.text_merge if side == "t" else level.video_merge
@@ -111,16 +111,16 @@ def test_token_merge(case, side):
             assignment, centres = dpc_knn(convolved, merged.shape[1], mask)
         assert_close(convolved, reference[prefix + "ctm_x"])
         finite = np.isfinite(reference[prefix + "token_score"][..., 0])
-        assert (np.isfinite(score.numpy()) == finite).all()
-        assert_close(score.numpy()[finite], reference[prefix + "token_score"][..., 0][finite])
+        assert (np.isfinite(score.cpu().numpy()) == finite).all()
+        assert_close(score.cpu().numpy()[finite], reference[prefix + "token_score"][..., 0][finite])
         assert_close(merged, reference[prefix + "merged_x"])
         assert_close(out, reference[prefix + "out_x"])
         kept = np.ones(assignment.shape, bool) if mask is None else valid
-        assert (assignment.numpy() == reference[prefix + "idx_cluster"])[kept].all()
+        assert (assignment.cpu().numpy() == reference[prefix + "idx_cluster"])[kept].all()
         ranks = np.arange(centres.shape[1]) < kept.sum(1, keepdims=True)
-        assert (centres.numpy() == reference[prefix + "centers"])[ranks].all()
-        assert (clusters.index.numpy() == reference[prefix + "idx_token"])[valid].all()
-        assert_close(clusters.weight.numpy()[valid], reference[prefix + "agg_weight"][..., 0][valid])
+        assert (centres.cpu().numpy() == reference[prefix + "centers"])[ranks].all()
+        assert (clusters.index.cpu().numpy() == reference[prefix + "idx_token"])[valid].all()
+        assert_close(clusters.weight.cpu().numpy()[valid], reference[prefix + "agg_weight"][..., 0][valid])
         current, mask = out, None
 
 
@@ -131,7 +131,7 @@ def test_levels(case, interaction):
     chosen = model()
     if interaction == "mean":
         state = {name: x for name, x in filled_state(TINY).items() if "_weight_fc" not in name}
-        chosen = HBI(model().clip, recipe=QUIET, interaction="mean").eval()
+        chosen = HBI(model().clip, recipe=QUIET, interaction="mean").eval().to(DEVICE)
         load_weights(chosen, state, TINY)
     with torch.no_grad():
         outputs = chosen.level_outputs(*tokens(case))
@@ -144,7 +144,7 @@ def test_levels(case, interaction):
 @pytest.mark.parametrize("memory", [2**28, 40_000, 1])
 def test_similarity(rates, memory):
     text, text_mask, video, video_mask = similarity_tokens()
-    mixed = HBI(model().clip, recipe=QUIET, rates=rates).eval()
+    mixed = HBI(model().clip, recipe=QUIET, rates=rates).eval().to(DEVICE)
     mixed.load_state_dict(model().state_dict())
     sim = mixed.similarity((text, text_mask), (video, video_mask), memory=memory)
     assert_close(sim, golden("similarity_A_s22")["sim.rate_" + "_".join(map(str, rates))])
@@ -152,7 +152,7 @@ def test_similarity(rates, memory):
 
 def test_similarity_of_single_pairs():
     text, text_mask, video, video_mask = similarity_tokens()
-    mixed = HBI(model().clip, recipe=QUIET, rates=(0.4, 0.4, 0.2)).eval()
+    mixed = HBI(model().clip, recipe=QUIET, rates=(0.4, 0.4, 0.2)).eval().to(DEVICE)
     mixed.load_state_dict(model().state_dict())
     rows = [
         [mixed.similarity((text[a : a + 1], text_mask[a : a + 1]), (video[b : b + 1], video_mask[b : b + 1])).item()
@@ -177,7 +177,7 @@ def test_losses_gradients_and_three_steps(case):
     reference = golden(f"train_A_{case}")
     trained = build(kl=float(reference["kl"]), skl=float(reference["skl"]))
     ids, text_mask, frames, video_mask = inputs(case)
-    batch = ids, text_mask, frames, video_mask, torch.arange(len(ids))
+    batch = ids, text_mask, frames, video_mask, torch.arange(len(ids), device=DEVICE)
     parameters = {released_name(name): x for name, x in trained.named_parameters()}
     names = [str(name) for name in reference["param_names"]]
     assert sorted(parameters) == sorted(names)
