@@ -39,10 +39,11 @@ CHECKED = 200
 
 
 class Results(NamedTuple):
-    """Metrics, and the similarity (A, B) of all captions with all clips."""
+    """Metrics, the similarity (A, B) of all captions with all clips, and ranks from 0: both ways, and of subsets."""
 
     metrics: dict
     sim: Tensor
+    ranks: dict[str, Tensor]
 
 
 class Retrieval(Task[Results]):
@@ -116,14 +117,13 @@ class Retrieval(Task[Results]):
         video, text = self.encode_clips(loaders.clips), self.encode_texts(loaders.text)
         sim = self.compare(text, video, self.args.shortlist)
         t2v, v2t = self.scores(sim, text, video)
-        ranks = text_to_video_ranks(t2v, loaders.clip_of_caption)
-        metrics = {
-            "t2v": rank_statistics(ranks),
-            "v2t": rank_statistics(video_to_text_ranks(v2t, loaders.clip_of_caption)),
-        }
+        t2v_ranks = text_to_video_ranks(t2v, loaders.clip_of_caption)
+        ranks = {"t2v": t2v_ranks, "v2t": video_to_text_ranks(v2t, loaders.clip_of_caption)}
+        subsets = {name: t2v_ranks[rows] for name, rows in loaders.subsets.items() if rows}
+        metrics = {side: rank_statistics(found) for side, found in ranks.items()}
         if t2v is not sim:
             metrics["plain"] = retrieval_metrics(sim, loaders.clip_of_caption)
-        metrics["subsets"] = {name: rank_statistics(ranks[rows]) for name, rows in loaders.subsets.items() if rows}
+        metrics["subsets"] = {name: rank_statistics(found) for name, found in subsets.items()}
         metrics["post_processed"] = {}
         if self.args.shortlist:
             step = math.ceil(len(sim) / CHECKED)
@@ -131,13 +131,13 @@ class Retrieval(Task[Results]):
             best = self.compare(Tokens(*(tensor[own] for tensor in text)), video).argmax(dim=1)
             metrics["shortlist"] = {
                 "clips": self.args.shortlist,
-                "true": percent_within(ranks, self.args.shortlist),
+                "true": percent_within(t2v_ranks, self.args.shortlist),
                 "best": percent_within(text_to_video_ranks(sim[::step], best), self.args.shortlist),
                 "checked": len(best),
             }
         figures = metrics["t2v"]["R1"], metrics["v2t"]["R1"]
         self.logger.info("text to video R@1 %.1f, video to text R@1 %.1f", *figures)
-        return Results(metrics, sim)
+        return Results(metrics, sim, ranks | {f"t2v {name}": found for name, found in subsets.items()})
 
     def compare(self, text: Tokens, video: Tokens, shortlist: int | None = None) -> Tensor:
         """Similarity (A, B) of the captions of all processes with all clips, on the CPU."""
@@ -158,7 +158,7 @@ class Retrieval(Task[Results]):
         return t2v, v2t
 
     def report(self, results: Results) -> None:
-        """Print the results as a table and write metrics.json, and the similarities if requested."""
+        """Print the results as a table; write ranks.npz, metrics.json, and the similarities if requested."""
         metrics, names = results.metrics, {"t2v": "text to video", "v2t": "video to text"}
         rows = {label: metrics[key] for key, label in names.items()}
         rows |= {f"{names[key]}, similarity alone": values for key, values in metrics.get("plain", {}).items()}
@@ -172,10 +172,13 @@ class Retrieval(Task[Results]):
                 "shortlists of {clips} clips: the caption's own clip is inside for {true:.1f} % of the captions, the "
                 "most similar of all clips for {best:.1f} % of {checked} captions".format(**metrics["shortlist"])
             )
-        write_metrics(Path(self.args.output_dir) / "metrics.json", metrics)
+        folder = Path(self.args.output_dir)
         if self.args.save_similarity:
-            with atomic_write(Path(self.args.output_dir) / "similarity.npy", "wb") as file:
+            with atomic_write(folder / "similarity.npy", "wb") as file:
                 np.save(file, results.sim.numpy())
+        with atomic_write(folder / "ranks.npz", "wb") as file:
+            np.savez(file, **{name: ranks.numpy() for name, ranks in results.ranks.items()})
+        write_metrics(folder / "metrics.json", metrics)
 
 
 def main(argv: Sequence[str] | None = None) -> dict:

@@ -74,7 +74,7 @@ class ExportedModel(Settings):
     trained_levels: Literal[1, 2, 3]
     kl: Rate
     skl: Rate
-    teacher: Literal["estimator", "exact"]
+    teacher: Literal["estimator", "exact", "shuffled", "constant"]
     recipe: Literal["released", "corrected"] | Recipe
 
 

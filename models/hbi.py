@@ -18,6 +18,7 @@ from models.hbi_options import LEVELS, HBIOptions, add_hbi_arguments, hbi_option
 from models.level import Level, LevelInteraction, LevelOutput, TokenSet
 from models.method import SIMILARITY_MEMORY, RetrievalMethod, full_precision
 from models.released.hbi import released_name
+from models.teacher import teacher_interaction
 from utils.distributed import gather_features, shard
 
 
@@ -124,7 +125,7 @@ class HBI(RetrievalMethod):
         """
         whole = output.pair_sim, output.text_score, output.video_score, text_mask, video_mask
         own = [None if tensor is None else shard(tensor) for tensor in whole]
-        student, teacher = level.student(own[0]), self.teacher_interaction(*own)
+        student, teacher = level.student(own[0]), teacher_interaction(self.options.teacher, self.teacher, *own)
         return losses.banzhaf_alignment(
             gather_features(student, exact=True),
             gather_features(teacher, exact=True),
@@ -133,13 +134,6 @@ class HBI(RetrievalMethod):
             masked_logits=self.recipe.masked_logits_in_kl,
             reversed_over_batch=self.recipe.reversed_kl_over_batch,
         )
-
-    @torch.no_grad()
-    def teacher_interaction(self, token_sim: Tensor, *scores_and_masks: Tensor | None) -> Tensor:
-        """The teacher's interaction of true pairs, without gradient; see `exact_interaction_of_cosines`."""
-        if self.options.teacher == "exact":
-            return exact_interaction_of_cosines(token_sim, *scores_and_masks)
-        return self.teacher(token_sim)
 
     @property
     def schedule_epochs(self) -> int | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.method import MethodOptions
+from models.teacher import TEACHERS
 from utils.args import AMOUNT, SHARE
 
 LEVELS = ("entity", "action", "event")
@@ -24,7 +25,7 @@ class HBIOptions(MethodOptions):
         trained_levels: number of levels, from entity upwards, in the loss.
         kl: weight of the distillation between levels.
         skl: weight of the Banzhaf alignment; with 0 it is not computed.
-        teacher: "estimator" (the frozen network) or "exact" (the exact interaction of the standard game).
+        teacher: one of `models.teacher.TEACHERS`; the estimator is frozen.
     """
 
     interaction: str = "wti"
@@ -37,8 +38,8 @@ class HBIOptions(MethodOptions):
     teacher: str = "estimator"
 
     def __post_init__(self) -> None:
-        if self.teacher not in ("estimator", "exact"):
-            raise ValueError(f"unknown teacher {self.teacher!r}: choose estimator or exact")
+        if self.teacher not in TEACHERS:
+            raise ValueError(f"unknown teacher {self.teacher!r}: choose one of {', '.join(TEACHERS)}")
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ def add_level_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("levels")
     group.add_argument("--rate", type=AMOUNT, nargs=3, default=[1.0, 0.0, 0.0], metavar=("ENTITY", "ACTION", "EVENT"),
                        help="weights of the levels in evaluation")
-    group.add_argument("--teacher", choices=("estimator", "exact"), default="estimator",
-                       help="teacher of the levels: a trained estimator, or the exact interaction")
+    group.add_argument("--teacher", choices=TEACHERS, default="estimator",
+                       help="teacher of the levels: a trained estimator, or the exact one; as controls the exact "
+                            "one with its cells shuffled, and a constant")
     group.add_argument("--estimator", help="file of the trained estimator")
     group.add_argument("--num_levels", type=int, choices=(1, 2, 3), default=3,
                        help="levels that take part in training; 1 is the entity level alone")

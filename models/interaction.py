@@ -52,6 +52,11 @@ def unit(tokens: Tensor, mask: Tensor | None) -> Tensor:
     return tokens / (length if mask is None else length.masked_fill(mask.unsqueeze(-1) == 0, torch.inf))
 
 
+def repeat_first(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Replace padding of (B, N, D) by the first token, so that it cannot change a maximum over the valid ones."""
+    return tokens if mask is None else tokens.where(mask.unsqueeze(-1) != 0, tokens[:, :1])
+
+
 @dataclass(frozen=True)
 class TokenRows:
     """Some sequences laid out for `weighted_similarity`.
@@ -59,7 +64,7 @@ class TokenRows:
     Attributes:
         tokens: (N * B or more, D), unit tokens: the first ones of all sequences, then all second ones, ...; then zeros.
         weight: float32 (N, B), weight of each token's best match.
-        cut: whether padding was cut off; its cosines, all 0, still take part in the maxima.
+        cut: whether padding was cut off whose cosines, all 0, still take part in the maxima.
     """
 
     tokens: Tensor

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from models.banzhaf import BanzhafModule
-from models.interaction import PADDED_SCORE, TokenWeight, similarity_for_training, token_similarity, unit
+from models.interaction import (
+    PADDED_SCORE,
+    TokenWeight,
+    repeat_first,
+    similarity_for_training,
+    token_similarity,
+    unit,
+)
 from models.recipe import Recipe
 from models.similarity import Sequences, similarity_without_padding
 from models.token_merge import Clusters, MergeStage
@@ -106,15 +113,17 @@ class LevelInteraction:
 class WeightedInteraction(nn.Module):
     """Token-wise interaction of two token sets, with or without learned token weights."""
 
-    def __init__(self, width: int, *, weighted: bool = True, hidden: Sequence[int] | None = None):
+    def __init__(self, width: int, *, recipe: Recipe, weighted: bool = True, hidden: Sequence[int] | None = None):
         """Build the heads.
 
         Args:
             width: D.
+            recipe: see `models.recipe`.
             weighted: learned token weights; otherwise all valid tokens have the same weight.
             hidden: see `TokenWeight`.
         """
         super().__init__()
+        self.padding_in_maxima = recipe.padding_in_maxima
         self.text_weight = TokenWeight(width, hidden) if weighted else None
         self.video_weight = TokenWeight(width, hidden) if weighted else None
 
@@ -131,7 +140,7 @@ class WeightedInteraction(nn.Module):
         """
         head = getattr(self, f"{side}_weight")
         if head is None:  # 1 / (number of valid original tokens) each
-            uniform = tokens.tokens.new_ones(tokens.tokens.shape[:2], dtype=torch.float32)
+            uniform = tokens.valid().float()
             return torch.zeros_like(uniform), uniform / tokens.lengths.unsqueeze(-1)
         if skip_padding:
             rows, valid = tokens.tokens.flatten(0, 1), tokens.valid().flatten().nonzero().squeeze(1)
@@ -151,7 +160,12 @@ class WeightedInteraction(nn.Module):
         units = unit(text.tokens, text.mask), unit(video.tokens, video.mask)
         text_score, text_weight = self.token_weights(text, "text")
         video_score, video_weight = self.token_weights(video, "video")
-        return similarity_for_training(*units, text_weight, video_weight), units, (text_score, video_score)
+        compared = self.compared(units[0], text.mask), self.compared(units[1], video.mask)
+        return similarity_for_training(*compared, text_weight, video_weight), units, (text_score, video_score)
+
+    def compared(self, units: Tensor, mask: Tensor | None) -> Tensor:
+        """Unit tokens (B, N, D) as the maxima see them: padding is 0, or cannot be the best match."""
+        return units if self.padding_in_maxima else repeat_first(units, mask)
 
     def similarity(self, text: TokenSet, video: TokenSet, memory: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Similarity of every text with every video, float32 (A, B), without computing padding and without gradient.
@@ -163,7 +177,12 @@ class WeightedInteraction(nn.Module):
             dtype: of the matrix products; maxima of them are exact, and sums over tokens are float32.
         """
         texts, videos = (
-            Sequences(tokens.tokens, tokens.mask, self.token_weights(tokens, side, dtype=dtype, skip_padding=True)[1])
+            Sequences(
+                tokens.tokens,
+                tokens.mask,
+                self.token_weights(tokens, side, dtype=dtype, skip_padding=True)[1],
+                self.padding_in_maxima,
+            )
             for side, tokens in (("text", text), ("video", video))
         )
         return similarity_without_padding(texts, videos, memory, dtype)
@@ -182,7 +201,7 @@ class Level(WeightedInteraction):
             rates: clusters per token of the text and the video merge into this level; None at the entity level.
             recipe: see `models.recipe`.
         """
-        super().__init__(width, weighted=weighted)
+        super().__init__(width, recipe=recipe, weighted=weighted)
         self.name = name
         self.student = BanzhafModule()
         options = {"noise": recipe.cluster_noise, "fill_over_batch": recipe.distance_fill_over_batch}

@@ -30,6 +30,8 @@ class Recipe:
             the frames, as the paper says.
         own_negatives_in_tight: CLIP4Clip's tightTransf compares the pairs of a process alone; otherwise of all.
         nothing_frozen_with_3d: CLIP4Clip's 3d patches turn off its freezing; otherwise they are exempt from it.
+        padding_in_maxima: padding takes part in the maxima of the token-wise interaction with similarity 0, so that a
+            result depends on the number of tokens a caption or clip is padded to; otherwise valid tokens alone.
         padding_in_cdcr: DRL's best match of a token may be padding of the other side, which then enters the
             correlation; otherwise valid tokens alone.
         cdcr_over_samples: DRL's correlation divided by the number of samples, so that a perfect one stays below 1;
@@ -53,6 +55,7 @@ class Recipe:
     unit_frames_in_mean: bool
     own_negatives_in_tight: bool
     nothing_frozen_with_3d: bool
+    padding_in_maxima: bool
     padding_in_cdcr: bool
     cdcr_over_samples: bool
     em_in_evaluation: bool
@@ -74,6 +77,7 @@ RELEASED = Recipe(
     unit_frames_in_mean=True,
     own_negatives_in_tight=True,
     nothing_frozen_with_3d=True,
+    padding_in_maxima=True,
     padding_in_cdcr=True,
     cdcr_over_samples=True,
     em_in_evaluation=True,
@@ -94,6 +98,7 @@ CORRECTED = Recipe(
     unit_frames_in_mean=False,
     own_negatives_in_tight=False,
     nothing_frozen_with_3d=False,
+    padding_in_maxima=False,
     padding_in_cdcr=False,
     cdcr_over_samples=False,
     em_in_evaluation=False,

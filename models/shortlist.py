@@ -135,7 +135,8 @@ class Gallery:
                 word_weight = level.token_weights(words, "text", skip_padding=True)[1]
                 compare = partial(_compare, frames=frames, frame_weight=frame_weight)
                 at_once = max(1, memory // (4 * candidates.shape[1] * frames[0].numel()))
-                found = torch.vmap(compare, chunk_size=at_once)(unit(words.tokens, words.mask), word_weight, candidates)
+                units = level.compared(unit(words.tokens, words.mask), words.mask)
+                found = torch.vmap(compare, chunk_size=at_once)(units, word_weight, candidates)
                 sim += rate * found
         return sim
 
@@ -171,9 +172,9 @@ def two_stage_similarity(
 def _ready(model: HBI, tokens: Tensor, mask: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Pooled vectors (B, D) of videos, and at each used level their unit tokens (B, N_v, D) and weights (B, N_v)."""
     sets = list(model.token_sets(Tokens(tokens, mask), "video", model.used_levels))
-    levels = zip(model.levels, sets, strict=False)
+    levels = list(zip(model.levels, sets, strict=False))
     weights = [level.token_weights(some, "video", skip_padding=True)[1] for level, some in levels]
-    units = [unit(some.tokens, some.mask) for some in sets]
+    units = [level.compared(unit(some.tokens, some.mask), some.mask) for level, some in levels]
     return pooled(tokens, mask, weights[0]), list(zip(units, weights, strict=True))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from models.encoder import Tokens
-from models.interaction import TokenRows, unit, weighted_similarity
+from models.interaction import TokenRows, repeat_first, unit, weighted_similarity
 
 TEXT_ROWS, VIDEO_ROWS = 960, 768
 """Maximum rows of a block on the CPU: enough for fast matrix products, few enough for the processor's caches. In half
@@ -72,11 +72,13 @@ class Sequences:
         tokens: (B, N, D).
         mask: (B, N), 1 for valid tokens; None where all are.
         weight: float32 (B, N), weight of each token's best match.
+        padding: whether padding, with cosines of 0, takes part in the maxima.
     """
 
     tokens: Tensor
     mask: Tensor | None
     weight: Tensor
+    padding: bool
 
     def buckets(self, rows: int, multiple: int = 1) -> list[tuple[Tensor, int]]:
         """Divide the set into buckets of at most `rows` rows, at least a sequence each, nearly all of one length.
@@ -111,12 +113,15 @@ class Sequences:
 
     def rows(self, index: Tensor, longest: int, dtype: torch.dtype, multiple: int = 1) -> TokenRows:
         """Lay out the sequences `index` (B,), with `longest` positions each, in a multiple of `multiple` rows."""
-        tokens = unit(self.tokens[index, :longest], None if self.mask is None else self.mask[index, :longest])
+        mask = None if self.mask is None else self.mask[index, :longest]
+        tokens = unit(self.tokens[index, :longest], mask)
+        if not self.padding:
+            tokens = repeat_first(tokens, mask)
         used = len(index) * longest
         rows = tokens.new_zeros(math.ceil(used / multiple) * multiple, tokens.shape[2], dtype=dtype)
         rows[:used].view(longest, len(index), -1).copy_(tokens.transpose(0, 1))
         weight = self.weight[index, :longest] + 0 * tokens.sum(dim=2)  # NaN where a token is not finite
-        return TokenRows(rows, weight.mT, cut=longest < self.tokens.shape[1])
+        return TokenRows(rows, weight.mT, cut=self.padding and longest < self.tokens.shape[1])
 
 
 def block_rows(text: Sequences, video: Sequences, memory: int, dtype: torch.dtype) -> tuple[int, int]:

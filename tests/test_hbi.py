@@ -140,7 +140,10 @@ def test_padding_of_the_corrected_banzhaf_kl_has_no_weight():
     assert torch.allclose(terms["kl_banzhaf"], cells / (20 + 6))
 
 
-@pytest.mark.parametrize("options", [{"trained_levels": 1, "skl": 0.0}, {"teacher": "exact"}, {"temporal": "seqLSTM"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"trained_levels": 1, "skl": 0.0}, {"teacher": "exact"}, {"teacher": "shuffled"}, {"temporal": "seqLSTM"}],
+)
 def test_every_trainable_parameter_gets_a_gradient(options):
     """What the loss does not reach is frozen, so that processes agree on what they average."""
     model = build(**options)

@@ -19,7 +19,7 @@ from tests.test_args import LEVEL_DEFAULTS, RETRIEVAL_DEFAULTS
 from utils.checkpoint import read_weights
 from utils.engine.optim import BertAdam
 from utils.files import MARKER
-from utils.metrics import retrieval_metrics, text_to_video_ranks
+from utils.metrics import rank_statistics, retrieval_metrics, text_to_video_ranks
 
 SIZES = ["--max_words", "16", "--max_frames", "4", "--batch_size", "10", "--batch_size_val", "4", "--workers", "0"]
 RANDOM_TEACHER = "the teacher of the Banzhaf loss is random"
@@ -97,7 +97,14 @@ def similarity(outcome):
 
 def test_training_writes_checkpoints_log_metrics_and_scalars(trained):
     names = {path.name for path in trained.folder.iterdir()} - {MARKER}
-    assert names == {"pytorch_model.bin.0", "pytorch_model.bin.best.0", "log.txt", "metrics.json", "tensorboard"}
+    weights = {"pytorch_model.bin.0", "pytorch_model.bin.best.0"}
+    assert names == {*weights, "log.txt", "metrics.json", "ranks.npz", "tensorboard"}
+    with np.load(trained.folder / "ranks.npz") as ranks:
+        assert {*ranks} >= {"t2v", "v2t", "t2v action", "t2v event"}
+        for side in ("t2v", "v2t"):
+            assert rank_statistics(torch.from_numpy(ranks[side])) == trained.metrics[side]
+        for name, metrics in trained.metrics["subsets"].items():
+            assert rank_statistics(torch.from_numpy(ranks[f"t2v {name}"])) == metrics
     assert "epoch 1, step 4 of 4: loss" in trained.log
     assert json.loads((trained.folder / "metrics.json").read_text()) == trained.metrics
     of_levels = ("ce_t2v", "ce_v2t", "kl_banzhaf", "kl_banzhaf_reversed")

@@ -57,10 +57,12 @@ def test_vectors_of_a_model_are_pooled_by_the_weights_of_its_entity_level():
         assert not torch.allclose(vectors, pooled(tokens, mask), atol=1e-2)
 
 
-@pytest.fixture(scope="module", params=["wti", "mean"])
+@pytest.fixture(scope="module", params=[("wti", "released"), ("mean", "released"), ("wti", "corrected")])
 def three_levels(request):
+    interaction, recipe = request.param
     torch.manual_seed(0)
-    return HBI(CLIP(SMALL), temporal_layers=1, rates=(0.4, 0.3, 0.3), interaction=request.param).eval()
+    options = {"temporal_layers": 1, "rates": (0.4, 0.3, 0.3), "interaction": interaction, "recipe": recipe}
+    return HBI(CLIP(SMALL), **options).eval()
 
 
 def test_two_stages_rank_the_shortlist_by_the_interaction_and_the_rest_behind_it(three_levels):

@@ -5,7 +5,7 @@ import torch
 
 from models import interaction, similarity
 from models.level import Level, TokenSet
-from models.recipe import RELEASED
+from models.recipe import CORRECTED, RELEASED, Recipe
 
 TEXTS, VIDEOS, WORDS, FRAMES, WIDTH = 23, 14, 9, 5, 64
 
@@ -20,10 +20,10 @@ def token_set(count: int, positions: int, *, holes: bool) -> TokenSet:
     return TokenSet.original(torch.randn(count, positions, WIDTH), mask.long())
 
 
-def case(*, weighted: bool = True, holes: bool = False) -> tuple[Level, TokenSet, TokenSet]:
+def case(*, weighted: bool = True, holes: bool = False, recipe: Recipe = RELEASED) -> tuple[Level, TokenSet, TokenSet]:
     """An entity level and ragged sets, half of whose cosines are negative."""
     torch.manual_seed(0)
-    level = Level("entity", WIDTH, weighted=weighted, rates=None, recipe=RELEASED).eval()
+    level = Level("entity", WIDTH, weighted=weighted, rates=None, recipe=recipe).eval()
     return level, token_set(TEXTS, WORDS, holes=holes), token_set(VIDEOS, FRAMES, holes=holes)
 
 
@@ -40,6 +40,31 @@ def test_packed_similarity_equals_the_plain_one(weighted, holes, monkeypatch):
     rounded = level.similarity(text, video, 2**20, torch.bfloat16)
     assert rounded.dtype is torch.float32
     assert torch.allclose(rounded, plain, atol=0.01) and not torch.equal(rounded, plain)
+
+
+@pytest.mark.parametrize("recipe", [RELEASED, CORRECTED])
+@pytest.mark.parametrize("weighted", [True, False])
+@torch.no_grad()
+def test_padding_is_a_best_match_only_as_released(weighted, recipe, monkeypatch):
+    monkeypatch.setattr(similarity, "TEXT_ROWS", 30)
+    monkeypatch.setattr(similarity, "VIDEO_ROWS", 18)
+    level, text, video = case(weighted=weighted, holes=True, recipe=recipe)
+    scores = [level.token_weights(tokens, side)[0] for tokens, side in ((text, "text"), (video, "video"))]
+    expected = torch.empty(TEXTS, VIDEOS)
+    for a in range(TEXTS):
+        for b in range(VIDEOS):
+            words, frames = text.mask[a].bool(), video.mask[b].bool()
+            cosines = interaction.unit(text.tokens[a, words], None) @ interaction.unit(video.tokens[b, frames], None).mT
+            padded = recipe is RELEASED and not frames.all(), recipe is RELEASED and not words.all()
+            best = (
+                cosines.amax(1).clamp(min=0 if padded[0] else -1),
+                cosines.amax(0).clamp(min=0 if padded[1] else -1),
+            )
+            weights = scores[0][a, words].softmax(0), scores[1][b, frames].softmax(0)
+            expected[a, b] = sum((x * weight).sum() for x, weight in zip(best, weights, strict=True)) / 2
+    assert torch.allclose(level(text, video).sim, expected, atol=1e-6)
+    assert torch.allclose(level.similarity(text, video, 2**20), expected, atol=1e-6)
+    assert torch.allclose(level.similarity(text, video, 2**20, torch.bfloat16), expected, atol=0.01)
 
 
 @torch.no_grad()

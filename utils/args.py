@@ -328,6 +328,6 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         parser.error("argument --train_csv: needed to train, and to make an answer vocabulary without --data_path")
     if "shortlist" in args and args.shortlist and args.post_process:
         parser.error("--post_process needs all similarities: leave out one of --shortlist and --post_process")
-    if "teacher" in args and args.teacher == "exact" and args.estimator:
-        parser.error("--teacher exact needs no estimator: leave out one of --teacher and --estimator")
+    if "teacher" in args and args.teacher != "estimator" and args.estimator:
+        parser.error(f"--teacher {args.teacher} needs no estimator: leave out one of --teacher and --estimator")
     return args

@@ -48,7 +48,7 @@ class DiffusionRet(RetrievalMethod):
         """Make the weighted interaction and, for generation, a denoiser for each direction."""
         width = self.clip.config.embed_dim
         self.generates = self.options.stage == "generation"
-        self.interaction = WeightedInteraction(width)
+        self.interaction = WeightedInteraction(width, recipe=self.recipe)
         if self.generates:
             self.diffusion = Diffusion(self.options.noise_schedule, self.options.diffusion_steps)
             self.denoisers = nn.ModuleDict({side: Denoiser(width) for side in ("t2v", "v2t")})

@@ -76,7 +76,8 @@ class DRL(RetrievalMethod):
             self.pairs = PairEncoder(config.embed_dim, options.cross_num_hidden_layers, config.context_length)
         elif options.interaction != "dp":
             hidden = (config.embed_dim,) * (options.wti_arch - 1)
-            self.tokens = WeightedInteraction(config.embed_dim, weighted=options.interaction == "wti", hidden=hidden)
+            weighted = options.interaction == "wti"
+            self.tokens = WeightedInteraction(config.embed_dim, recipe=self.recipe, weighted=weighted, hidden=hidden)
 
     def reset_parameters(self) -> None:
         """Initialise the heads, and both transformers from CLIP's text tower."""

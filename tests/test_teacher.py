@@ -1,0 +1,44 @@
+"""The teachers of the Banzhaf loss: what each gives, and the controls among them."""
+
+import torch
+
+from models.banzhaf import exact_interaction_of_cosines
+from models.estimator import BanzhafModule
+from models.teacher import shuffle_cells, teacher_interaction
+
+
+def pairs(words=7, frames=5):
+    draw = torch.Generator().manual_seed(0)
+    text_mask = (torch.arange(words) < torch.tensor([[7], [3], [2]])).long()
+    video_mask = (torch.arange(frames) < torch.tensor([[4], [5], [2]])).long()
+    token_sim = torch.rand(3, words, frames, generator=draw) * text_mask.unsqueeze(2) * video_mask.unsqueeze(1)
+    return token_sim, torch.rand(3, words, generator=draw), torch.rand(3, frames, generator=draw), text_mask, video_mask
+
+
+def test_each_teacher_gives_what_its_name_says():
+    torch.manual_seed(0)
+    estimator, players = BanzhafModule(), pairs()
+    exact = exact_interaction_of_cosines(*players)
+    assert torch.equal(teacher_interaction("exact", estimator, *players), exact)
+    assert torch.equal(teacher_interaction("estimator", estimator, *players), estimator(players[0]))
+    assert not teacher_interaction("constant", estimator, *players).any()
+    assert not teacher_interaction("estimator", estimator, *players).requires_grad
+    shuffled = teacher_interaction("shuffled", estimator, *players)
+    assert torch.equal(shuffled.flatten(1).sort().values, exact.flatten(1).sort().values)
+    assert not torch.equal(shuffled, exact)
+
+
+def test_shuffling_keeps_padding_apart_and_reaches_every_order():
+    torch.manual_seed(0)
+    *_, text_mask, video_mask = pairs()
+    valid = (text_mask.unsqueeze(2) * video_mask.unsqueeze(1)).bool()
+    numbers = torch.arange(1.0, 1 + valid.numel()).view(valid.shape) * valid
+    seen = set()
+    for _ in range(300):
+        shuffled = shuffle_cells(numbers, text_mask, video_mask)
+        for before, after, cells in zip(numbers, shuffled, valid, strict=True):
+            assert torch.equal(after[cells].sort().values, before[cells]) and not after[~cells].any()
+        seen.add(tuple(shuffled[2][valid[2]].tolist()))
+    assert len(seen) == 24  # the orders of the four cells of the last pair
+    whole = shuffle_cells(numbers + 1, None, None)
+    assert torch.equal(whole.flatten(1).sort().values, (numbers + 1).flatten(1).sort().values)
