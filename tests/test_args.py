@@ -209,3 +209,15 @@ def test_a_script_exits_with_code_2():
 def test_rate_takes_three_numbers():
     parsed = args.parse(retrieval_parser(), [*PATHS, "--do_eval", "1", "--rate", "0.4", "0.4", "0.2"])
     assert parsed.rate == [0.4, 0.4, 0.2]
+
+
+def test_a_full_gpu_is_one_line(capsys, monkeypatch):
+    def main(argv):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("sys.argv", ["main_retrieval.py"])
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and line.startswith("main_retrieval.py: error: the memory of the GPU is full; give")
+    assert "--grad_checkpointing" in line

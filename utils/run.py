@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from utils.distributed import announce_failure, another_failed, end, shares_no_machine
 from utils.errors import InputError, without_terminal_codes
 from utils.memory import keep_freed_memory
@@ -35,6 +37,12 @@ def _outcome(main: Callable[[Sequence[str]], None]) -> int:
     except Preempted as stopped:
         complain(f"{Path(sys.argv[0]).name}: {stopped}")
         return PREEMPTED
+    except torch.OutOfMemoryError:
+        if "--debug" in sys.argv:
+            raise
+        advice = "give a smaller --batch_size, --precision bf16 or --grad_checkpointing"
+        complain(f"{Path(sys.argv[0]).name}: error: the memory of the GPU is full; {advice}")
+        return 2
     except RuntimeError:
         if another_failed():  # it has said why; that a collective with it fails here is no news
             return 2
