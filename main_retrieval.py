@@ -20,11 +20,11 @@ from dataloaders.build import (
     selection_split,
 )
 from models import METHODS, RetrievalMethod, Tokens
-from models.shortlist import two_stage_similarity
+from models.shortlist import check_shortlist, two_stage_similarity
 from models.tokenizer import Tokenizer
 from utils.args import choose_method, parse, retrieval_parser
 from utils.devices import PRECISIONS
-from utils.distributed import gather_shards
+from utils.distributed import gather_shards, rank, world_size
 from utils.engine.builders import build_model
 from utils.engine.task import Task, run_task
 from utils.errors import InputError
@@ -51,10 +51,13 @@ class Retrieval(Task[Results]):
 
     def build_model(self) -> RetrievalMethod:
         """Build the method."""
-        if self.args.shortlist and self.args.method != "hbi":
-            raise InputError(f"--shortlist: for hbi alone, not for {self.args.method}; leave it out")
         options = METHODS[self.args.method].options_from(self.args)
-        return build_model(self.args, self.device, method=self.args.method, **options)
+        model = build_model(self.args, self.device, method=self.args.method, **options)
+        if self.args.shortlist:
+            check_shortlist(model)
+            if model.bank_norms:
+                raise InputError(f"--shortlist: QB-Norm of {self.args.method} needs all similarities; give --qbnorm 0")
+        return model
 
     @property
     def evaluate_every(self) -> int:
@@ -145,6 +148,7 @@ class Retrieval(Task[Results]):
         if shortlist:
             sim = two_stage_similarity(self.model, text, video, shortlist, memory=memory)
         else:
+            text = own_blocks(text, self.model.block)
             sim = self.model.similarity(text, video, memory=memory, dtype=PRECISIONS[self.args.precision])
         return gather_shards(sim).cpu()
 
@@ -179,6 +183,16 @@ class Retrieval(Task[Results]):
         with atomic_write(folder / "ranks.npz", "wb") as file:
             np.savez(file, **{name: ranks.numpy() for name, ranks in results.ranks.items()})
         write_metrics(folder / "metrics.json", metrics)
+
+
+def own_blocks(text: Tokens, block: int | None) -> Tokens:
+    """This process's captions; where scores depend on a block of them, whole blocks of those of all processes."""
+    if block is None:
+        return text
+    text = Tokens(*map(gather_shards, text))
+    blocks = math.ceil(len(text.mask) / block)
+    bounds = [blocks * part // world_size() * block for part in (rank(), rank() + 1)]
+    return Tokens(*(tensor[slice(*bounds)] for tensor in text))
 
 
 def main(argv: Sequence[str] | None = None) -> dict:

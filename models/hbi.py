@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from models import losses
-from models.banzhaf import BanzhafModule, exact_interaction_of_cosines
+from models.banzhaf import BanzhafModule
 from models.encoder import Tokens, init_normal
 from models.hbi_options import LEVELS, HBIOptions, add_hbi_arguments, hbi_options_from
-from models.level import Level, LevelInteraction, LevelOutput, TokenSet
+from models.level import Level, LevelOutput, TokenSet
 from models.method import SIMILARITY_MEMORY, RetrievalMethod, full_precision
 from models.released.hbi import released_name
 from models.teacher import teacher_interaction
@@ -69,15 +69,14 @@ class HBI(RetrievalMethod):
         """Keywords that the keys of a checkpoint determine."""
         return {"interaction": "wti" if "text_weight_fc.0.weight" in state else "mean"}
 
-    def token_sets(self, tokens: Tokens, side: str, levels: int = len(LEVELS)) -> Iterator[TokenSet]:
+    def token_levels(self) -> nn.ModuleList:
+        """See `RetrievalMethod.token_levels`."""
+        return self.levels
+
+    def token_sets(self, tokens: Tokens, side: str, levels: int) -> Iterator[TokenSet]:
         """Yield texts or videos (`side`: "text" or "video") at the first `levels` levels, from entity upwards."""
         stages = (getattr(level, f"{side}_merge") for level in self.levels[1:levels])
         return accumulate(stages, TokenSet.merged, initial=TokenSet.original(*tokens))
-
-    def level_sets(self, text: Tokens, video: Tokens, levels: int) -> Iterator[tuple[Level, TokenSet, TokenSet]]:
-        """Yield the first `levels` levels with their texts and videos, from entity upwards."""
-        sets = self.token_sets(text, "text", levels), self.token_sets(video, "video", levels)
-        return zip(self.levels[:levels], *sets, strict=False)
 
     @full_precision
     def level_outputs(
@@ -140,11 +139,6 @@ class HBI(RetrievalMethod):
         """Horizon of the learning-rate schedule, by the recipe."""
         return self.recipe.schedule_epochs
 
-    @property
-    def used_levels(self) -> int:
-        """Number of levels that evaluation computes: up to the last of a rate above 0."""
-        return max((number for number, rate in enumerate(self.rates, start=1) if rate), default=0)
-
     @torch.no_grad()
     @full_precision
     def similarity(
@@ -160,25 +154,3 @@ class HBI(RetrievalMethod):
                     found = level.similarity(texts, videos, memory, dtype).mul_(rate)
                     sim = found if sim is None else sim.add_(found)
         return text.tokens.new_zeros(len(text.mask), len(video.mask)) if sim is None else sim
-
-    @torch.no_grad()
-    @full_precision
-    def interactions(self, text: Tokens, video: Tokens, *, exact: bool = False) -> list[LevelInteraction]:
-        """Inspect true pairs, text b with video b, level by level.
-
-        Args:
-            text: as for `similarity`.
-            video: as many videos.
-            exact: the exact interaction of the standard game instead of each level's student.
-        """
-        found = []
-        for level, texts, videos in self.level_sets(Tokens(*text), Tokens(*video), len(LEVELS)):
-            output = level(texts, videos)
-            sim, scores = output.pair_sim, (output.text_score, output.video_score)
-            if exact:
-                interaction = exact_interaction_of_cosines(sim, *scores, texts.mask, videos.mask)
-            else:
-                interaction = level.student(sim) * texts.valid().unsqueeze(2) * videos.valid().unsqueeze(1)
-            own = output.sim.diagonal(), sim, interaction, output.text, output.video
-            found.append(LevelInteraction(level.name, *own))
-        return found

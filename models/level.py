@@ -111,7 +111,14 @@ class LevelInteraction:
 
 
 class WeightedInteraction(nn.Module):
-    """Token-wise interaction of two token sets, with or without learned token weights."""
+    """Token-wise interaction of two token sets, with or without learned token weights.
+
+    Attributes:
+        name: of the level.
+        student: estimator of the Banzhaf interaction; None outside of HBI.
+    """
+
+    name = "tokens"
 
     def __init__(self, width: int, *, recipe: Recipe, weighted: bool = True, hidden: Sequence[int] | None = None):
         """Build the heads.
@@ -124,6 +131,7 @@ class WeightedInteraction(nn.Module):
         """
         super().__init__()
         self.padding_in_maxima = recipe.padding_in_maxima
+        self.student: nn.Module | None = None
         self.text_weight = TokenWeight(width, hidden) if weighted else None
         self.video_weight = TokenWeight(width, hidden) if weighted else None
 
@@ -167,6 +175,11 @@ class WeightedInteraction(nn.Module):
         """Unit tokens (B, N, D) as the maxima see them: padding is 0, or cannot be the best match."""
         return units if self.padding_in_maxima else repeat_first(units, mask)
 
+    def forward(self, text: TokenSet, video: TokenSet) -> LevelOutput:
+        """Compare every text (A) with every video (B), with gradient."""
+        sim, units, scores = self.compare(text, video)
+        return LevelOutput(self.name, sim, *units, *scores, text.clusters, video.clusters)
+
     def similarity(self, text: TokenSet, video: TokenSet, memory: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Similarity of every text with every video, float32 (A, B), without computing padding and without gradient.
 
@@ -207,8 +220,3 @@ class Level(WeightedInteraction):
         options = {"noise": recipe.cluster_noise, "fill_over_batch": recipe.distance_fill_over_batch}
         self.text_merge = MergeStage(width, rates[0], **options) if rates else None
         self.video_merge = MergeStage(width, rates[1], **options) if rates else None
-
-    def forward(self, text: TokenSet, video: TokenSet) -> LevelOutput:
-        """Compare every text (A) with every video (B), with gradient."""
-        sim, units, scores = self.compare(text, video)
-        return LevelOutput(self.name, sim, *units, *scores, text.clusters, video.clusters)

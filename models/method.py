@@ -4,9 +4,8 @@ Dimension letters: A texts, B videos or pairs, N_t words, N_v frames, D width, R
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import wraps
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -18,21 +17,11 @@ from models.clip import CLIP, MAX_LOGIT_SCALE
 from models.encoder import TokenEncoder, Tokens
 from models.recipe import Recipe, as_recipe
 from models.released import spelling
+from models.token_levels import TokenLevels, full_precision
 from utils.distributed import gather_features
 
 SIMILARITY_MEMORY = 256 * 2**20
 """Default bytes for the token similarities of a block."""
-
-
-def full_precision(function: Callable) -> Callable:
-    """Decorate a method to run outside autocast: similarities and losses stay float32 whatever the towers run in."""
-
-    @wraps(function)
-    def wrapped(self: "RetrievalMethod", *arguments: Any, **options: Any) -> Any:
-        with torch.autocast(self.device.type, enabled=False):
-            return function(self, *arguments, **options)
-
-    return wrapped
 
 
 @dataclass(frozen=True)
@@ -46,7 +35,7 @@ class MethodOptions:
     recipe: str | Recipe = "released"
 
 
-class RetrievalMethod(nn.Module):
+class RetrievalMethod(TokenLevels, nn.Module):
     """A token encoder, and a way to compare texts with videos.
 
     A method defines `similarity`, and where needed `losses` with the `weights` of its terms. Modules of its own are
@@ -67,6 +56,8 @@ class RetrievalMethod(nn.Module):
     """Buffers that checkpoints are written without; the state of a run has them."""
     schedule_epochs: int | None = None
     """Horizon of the learning-rate schedule; None: the epochs of the run."""
+    block: int | None = None
+    """Texts, and as many videos, whose similarities depend on each other; None: each depends on its pair alone."""
 
     def __init__(self, clip: CLIP, *, temporal: str | None = "seqTransf", temporal_layers: int = 4, **options: Any):
         """Build the method on CLIP's towers; weights outside CLIP start at random.

@@ -1,4 +1,4 @@
-"""The nearest videos by one vector each, found before the interaction is computed for the few that are near.
+"""The nearest videos by one vector each, found before the few that are near are compared as the method does.
 
 Dimension letters: A texts, B videos, N tokens, N_t words, N_v frames, D width, K candidates.
 """
@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.encoder import Tokens
-from models.hbi import HBI
 from models.interaction import TokenRows, unit, weighted_similarity
 from models.level import TokenSet
-from models.method import SIMILARITY_MEMORY, full_precision
+from models.method import SIMILARITY_MEMORY, RetrievalMethod
+from models.token_levels import full_precision
+from utils.distributed import gather_shards
 from utils.errors import InputError
 
 MERGED = 1024
@@ -37,14 +38,30 @@ def pooled(tokens: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor
 
 
 @torch.no_grad()
-def text_vectors(model: HBI, tokens: Tensor, mask: Tensor) -> Tensor:
-    """Vectors (A, D) of texts, tokens (A, N, D) and mask (A, N), pooled by the weights of the entity level.
+def vectors(model: RetrievalMethod, tokens: Tensor, mask: Tensor, side: str) -> Tensor:
+    """Vectors (B, D) of texts or videos (`side`: "text" or "video"), tokens (B, N, D) and mask (B, N).
 
-    On the 200 test videos of the built-in corpus the video of the largest similarity is among the nearest 10 for 99 %
-    of the captions, where all tokens count alike for 65 %.
+    Tokens are pooled by the weights of the method's first level: on the 200 test videos of the built-in corpus the
+    video of the largest similarity is then among HBI's nearest 10 for 99 % of the captions, where all tokens count
+    alike for 65 %. A method without levels compares the sentence vector with the frames: these are averaged.
     """
-    words = TokenSet.original(tokens, mask)
-    return pooled(tokens, mask, model.levels[0].token_weights(words, "text", skip_padding=True)[1])
+    for level in model.token_levels()[:1]:
+        tokens_of_side = TokenSet.original(tokens, mask)
+        return pooled(tokens, mask, level.token_weights(tokens_of_side, side, skip_padding=True)[1])
+    return F.normalize(Tokens(tokens, mask).last().float(), dim=-1) if side == "text" else pooled(tokens, mask)
+
+
+def check_shortlist(model: RetrievalMethod) -> None:
+    """Refuse a model that cannot compare a few videos with a text.
+
+    Raises:
+        InputError: its scores depend on the other videos.
+    """
+    if model.block:
+        raise InputError(
+            f"{type(model).__name__}: a score of the released recipe depends on the other captions and videos of its "
+            "block, so there is no shortlist and no search; give a model of --recipe corrected"
+        )
 
 
 class Shortlist:
@@ -83,7 +100,7 @@ class Gallery:
     """Videos made ready for questions: all that does not depend on the question is computed once.
 
     Args:
-        model: whose levels compare.
+        model: compares.
         tokens: (B, N_v, D), where the model is.
         mask: (B, N_v).
         together: videos that are merged at a time; under the released recipe the clusters of clips of fewer than three
@@ -91,15 +108,19 @@ class Gallery:
     """
 
     @torch.no_grad()
-    def __init__(self, model: HBI, tokens: Tensor, mask: Tensor, *, together: int = MERGED):
-        self._model = model
-        parts = zip(tokens.split(together), mask.split(together), strict=True)
-        vectors, levels = zip(*(_ready(model, *part) for part in parts), strict=True)
-        self._levels = [tuple(map(torch.cat, zip(*level, strict=True))) for level in zip(*levels, strict=True)]
-        self.shortlist = Shortlist(torch.cat(vectors))
+    def __init__(self, model: RetrievalMethod, tokens: Tensor, mask: Tensor, *, together: int = MERGED):
+        check_shortlist(model)
+        self._model, parts = model, list(zip(tokens.split(together), mask.split(together), strict=True))
+        self.shortlist = Shortlist(torch.cat([vectors(model, *part, "video") for part in parts]))
+        self._videos, self._levels = None, []
+        if model.token_levels():
+            levels = zip(*(_ready(model, *part) for part in parts), strict=True)
+            self._levels = [tuple(map(torch.cat, zip(*level, strict=True))) for level in levels]
+        else:
+            self._videos = Tokens(tokens, mask)
 
     def nearest(self, text: tuple[Tensor, Tensor], count: int) -> Tensor:
-        """The videos whose pooled vectors, weighed by the entity level as `text_vectors`, are nearest to each text's.
+        """The videos whose `vectors` are nearest to each text's.
 
         Args:
             text: tokens (A, N_t, D) and mask (A, N_t).
@@ -108,13 +129,13 @@ class Gallery:
         Returns:
             int64 (A, K), the nearest first, where the model is.
         """
-        return self.shortlist.search(text_vectors(self._model, *text), count).to(self._model.device)
+        return self.shortlist.search(vectors(self._model, *text, "text"), count).to(self._model.device)
 
     @torch.no_grad()
     def similarity(
         self, text: tuple[Tensor, Tensor], candidates: Tensor, *, memory: int = SIMILARITY_MEMORY
     ) -> Tensor:
-        """What `HBI.similarity` gives for some videos of each text.
+        """What the model's `similarity` gives for some videos of each text.
 
         Args:
             text: tokens (A, N_t, D) and mask (A, N_t).
@@ -128,8 +149,13 @@ class Gallery:
         if not sim.numel():
             return sim
         model = self._model
+        if self._videos is not None:
+            for row, near in enumerate(candidates):
+                one = Tokens(*(tensor[row : row + 1] for tensor in text))
+                sim[row] = model.similarity(one, self._videos.select(near), memory=memory)
+            return sim
         texts = model.token_sets(Tokens(*text), "text", model.used_levels)
-        levels = zip(model.rates, model.levels, texts, self._levels, strict=False)
+        levels = zip(model.rates, model.token_levels(), texts, self._levels, strict=False)
         for rate, level, words, (frames, frame_weight) in levels:
             if rate:
                 word_weight = level.token_weights(words, "text", skip_padding=True)[1]
@@ -144,38 +170,42 @@ class Gallery:
 @torch.no_grad()
 @full_precision
 def two_stage_similarity(
-    model: HBI, text: tuple[Tensor, Tensor], video: tuple[Tensor, Tensor], count: int, **options
+    model: RetrievalMethod, text: tuple[Tensor, Tensor], video: tuple[Tensor, Tensor], count: int, **options
 ) -> Tensor:
-    """Similarities whose order is that of two stages: a shortlist by pooled vectors, ranked by the interaction.
+    """Similarities whose order is that of two stages: a shortlist by `vectors`, ranked by the method's similarity.
+
+    All processes call it together, each with its texts and all videos.
 
     Args:
-        model: whose levels compare; no other method has a shortlist.
+        model: compares.
         text: tokens (A, N_t, D) and mask (A, N_t).
         video: tokens (B, N_v, D) and mask (B, N_v).
         count: K, videos of each text's shortlist; more than there are gives all.
         **options: of `Gallery.similarity`.
 
     Returns:
-        (A, B), float32: `HBI.similarity` of the videos in the shortlist; the others' are smaller than any of these and
-        follow in the order of their vectors.
+        (A, B), float32: the model's similarity to the videos in the shortlist; the others' are smaller than any of
+        these on any process, and follow in the order of their vectors.
     """
-    if not isinstance(model, HBI):
-        raise InputError(f"{type(model).__name__} has no shortlist so far; leave out --shortlist")
-    gallery, texts = Gallery(model, *video, together=max(1, len(video[0]))), text_vectors(model, *text)
+    gallery, texts = Gallery(model, *video, together=max(1, len(video[0]))), vectors(model, *text, "text")
     candidates = gallery.shortlist.search(texts, count).to(texts.device)
-    behind = 2 + sum(model.rates)  # similarities lie within sum(rates) of 0, inner products within 1
-    return (texts @ gallery.shortlist.vectors.to(texts.device).T - behind).scatter_(
-        1, candidates, gallery.similarity(text, candidates, **options)
-    )
+    sim = gallery.similarity(text, candidates, **options)
+    lowest = torch.cat([sim.flatten(), sim.new_full((1,), torch.inf)]).nan_to_num(nan=torch.inf).amin()
+    behind = gather_shards(lowest.view(1)).amin() - 2  # inner products lie within 1 of 0
+    return (texts @ gallery.shortlist.vectors.to(texts.device).T + behind).scatter_(1, candidates, sim)
 
 
-def _ready(model: HBI, tokens: Tensor, mask: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Pooled vectors (B, D) of videos, and at each used level their unit tokens (B, N_v, D) and weights (B, N_v)."""
-    sets = list(model.token_sets(Tokens(tokens, mask), "video", model.used_levels))
-    levels = list(zip(model.levels, sets, strict=False))
-    weights = [level.token_weights(some, "video", skip_padding=True)[1] for level, some in levels]
-    units = [level.compared(unit(some.tokens, some.mask), some.mask) for level, some in levels]
-    return pooled(tokens, mask, weights[0]), list(zip(units, weights, strict=True))
+def _ready(model: RetrievalMethod, tokens: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Unit tokens (B, N_v, D) and weights (B, N_v) of videos at each used level."""
+    sets = model.token_sets(Tokens(tokens, mask), "video", model.used_levels)
+    levels = zip(model.token_levels(), sets, strict=False)
+    return [
+        (
+            level.compared(unit(some.tokens, some.mask), some.mask),
+            level.token_weights(some, "video", skip_padding=True)[1],
+        )
+        for level, some in levels
+    ]
 
 
 def _compare(words: Tensor, word_weight: Tensor, near: Tensor, *, frames: Tensor, frame_weight: Tensor) -> Tensor:

@@ -107,6 +107,10 @@ def test_dicosa_trains_and_evaluates_after_qb_norm(train, launch):
     assert again == metrics and {"t2v", "v2t", "plain"} <= metrics.keys()
     plain, _ = launch("--do_eval", "1", "--init_model", folder / "pytorch_model.bin.best.0", *words, "--qbnorm", "0")
     assert "plain" not in plain and plain["t2v"] == metrics["plain"]["t2v"]
+    evaluation = ("--do_eval", "1", "--init_model", folder / "pytorch_model.bin.best.0", *words, "--shortlist", "8")
+    with pytest.raises(InputError, match="--shortlist: QB-Norm of dicosa needs all similarities; give --qbnorm 0"):
+        launch(*evaluation)
+    assert launch(*evaluation, "--qbnorm", "0")[0]["t2v"] == plain["t2v"]  # of all 8 clips
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +141,6 @@ def test_diffusionret_trains_both_stages_and_evaluates_what_the_checkpoint_is_of
     [
         ("--do_train 1 --method diffusionret", "--stage generation starts from a trained discriminative stage"),
         ("--do_train 1 --method diffusionret --init_model x --num 10", "--num 10: a batch of 10 pairs has 9 negatives"),
-        ("--do_eval 1 --method diffusionret --init_model x --shortlist 3", "--shortlist: for hbi alone"),
     ],
 )
 def test_impossible_runs_end_in_one_line(launch, words, reason):
@@ -220,7 +223,8 @@ def test_two_processes_give_the_scores_and_gradients_of_one(tmp_path):
     together, alone = torch.load(file, weights_only=True), outcome(0, 1)
     assert together.keys() == alone.keys()
     for name, expected in alone.items():
-        assert torch.allclose(together[name], expected, rtol=1e-3, atol=2e-5 * expected.abs().max().item()), name
+        atol = max(2e-5 * expected.abs().max().item(), 1e-7)  # the bias of a softmax has a gradient of rounding alone
+        assert torch.allclose(together[name], expected, rtol=1e-3, atol=atol), name
 
 
 def test_the_average_of_the_weights_is_applied_and_taken_off():

@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import CLIP, HBI
-from models.shortlist import Gallery, Shortlist, pooled, text_vectors, two_stage_similarity
+from models import CLIP, HBI, METHODS
+from models.shortlist import Gallery, Shortlist, pooled, two_stage_similarity, vectors
 from tests.conftest import SMALL
+from utils.errors import InputError
 
 
 def ragged(seed, count, tokens, width=8):
@@ -52,9 +53,9 @@ def test_vectors_of_a_model_are_pooled_by_the_weights_of_its_entity_level():
         head.apply(lambda layer: [torch.nn.init.normal_(weight) for weight in layer.parameters(recurse=False)])
         weight = head(tokens, mask).softmax(dim=-1)
         given = model, tokens, mask
-        vectors = text_vectors(*given) if side == "text" else Gallery(*given).shortlist.vectors
-        assert torch.allclose(vectors, pooled(tokens, mask, weight), atol=1e-6)
-        assert not torch.allclose(vectors, pooled(tokens, mask), atol=1e-2)
+        found = vectors(*given, "text") if side == "text" else Gallery(*given).shortlist.vectors
+        assert torch.allclose(found, pooled(tokens, mask, weight), atol=1e-6)
+        assert not torch.allclose(found, pooled(tokens, mask), atol=1e-2)
 
 
 @pytest.fixture(scope="module", params=[("wti", "released"), ("mean", "released"), ("wti", "corrected")])
@@ -68,7 +69,7 @@ def three_levels(request):
 def test_two_stages_rank_the_shortlist_by_the_interaction_and_the_rest_behind_it(three_levels):
     text, video = ragged(3, 9, 6, width=SMALL.embed_dim), ragged(4, 20, 5, width=SMALL.embed_dim)
     whole = three_levels.similarity(text, video)
-    coarse = text_vectors(three_levels, *text) @ Gallery(three_levels, *video).shortlist.vectors.T
+    coarse = vectors(three_levels, *text, "text") @ Gallery(three_levels, *video).shortlist.vectors.T
     for memory in (1, 2**30):
         found = two_stage_similarity(three_levels, text, video, 7, memory=memory)
         near = coarse.topk(7).indices
@@ -83,3 +84,53 @@ def test_a_shortlist_of_all_is_the_whole_ranking_and_no_text_has_none(three_leve
     found = two_stage_similarity(three_levels, text, video, 100)
     assert torch.allclose(found, three_levels.similarity(text, video), atol=1e-5)
     assert two_stage_similarity(three_levels, tuple(part[:0] for part in text), video, 100).shape == (0, 8)
+
+
+METHODS_AND_OPTIONS = [
+    ("clip4clip", {"sim_header": "meanP"}),
+    ("clip4clip", {"sim_header": "tightTransf", "cross_num_hidden_layers": 1}),
+    ("drl", {"interaction": "wti"}),
+    ("drl", {"interaction": "ti", "cdcr": 0}),
+    ("drl", {"interaction": "dp"}),
+    ("drl", {"interaction": "xti", "cross_num_hidden_layers": 1}),
+    ("emcl", {"recipe": "corrected"}),
+    ("dicosa", {}),
+    ("diffusionret", {"stage": "discrimination"}),
+]
+
+
+def build(method, options):
+    torch.manual_seed(0)
+    model = METHODS[method](CLIP(SMALL), temporal_layers=1, **options).eval()
+    for name, parameter in model.named_parameters():  # scores that differ, some of them far outside of -1 to 1
+        if "weight_fc" in model.released_name(name) or "similarity_dense" in model.released_name(name):
+            torch.nn.init.normal_(parameter)
+    return model
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS_AND_OPTIONS)
+def test_every_method_compares_a_shortlist_as_it_compares_all(method, options):
+    model = build(method, options)
+    text, video = ragged(3, 9, 6, width=SMALL.embed_dim), ragged(4, 20, 5, width=SMALL.embed_dim)
+    with torch.no_grad():
+        whole = model.similarity(text, video)
+    near = Gallery(model, *video).nearest(text, 7)
+    for memory in (1, 2**30):
+        found = two_stage_similarity(model, text, video, 7, memory=memory)
+        assert torch.allclose(found.gather(1, near), whole.gather(1, near), atol=1e-4, rtol=1e-5)
+        others = found.scatter(1, near, -torch.inf).amax()
+        assert others < found.gather(1, near).amin()
+    assert torch.allclose(two_stage_similarity(model, text, video, 20), whole, atol=1e-4, rtol=1e-5)
+
+
+def test_the_nearest_frames_on_average_are_those_of_clip4clip():
+    model = build("clip4clip", {"sim_header": "meanP"})
+    text, video = ragged(3, 9, 6, width=SMALL.embed_dim), ragged(4, 20, 5, width=SMALL.embed_dim)
+    assert torch.equal(Gallery(model, *video).nearest(text, 20), model.similarity(text, video).argsort(descending=True))
+
+
+def test_a_score_that_depends_on_its_block_has_no_shortlist():
+    model = build("emcl", {})
+    tokens = ragged(3, 4, 5, width=SMALL.embed_dim)
+    with pytest.raises(InputError, match="EMCL: a score of the released recipe depends on the other captions"):
+        two_stage_similarity(model, tokens, tokens, 2)

@@ -105,6 +105,10 @@ class DiffusionRet(RetrievalMethod):
         """Similarity (A, B) of the discriminative stage: weighted token-wise interaction."""
         return self.interaction.similarity(TokenSet.original(*text), TokenSet.original(*video), memory, dtype)
 
+    def token_levels(self) -> list[WeightedInteraction]:
+        """The interaction of words with frames of the discriminative stage."""
+        return [self.interaction]
+
     def losses(
         self, text: Tokens, video: Tokens, video_ids: Tensor, labels: Tensor | None = None
     ) -> dict[str, Tensor]:

@@ -151,6 +151,10 @@ class DRL(RetrievalMethod):
         with torch.no_grad():
             return self.tokens.similarity(TokenSet.original(*text), TokenSet.original(*video), memory, dtype)
 
+    def token_levels(self) -> list[WeightedInteraction]:
+        """The interaction of words with frames of ti and wti."""
+        return [] if self.tokens is None else [self.tokens]
+
     @property
     def weights(self) -> dict[str, float]:
         """Weight of each term in the loss."""

@@ -67,6 +67,11 @@ class EMCL(EMMethod):
         """Number of bases, if the checkpoint has them."""
         return {"centerK": state[STATE].shape[1]} if STATE in state else {}
 
+    @property
+    def block(self) -> int | None:
+        """See `RetrievalMethod.block`."""
+        return self.options.block if self.recipe.em_in_evaluation else None
+
     @torch.no_grad()
     @full_precision
     def similarity(
@@ -78,7 +83,7 @@ class EMCL(EMMethod):
             if not self.recipe.em_in_evaluation:
                 pair_bytes = 4 * 4 * video.mask.shape[1]
                 return in_blocks(self._compare, sentences, video, memory, pair_bytes, prepare=_with_gram)
-            side = self.options.block
+            side = self.block
             pairs = side * min(side, max(len(sentences.mask), 1))  # so that blocks have `side` videos
             return in_blocks(self.reconstructed_similarity, sentences, video, pairs, 1)
 
