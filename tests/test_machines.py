@@ -111,3 +111,44 @@ def test_two_machines_train_lose_one_and_resume(machines, tmp_path):
 def test_a_wrong_line_is_refused(words, line):
     result = subprocess.run(["bash", str(SCRIPT), *words], capture_output=True, text=True)
     assert result.returncode == 2 and line in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+STARTED_ELSEWHERE = """
+import os, sys
+os.chdir(sys.argv.pop(1 + int(os.environ["RANK"])))
+del sys.argv[1]
+sys.path.insert(0, sys.argv.pop(1))
+import main_retrieval
+from utils.run import run
+sys.argv[0] = "main_retrieval.py"
+run(main_retrieval.main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("second", ["another state", "no state"])
+def test_processes_that_see_different_states_end_in_one_line(second, tmp_path):
+    """Two processes that start in folders of their own, where the same path leads to other files."""
+    corpus = build_corpus(tmp_path / "corpus", train=4, test=4)
+    folders = [tmp_path / name for name in ("first", "second")]
+    words = list(
+        map(
+            str,
+            command_line(
+                corpus, "--device", "cpu", "--workers", 0, "--epochs", 1, "--save_every", 1, "--output_dir", "run"
+            ),
+        )
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    for seed, folder in enumerate(folders):
+        folder.mkdir()
+        if seed == 0 or second == "another state":
+            line = [sys.executable, ROOT / "main_retrieval.py", *words, "--seed", str(seed)]
+            subprocess.run(line, cwd=folder, env=environment, check=True, capture_output=True)
+    program = tmp_path / "program.py"
+    program.write_text(STARTED_ELSEWHERE)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    line = [*launcher, program, *folders, ROOT, *words, "--seed", "0", "--resume", "auto"]
+    result = subprocess.run(list(map(str, line)), env=environment, capture_output=True, text=True, timeout=120)
+    errors = [text for text in result.stderr.splitlines() if text.startswith("main_retrieval.py: error")]
+    assert result.returncode and len(errors) == 1 and "must share --output_dir" in errors[0], result.stderr
