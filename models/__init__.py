@@ -14,6 +14,7 @@ from models.baselines.diffusionret import DiffusionRet
 from models.baselines.drl import DRL
 from models.baselines.emcl import EMCL
 from models.baselines.emcl_qa import EMCLQA
+from models.captioning import HBICaptioning, has_decoder
 from models.clip import CLIP, CLIPConfig
 from models.encoder import TokenEncoder, Tokens
 from models.export import WEIGHTS, read_config
@@ -36,6 +37,8 @@ METHODS: dict[str, type[RetrievalMethod]] = {
 """Every retrieval method by its name on the command line, the default first."""
 ANSWER_METHODS: dict[str, type[AnswerMethod]] = {"hbi": HBIVQA, "emcl": EMCLQA}
 """Those of them that answer questions."""
+CAPTION_METHODS: dict[str, type[HBICaptioning]] = {"hbi": HBICaptioning}
+"""Those of them that write captions."""
 
 CLASSIFIER = "classifier.2.weight"
 
@@ -46,6 +49,7 @@ def load_model(
     method: str | None = None,
     base_encoder: str | Path | None = None,
     answers: str | Path | Sequence[str] | None = None,
+    captions: bool = False,
     device: str | torch.device = "cpu",
     trust_checkpoint: bool = False,
     **options: Any,
@@ -61,6 +65,8 @@ def load_model(
         answers: the answers of a model for question answering, in the order of their labels, or a file as
             `utils.answers.read_answers` reads it. A checkpoint with answer heads is such a model in any case; without
             `answers` they are called by their labels, "0", "1", ...
+        captions: add a caption decoder, which is yet to be trained, to a model without one; a checkpoint with a decoder
+            is a captioning model in any case.
         device: where the model goes.
         trust_checkpoint: open a TorchScript archive of unknown SHA-256.
         **options: keywords of the method; those that the keys of a checkpoint determine (temporal encoder, its depth,
@@ -68,7 +74,8 @@ def load_model(
             Banzhaf estimator (12 keys), which becomes the teacher.
 
     Returns:
-        The model, in evaluation mode: one of `ANSWER_METHODS` if it answers questions.
+        The model, in evaluation mode: one of `ANSWER_METHODS` if it answers questions, one of
+        `CAPTION_METHODS` if it writes captions.
 
     Raises:
         InputError: a file is missing, damaged or of another architecture or method, or has another number of answers;
@@ -89,7 +96,8 @@ def load_model(
     else:
         raise InputError("a model needs weights: give a checkpoint, or base_encoder for CLIP's")
     names = answer_names(answers, state or {}, checkpoint)
-    methods = METHODS if names is None else ANSWER_METHODS
+    captions = captions or has_decoder(state or {})
+    methods = CAPTION_METHODS if captions else METHODS if names is None else ANSWER_METHODS
     name = method or find_method(state or {}) or next(iter(methods))
     if name not in methods:
         raise InputError(f"method {name}: choose one of {', '.join(methods)}{' for questions' * (names is not None)}")
@@ -169,12 +177,14 @@ def answer_names(
 
 __all__ = [
     "ANSWER_METHODS",
+    "CAPTION_METHODS",
     "CLIP",
     "CLIP4Clip",
     "DRL",
     "EMCL",
     "EMCLQA",
     "HBI",
+    "HBICaptioning",
     "HBIVQA",
     "METHODS",
     "AnswerMethod",

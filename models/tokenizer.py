@@ -17,6 +17,7 @@ MAX_LETTERS = 64
 """Letters per column that are read of a caption: far more than a column holds, so that no caption takes long."""
 LONG_WORD = regex.compile(r"(\S{256})\S+")
 """Byte pair encoding takes the square of a word's length."""
+END_OF_WORD = "</w>"
 
 
 class Tokenizer:
@@ -63,3 +64,18 @@ class Tokenizer:
         if rows:
             ids[:, : lengths.max()] = pad_sequence(rows, batch_first=True)
         return ids, mask
+
+    def words(self, ids: Sequence[int]) -> list[tuple[str, int]]:
+        """Join byte pairs: the words that token ids spell, each with the number of ids it took."""
+        words, pieces = [], []
+        for piece in (self.encoder.decoder[token] for token in ids):
+            pieces.append(piece)
+            if piece.endswith(END_OF_WORD):
+                words.append(pieces)
+                pieces = []
+        return [(self._spell("".join(parts)), len(parts)) for parts in [*words, *([pieces] if pieces else [])]]
+
+    def _spell(self, letters: str) -> str:
+        decoder = self.encoder.byte_decoder
+        text = bytearray(decoder[letter] for letter in letters.removesuffix(END_OF_WORD))
+        return text.decode("utf-8", errors="replace")

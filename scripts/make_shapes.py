@@ -17,7 +17,7 @@ from scripts.parallel import map_videos
 from scripts.shapes import grammar
 from scripts.shapes.questions import ask
 from scripts.shapes.stories import Family, draw_test, draw_train
-from scripts.shapes.writing import Entry, write_activitynet, write_msrvtt, write_questions, write_video
+from scripts.shapes.writing import Entry, write_activitynet, write_captions, write_msrvtt, write_questions, write_video
 from utils.errors import InputError
 from utils.files import atomic_write, claim_folder, remove
 from utils.texts import read_json
@@ -29,7 +29,7 @@ def make_corpus(
     """Write the corpus into `output`, unless a complete one made with the same settings and code is there.
 
     Args:
-        output: folder; gets `anns`, `qa`, `MSRVTT_Videos`, `ActivityNet` and, last of all, `made_with.json`.
+        output: folder; gets `anns`, `captions`, `qa`, `MSRVTT_Videos`, `ActivityNet`, and last `made_with.json`.
         train: number of training videos, at least 1.
         test: number of test videos, at least 1; a multiple of 8 makes a quarter of each kind of hard negative.
         captions: of each training video, at least 1.
@@ -59,6 +59,7 @@ def make_corpus(
     paths = [videos / f"{entry.video_id}.mp4" for entry in entries]
     map_videos(write_video, paths, [entry.scene for entry in entries], workers=workers, chunksize=8)
     write_msrvtt(output / "anns", train_entries, test_entries)
+    write_captions(output / "captions", train_entries, test_entries)
     write_questions(output / "qa", train_entries, test_entries)
     write_activitynet(output / "ActivityNet", videos, train_entries, test_entries)
     with atomic_write(marker) as file:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from models import ANSWER_METHODS, METHODS
+from models import ANSWER_METHODS, CAPTION_METHODS, METHODS
 from models.baselines.dicosa import DiCoSAOptions
 from models.baselines.diffusionret_options import DiffusionRetOptions
 from models.hbi_options import add_interaction_argument
-from utils.args import estimator_parser, question_parser, retrieval_parser
+from utils.args import caption_parser, estimator_parser, question_parser, retrieval_parser
 from utils.engine.options import TrainingOptions
 
 ROOT = Path(__file__).parents[1]
@@ -109,10 +109,11 @@ def test_every_flag_is_read_and_every_argument_read_is_a_flag():
         *(retrieval_parser(METHODS, method.add_arguments) for method in METHODS.values()),
         estimator_parser(add_interaction_argument),
         *(question_parser(ANSWER_METHODS, method.add_arguments) for method in ANSWER_METHODS.values()),
+        *(caption_parser(CAPTION_METHODS, method.add_arguments) for method in CAPTION_METHODS.values()),
     )
     actions = [action for parser in parsers for action in parser._actions]
     effective = {action.dest for action in actions if action.default != argparse.SUPPRESS}
-    methods = (*METHODS.values(), *ANSWER_METHODS.values())
+    methods = (*METHODS.values(), *ANSWER_METHODS.values(), *CAPTION_METHODS.values())
     options = {field.name for method in methods for field in fields(method.Options)}
     assert effective - {"debug"} <= read | options  # --debug is looked for before anything is parsed
     assert read - {"ineffective_flags"} <= effective

@@ -282,6 +282,14 @@ def estimator_parser(add_method_arguments: AddArguments) -> argparse.ArgumentPar
     return _parser("Trains the estimator of the Banzhaf interaction between words and frames.", groups)
 
 
+def caption_parser(methods: Collection[str], add_method_arguments: AddArguments) -> argparse.ArgumentParser:
+    """The command line of main_captioning.py, with the flags of a method."""
+    groups = (add_data_arguments, add_model_arguments, partial(_add_method, methods), add_method_arguments)
+    parser = _parser("Trains and evaluates video captioning.", groups)
+    parser.set_defaults(msrvtt_split="full", epochs=20, batch_size=64, coef_lr=1e-2, weight_decay=0.01, kl=2.0)
+    return parser
+
+
 def question_parser(methods: Collection[str], add_method_arguments: AddArguments) -> argparse.ArgumentParser:
     """The command line of main_vqa.py, with the flags of a method."""
     groups = (add_question_arguments, add_model_arguments, partial(_add_method, methods), _set_question_defaults,

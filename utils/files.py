@@ -17,7 +17,8 @@ from utils.errors import InputError, printable
 MARKER = ".hbi_folder"
 """File that marks a folder as the project's own; it holds the folder's kind."""
 OUTPUTS = (
-    r"log\.txt|metrics\.json|predictions\.jsonl|similarity\.npy|ranks\.npz|scatter\.png|bad_videos\.txt|skip_list\.txt|"
+    r"log\.txt|metrics\.json|predictions\.jsonl|captions\.jsonl|references\.json|similarity\.npy|ranks\.npz|scatter\.png|"
+    r"bad_videos\.txt|skip_list\.txt|"
     r"data_report\.json|missing_videos_\w+\.txt|train_ans2label\.json|pytorch_model\.bin\..+|training_state|tensorboard|"
     r"config\.json|model\.safetensors|\w+\.onnx"
 )

@@ -3,7 +3,7 @@
 import re
 from random import Random
 
-from scripts.shapes.scene import Action, Scene, Thing
+from scripts.shapes.scene import COLOURS, DIRECTIONS, SHAPES, Action, Scene, Thing
 
 MAX_TOKENS = 24  # the published --max_words
 TWO_TOKENS = frozenset(("shrinks", "rotates", "bounces", "blinks", "flickers"))
@@ -26,6 +26,8 @@ MOVES = {
 THEN = (", then", " and then", ", after that", " before")
 FINALLY = (", then", " and then", ", and finally")
 
+Story = tuple[tuple[str, str, Action], ...]
+
 
 def count_tokens(sentence: str) -> int:
     """Return the number of CLIP's tokens in a sentence of ours: words and commas, and the start and end marks."""
@@ -38,6 +40,23 @@ def phrases(action: Action) -> tuple[str, ...]:
     if action.kind == "move":
         return MOVES[action.detail]
     return tuple(verb.format(action.detail) for verb in VERBS[action.kind])
+
+
+ACTIONS = {
+    phrase: action
+    for action in (
+        *(Action(kind) for kind in VERBS if kind != "turn"),
+        *(Action("turn", colour) for colour in COLOURS),
+        *(Action("move", direction) for direction in DIRECTIONS),
+    )
+    for phrase in phrases(action)
+}
+"""What each phrase says that a thing does."""
+EVENT = re.compile(
+    rf"(?P<thing>it|(?:a|the) (?:{'|'.join(word for words in ADJECTIVES.values() for word in words)}) "
+    rf"(?P<colour>{'|'.join(COLOURS)}) (?P<shape>{'|'.join(SHAPES)})) (?P<verb>{'|'.join(ACTIONS)})(?!\w)"
+)
+CONNECTIVE = re.compile("|".join(f"(?:{words}) " for words in (*FINALLY, *THEN)))
 
 
 def sentence(scene: Scene, rng: Random) -> str:
@@ -68,3 +87,22 @@ def _pieces(scene: Scene, rng: Random) -> list[str]:
 def _name(thing: Thing, rng: Random) -> str:
     """Return a noun phrase such as "the little red star"."""
     return f"{rng.choice(('a', 'the'))} {rng.choice(ADJECTIVES[thing.size])} {thing.colour} {thing.shape}"
+
+
+def read_story(sentence: str) -> Story | None:
+    """Read what a sentence tells, as `Scene.story` has it; None if it is not of this grammar."""
+    story: list[tuple[str, str, Action]] = []
+    rest = re.sub(r"\s+,", ",", sentence.lower())
+    while match := EVENT.match(rest):
+        if match["thing"] != "it":
+            subject = match["colour"], match["shape"]
+        elif story:
+            subject = story[-1][:2]
+        else:
+            return None
+        story.append((*subject, ACTIONS[match["verb"]]))
+        if match.end() == len(rest):
+            return tuple(story)
+        link = CONNECTIVE.match(rest, match.end())
+        rest = rest[link.end() :] if link else ""
+    return None

@@ -6,16 +6,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import av
 import numpy as np
 
+from scripts.shapes.grammar import sentence
 from scripts.shapes.motion import looks_at
 from scripts.shapes.questions import Question
 from scripts.shapes.rendering import render
 from scripts.shapes.scene import FRAMERATE, PICTURE, Scene
 from utils.files import atomic_write, remove
 
+REFERENCES = 5
 # one worker process encodes one video; a key frame a second makes sampling at one frame a second cheap to decode
 ENCODER = {"preset": "veryfast", "crf": "20", "bf": "0", "g": str(FRAMERATE), "threads": "1"}
 
@@ -72,6 +75,28 @@ def write_msrvtt(folder: Path, train: Sequence[Entry], test: Sequence[Entry]) ->
         {"video_id": video_id, "sen_id": number, "caption": caption} for number, (video_id, caption) in enumerate(pairs)
     ]
     _write_json(folder / "MSRVTT_data.json", {"videos": videos, "sentences": sentences})
+
+
+def write_captions(folder: Path, train: Sequence[Entry], test: Sequence[Entry]) -> None:
+    """Write pairs for captioning into `folder`, with REFERENCES sentences of each test video.
+
+    Every tenth training video is one of validation instead, if there are as many.
+    """
+    splits = {"train": [entry for number, entry in enumerate(train) if number % 10 != 9], "val": train[9::10]}
+    for split, entries in (splits | {"test": test}).items():
+        rows = [
+            {"video": entry.video_id, "caption": caption}
+            for entry in entries
+            for caption in (entry.captions if split == "train" else references(entry))
+        ]
+        if rows:
+            _write_csv(folder / f"{split}.csv", rows)
+
+
+def references(entry: Entry) -> list[str]:
+    """What captions of a video are compared with."""
+    rng = Random(f"references {entry.video_id} {entry.captions[0]}")
+    return [sentence(entry.scene, rng) for _ in range(REFERENCES)]
 
 
 def write_questions(folder: Path, train: Sequence[Entry], test: Sequence[Entry]) -> None:

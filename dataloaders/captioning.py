@@ -1,0 +1,62 @@
+"""From the arguments of main_captioning.py to the clips and reference captions of a split."""
+
+import argparse
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader
+
+from dataloaders.base import Clip, ClipDataset
+from dataloaders.build import build_loader, clip_reader, find_split
+from utils.errors import InputError
+
+CAPTIONED = ("msrvtt", "msvd", "vatex", "csv")
+"""Data sets with several captions of what happens in a whole clip."""
+
+
+@dataclass(frozen=True)
+class CaptionLoaders:
+    """A split.
+
+    Attributes:
+        clips: this process's share, batches of clips, each decoded once.
+        names: of all clips.
+        references: every caption of each clip.
+    """
+
+    clips: DataLoader
+    names: list[str]
+    references: list[list[str]]
+
+
+def check_captioned(datatype: str) -> None:
+    """Raise an InputError if a data set is not one of captioning."""
+    if datatype not in CAPTIONED:
+        raise InputError(f"--datatype {datatype}: no data set of captioning; choose one of {', '.join(CAPTIONED)}")
+
+
+def build_caption_loaders(args: argparse.Namespace, resolution: int, device: torch.device, name: str) -> CaptionLoaders:
+    """Load the clips of a split with all their captions.
+
+    Args:
+        args: of main_captioning.py.
+        resolution: CLIP's, pixels.
+        device: where the batches go.
+        name: "val" or "test"; "val" is the test split where the data set has no validation videos.
+
+    Raises:
+        InputError: annotations or videos are missing or malformed.
+    """
+    split, videos = find_split(args, name)
+    clips = ClipDataset(split, videos, clip_reader(args, resolution))
+    references: list[list[str]] = [[] for _ in split.clips]
+    for caption, clip in zip(split.captions, split.clip_of_caption, strict=True):
+        references[clip].append(caption)
+    options = {"batch_size": args.batch_size_val, "workers": args.workers, "training": False, "device": device}
+    return CaptionLoaders(build_loader(args, clips, **options), list(map(clip_name, split.clips)), references)
+
+
+def clip_name(clip: Clip) -> str:
+    """The video's id, and if the clip is a part of it, from when to when."""
+    times = ["" if time is None else f"{time:g}" for time in (clip.start, clip.end)]
+    return f"{clip.video_id}, {times[0]}-{times[1]} s" if any(times) else clip.video_id
