@@ -164,7 +164,9 @@ def similarity(model, batch):
     if hasattr(model, "answers"):
         return distributed.gather_shards(model.mixed_logits(text, video))[:PAIRS]
     sim = distributed.gather_shards(model.similarity(own_blocks(own, model.block), video))
-    return sim if model.block else torch.stack([sim, distributed.gather_shards(two_stage_similarity(model, own, video, 2))])
+    if model.block:
+        return sim
+    return torch.stack([sim, distributed.gather_shards(two_stage_similarity(model, own, video, 2))])
 
 def main(_):
     with torch.no_grad():
