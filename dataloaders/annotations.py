@@ -5,11 +5,42 @@ import io
 import json
 import re
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from utils.errors import InputError
 from utils.texts import parse_json, read_json, read_text
+
+Item = TypeVar("Item")
+Row = dict[str, Any]
+Check = Callable[[Row, str], Any]
+"""Takes a row and its place, and raises an InputError where the row cannot be used."""
+
+
+class BadRowsError(InputError):
+    """Rows of a file that cannot be used: the message is the first one's, `reasons` holds all of them."""
+
+    def __init__(self, reasons: list[str]):
+        more = f" (and {len(reasons) - 1} more bad rows)" if len(reasons) > 1 else ""
+        super().__init__(reasons[0] + more)
+        self.reasons = reasons
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.reasons,)
+
+
+def _read_each(numbered: Iterable[tuple[int, Item]], read: Callable[[int, Item], Row]) -> list[tuple[int, Row]]:
+    """Read every row of a file, and only then raise a BadRowsError about those that cannot be used."""
+    rows, reasons = [], []
+    for number, item in numbered:
+        try:
+            rows.append((number, read(number, item)))
+        except InputError as error:
+            reasons.append(str(error))
+    if reasons:
+        raise BadRowsError(reasons)
+    return rows
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
@@ -43,23 +74,30 @@ def load_json(path: Path, kind: type) -> Any:
     return expect(read_json(path), kind, f"{path}")
 
 
-def read_json_lines(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, Any]]]:
+def read_json_lines(path: Path, columns: tuple[str, ...], check: Check | None = None) -> list[tuple[int, Row]]:
     """Read a file of one JSON object a line.
 
     Args:
         path: the file.
         columns: keys that every object must have, with a string each; it may have more.
+        check: of each object.
 
     Returns:
         Line number and object for every line that is not blank.
 
     Raises:
-        InputError: the file is missing or empty, a line is no JSON, or an object lacks a key.
+        InputError: the file is missing or empty, or lines are no JSON or lack a key (BadRowsError).
     """
-    rows = [(number, parse_json(line, path, number)) for number, line in read_lines(path)]
-    for number, row in rows:
+
+    def read(number: int, line: str) -> Row:
+        row, place = parse_json(line, path, number), f"{path}, line {number}"
         for column in columns:
-            field_of(row, column, str, f"{path}, line {number}")
+            field_of(row, column, str, place)
+        if check:
+            check(row, place)
+        return row
+
+    rows = _read_each(read_lines(path), read)
     if not rows:
         raise InputError(f"{path}: is empty; get the file again")
     return rows
@@ -112,32 +150,38 @@ def field_of(mapping: Any, key: str, kind: type | tuple[type, ...], place: str) 
     return expect(mapping[key], kind, f"{place}, {key!r}")
 
 
-def read_csv(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
+def read_csv(path: Path, columns: tuple[str, ...], check: Check | None = None) -> list[tuple[int, Row]]:
     """Read a CSV file with a header.
 
     Args:
         path: the file.
         columns: columns that it must have, each with a value in every row; it may have more.
+        check: of each row.
 
     Returns:
         Line number and row (column -> value) for every row.
 
     Raises:
-        InputError: the file is missing or no CSV, lacks a column or any row, or a row is too short, too long or empty
-            in one of `columns`.
+        InputError: the file is missing or no CSV, lacks a column or any row, or rows are too short, too long or empty
+            in one of `columns` (BadRowsError).
     """
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
-    rows = []
+
+    def read(number: int, row: Row) -> Row:
+        place = f"{path}, line {number}"
+        if None in row or None in row.values():
+            raise InputError(f"{place}: needs {len(reader.fieldnames)} values; fix the row")
+        for column in columns:
+            expect(row[column], str, f"{place}, column {column!r}")
+        if check:
+            check(row, place)
+        return row
+
     try:
         absent = [column for column in columns if column not in (reader.fieldnames or ())]
         if absent:
             raise InputError(f"{path}, line 1: has no column {absent[0]!r}; the header must name {', '.join(columns)}")
-        for row in reader:
-            if None in row or None in row.values():
-                raise InputError(f"{path}, line {reader.line_num}: needs {len(reader.fieldnames)} values; fix the row")
-            for column in columns:
-                expect(row[column], str, f"{path}, line {reader.line_num}, column {column!r}")
-            rows.append((reader.line_num, row))
+        rows = _read_each(((reader.line_num, row) for row in reader), read)
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: is no CSV ({error}); fix the row") from error
     if not rows:

@@ -29,12 +29,9 @@ def read_csv_pairs(anno_path: Path, split: str) -> Split:
     captions: dict[Clip, list[str]] = {}
     path = _find(anno_path, split)
     read = read_csv if path.suffix == ".csv" else read_json_lines
-    for line, row in read(path, COLUMNS):
-        place = f"{path}, line {line}"
-        start, end = (_seconds(row.get(name), f"{place}, {name!r}") for name in ("start", "end"))
-        if end is not None and end <= (start or 0):
-            raise InputError(f"{place}: starts at {start or 0:g} s, not before its end at {end:g} s; fix the row")
-        captions.setdefault(Clip(row["video"].strip(), start, end), []).append(row["caption"])
+    for line, row in read(path, COLUMNS, _window):
+        clip = Clip(row["video"].strip(), *_window(row, f"{path}, line {line}"))
+        captions.setdefault(clip, []).append(row["caption"])
     return group(list(captions), list(captions.values()))
 
 
@@ -43,6 +40,14 @@ def _find(anno_path: Path, split: str) -> Path:
     names = ("val", "test") if split == "val" else (split,)
     paths = [anno_path / f"{name}.{suffix}" for name in names for suffix in ("csv", "jsonl")]
     return next((path for path in paths if path.is_file()), paths[-2])
+
+
+def _window(row: dict[str, Any], place: str) -> tuple[float | None, float | None]:
+    """Start and end of a row."""
+    start, end = (_seconds(row.get(name), f"{place}, {name!r}") for name in ("start", "end"))
+    if end is not None and end <= (start or 0):
+        raise InputError(f"{place}: starts at {start or 0:g} s, not before its end at {end:g} s; fix the row")
+    return start, end
 
 
 def _seconds(value: Any, place: str) -> float | None:

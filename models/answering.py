@@ -16,6 +16,7 @@ from models.encoder import Tokens
 from models.interaction import PADDED_SCORE
 from models.level import TokenSet
 from models.method import RetrievalMethod
+from utils.errors import InputError
 
 
 class AnswerHead(nn.Module):
@@ -85,8 +86,10 @@ class AnswerMethod(RetrievalMethod):
             The `top` most probable answers with their probabilities, the best first.
 
         Raises:
-            InputError: the file is missing or cannot be decoded.
+            InputError: the question is empty, or the file is missing or cannot be decoded.
         """
+        if not question.strip():
+            raise InputError("the question is empty: ask something about the video")
         text = self.encode_text([question], max_words)
         logits = self.mixed_logits(text, self.encode_video([video], **sampling))
         probability, label = logits.squeeze(0).softmax(dim=-1).topk(min(top, len(self.answers)))

@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -37,7 +37,8 @@ ON_A_DEVICE = {
 }
 MEASURED = {**ON_A_DEVICE, "loader": loader, "frames": frames}
 SUBJECTS = {**MEASURED, "plan": plan}
-"""Each has `add_arguments(parser)` and `measure`, which takes those arguments and gives the rows of the table."""
+"""Each has `add_arguments(parser)` and `measure`, which takes those arguments and gives the rows of the table, all
+at once or one after another."""
 
 
 def format_table(rows: Sequence[Row], earlier: Sequence[Row] = ()) -> str:
@@ -70,6 +71,13 @@ def format_table(rows: Sequence[Row], earlier: Sequence[Row] = ()) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def shown(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield rows, and name each on standard error when it has been measured."""
+    for row in rows:
+        print(f"measured {row['case']}", file=sys.stderr)
+        yield row
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -144,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(threads)
     device = start(options.pop("device")) if name in ON_A_DEVICE else torch.device("cpu")
     with device if device.type != "cpu" else nullcontext():  # where tensors are made that do not say it
-        rows = measure_all(threads) if name == "all" else SUBJECTS[name].measure(**options)
+        rows = list(shown(measure_all(threads) if name == "all" else SUBJECTS[name].measure(**options)))
     print(format_table(rows, earlier))
     if output:
         with atomic_write(output) as file:

@@ -19,6 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders import DATASETS, build_split, find_dataset
+from dataloaders.annotations import BadRowsError
 from dataloaders.base import Split
 from dataloaders.files import Matches, match_videos
 from dataloaders.inspection import HARMLESS, PROBLEMS, Inspection, Window, find_duplicates, inspect_video
@@ -202,7 +203,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = {"msrvtt_split": arguments.msrvtt_split} if arguments.datatype == "msrvtt" else {}
     paths = arguments.anno_path, arguments.video_path
     options |= {"max_frames": arguments.max_frames, "framerate": arguments.video_framerate}
-    report = check_data(arguments.datatype, *paths, workers=arguments.workers, **options)
+    try:
+        report = check_data(arguments.datatype, *paths, workers=arguments.workers, **options)
+    except BadRowsError as error:
+        print(*error.reasons, sep="\n")
+        raise
     print(format_report(report))
     claim_folder(arguments.output_dir, "output", names=OUTPUTS, flag="--output_dir")
     with atomic_write(arguments.output_dir / "data_report.json") as file:

@@ -23,6 +23,6 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
 fi
 echo "setup: installing ${files[*]} into .venv (some minutes the first time)"
 quiet=(-qq)
-[ -t 1 ] && quiet=() # on a terminal pip's own progress bars are welcome
-.venv/bin/python -m pip install --disable-pip-version-check "${quiet[@]}" "${files[@]/#/-r}"
+[ -t 1 ] && quiet=() # on a terminal pip's own progress bars are welcome; macOS's bash 3.2 calls an empty list unbound
+.venv/bin/python -m pip install --disable-pip-version-check ${quiet[@]+"${quiet[@]}"} "${files[@]/#/-r}"
 cp "${files[@]}" .venv/

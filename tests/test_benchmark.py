@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from models import CLIPConfig
 from scripts import benchmark
 from scripts.benchmark import format_table, main
+from scripts.benchmarks import labels
 from scripts.benchmarks import model as benchmark_model
 from scripts.benchmarks.measure import measure_call
 from scripts.benchmarks.roofline import Device, Roofline, Shares, kept_bytes
@@ -22,18 +23,25 @@ SMALL = ["labels", "--threads", "1", "--pairs", "3", "--words", "5", "--frames",
 def test_labels_table_file_and_comparison(tmp_path, capsys):
     file = tmp_path / "labels.json"
     main([*SMALL, "--repeats", "1", "--json", str(file)])
+    printed = capsys.readouterr()
+    assert "x)" not in printed.out
     rows = {row["case"]: row for row in json.loads(file.read_text())["rows"]}
     for game in ("standard", "released"):
         exact, sampled = rows[f"{game}: exact"], rows[f"{game}: sampled, 64"]
         assert exact["error"] < 1e-5 * exact["signal"]
         assert exact["error"] < sampled["error"] < exact["signal"]
         assert 0 < exact["min s"] <= exact["median s"]
-    assert "x)" not in capsys.readouterr().out
+    assert printed.err.splitlines() == [f"measured {case}" for case in rows]
     main([*SMALL, "--repeats", "1", "--compare", str(file)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["case", "min", "s"]
     assert len(lines) == 5
     assert all("(1.00x)" in line for line in lines[1:])
+
+
+def test_labels_are_measured_one_after_another():
+    rows = labels.measure(pairs=2, words=3, frames=3, num_samples=4, repeats=1)
+    assert next(rows)["case"] == "standard: exact"  # and the others are still to be measured
 
 
 def test_frames_come_faster_from_a_warm_cache(tmp_path, video_file):

@@ -1,6 +1,7 @@
 """The doctor for data: every kind of bad video is found, training takes its skip list."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from test_video import audio_only
 
 from dataloaders.inspection import find_duplicates, inspect_video
 from scripts.check_data import main
+from utils.errors import InputError
 
 CHECK = ["--workers", "1"]
 
@@ -128,6 +130,30 @@ def test_a_name_in_two_folders_is_reported(formats, tmp_path):
     (entry,) = report["problems"]["ambiguous"]
     assert entry["video_id"] == "one" and "a/one.mp4 or " in entry["reason"]
     assert report["skip"] == ["one"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_all_bad_rows_are_listed(formats, tmp_path, kind, capsys):
+    root = Path(shutil.copytree(formats["csv"], tmp_path / "data"))
+    rows = [("one", "a caption", "", ""), ("two", " ", "", ""), ("one", "fine", "1", "2"), ("four", "late", "3", "1")]
+    (root / "anns" / "train.csv").unlink()
+    if kind == "csv":
+        lines = ["video,caption,start,end", *map(",".join, rows), "one,too,1,2,many"]
+        bad = {3: "is empty", 5: "not before its end", 6: "needs 4 values"}
+    else:
+        names = ("video", "caption", "start", "end")
+        lines = [*(json.dumps(dict(zip(names, row, strict=True))) for row in rows), "{"]
+        bad = {2: "is empty", 4: "not before its end", 5: "JSON"}
+    (root / "anns" / f"train.{kind}").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"\(and 2 more bad rows\)$") as error:
+        main(words("csv", root, tmp_path / "out"))
+    assert "\n" not in str(error.value)
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) == len(bad)
+    for line, (number, reason) in zip(listed, bad.items(), strict=True):
+        assert f"line {number}" in line and reason in line
+    copied = pickle.loads(pickle.dumps(error.value))  # as it comes from another process
+    assert copied.reasons == error.value.reasons and str(copied) == str(error.value)
 
 
 def test_sizes_stand_beside_the_published_ones(formats, tmp_path, capsys):

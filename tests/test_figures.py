@@ -1,5 +1,9 @@
 """The figures: what they show is what the model says, and nothing covers anything else."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -213,6 +217,22 @@ def test_curves_show_the_scalars_of_a_run(training_run):
         steps = [5] if value is None else [1, 2, 5]
         assert line.get_xdata() == pytest.approx(steps)
         assert line.get_ydata() == pytest.approx([40] if value is None else [value / step for step in steps])
+
+
+def test_curves_have_no_empty_panels_and_named_axes():
+    curves = {"loss": [(1, 3.0), (2, 2.0)], "score": [(2, 40.0)], "entity.ce_t2v": [(1, 2.0), (2, 1.0)]}
+    figure = drawn(curves_figure(curves))
+    assert len(figure.axes) == len(curves) and all(axes.lines for axes in figure.axes)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "score", "loss term"]
+    assert {axes.get_xlabel() for axes in figure.axes} == {"step"}
+
+
+def test_a_letter_that_the_font_lacks_is_no_page_of_warnings(checkpoint, video_file, tmp_path):
+    words = ["--video", video_file, "--caption", "サッカー", "--checkpoint", checkpoint, "--output", tmp_path / "a.png"]
+    words += ["--device", "cpu", "--interaction", "exact"]
+    command = [sys.executable, Path(__file__).parents[1] / "scripts" / "visualize.py", *words]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    assert len(result.stderr.splitlines()) <= 1
 
 
 def test_curves_on_the_command_line(training_run, tmp_path):

@@ -44,6 +44,8 @@ def test_the_python_api(video_file, tmp_path):
     model = load_model(tmp_path / "pytorch_model.bin.0")
     text = model.encode_text(CAPTIONS[:2], max_words=WORDS)
     video = model.encode_video([video_file, video_file], max_frames=FRAMES)
+    for one in (str(video_file), video_file):
+        torch.testing.assert_close(model.encode_video(one, max_frames=FRAMES).tokens, video.tokens[:1])
     assert text[0].shape == (2, WORDS, 64) and video[0].shape == (2, FRAMES, 64)
     sim = model.similarity(text, video)
     assert sim.shape == (2, 2) and torch.allclose(sim[:, 0], sim[:, 1], atol=1e-6)

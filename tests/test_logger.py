@@ -74,6 +74,13 @@ def test_table_has_a_fixed_width():
         table(["model", "R@1"], [["zero-shot"]])
 
 
+def test_table_measures_letters_by_the_columns_they_take():
+    rows = [["サッカー.mp4", "0:00"], ["cafe\u0301.mp4", "0:05"], ["plain.mp4", "0:10"]]
+    lines = table(["video", "from"], rows).splitlines()
+    assert lines[1] == "------------  ----"
+    assert lines[2] == "サッカー.mp4  0:00" and lines[4] == "plain.mp4     0:10"
+
+
 def test_metrics_are_strict_json_and_a_failure_keeps_the_former_file(tmp_path):
     path = tmp_path / "metrics.json"
     write_metrics(path, {"t2v": {"R1": 50.0}})

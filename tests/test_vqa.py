@@ -204,6 +204,8 @@ def test_one_question_in_three_lines(trained, corpus):
     assert [answer for answer, _ in best] == [answer for answer, _ in row["top5"]]
     assert [share for _, share in best] == pytest.approx([share for _, share in row["top5"]], abs=1e-5)
     assert len(model.answer(row["question"], video, top=2)) == 2
+    with pytest.raises(InputError, match="the question is empty"):
+        model.answer(" \n", video)
 
 
 def test_every_linear_layer_starts_small_and_without_bias():

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO, TypeVar
 
+from rich.cells import cell_len
 from tqdm import tqdm
 
 from utils.distributed import is_main
@@ -124,8 +125,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str | float]]) -> str:
     ]
     columns = []
     for place, cells in enumerate(zip(*lines, strict=True)):
-        width = max(map(len, cells))
-        aligned = [cell.rjust(width) if place else cell.ljust(width) for cell in cells]
+        width = max(map(cell_len, cells))  # a Chinese letter takes two columns, a combining accent none
+        blank = [" " * (width - cell_len(cell)) for cell in cells]
+        aligned = [space + cell if place else cell + space for space, cell in zip(blank, cells, strict=True)]
         columns.append([aligned[0], "-" * width, *aligned[1:]])
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 

@@ -1,6 +1,7 @@
 """How an entry script starts and ends."""
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from utils.errors import InputError, without_terminal_codes
 from utils.memory import keep_freed_memory
 from utils.preemption import PREEMPTED, Preempted
 
+QUIET = (r"This DataLoader will create \d+ worker", r"Glyph \d+ .*missing from")
+"""Warnings that nobody can act on: more workers than cores, as the published commands have, and letters that the
+figures' font lacks."""
+
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Run an entry script: an InputError ends it with one line and code 2, or with its traceback under --debug.
@@ -20,6 +25,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     Args:
         main: takes the words after the script's name.
     """
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message)
     if shares_no_machine():  # several processes need the memory more than the time
         keep_freed_memory()
     end(_outcome(main))

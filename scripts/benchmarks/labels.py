@@ -5,6 +5,7 @@ captions.
 """
 
 from argparse import ArgumentParser
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -24,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--repeats", type=count, default=15, help="runs of the exact methods; sampling runs twice")
 
 
-def measure(pairs: int, words: int, frames: int, num_samples: int, repeats: int) -> list[Row]:
+def measure(pairs: int, words: int, frames: int, num_samples: int, repeats: int) -> Iterator[Row]:
     """Seconds, megabytes and errors of each method; "signal" is the root mean square of the interactions themselves.
 
     Args:
@@ -53,7 +54,6 @@ def measure(pairs: int, words: int, frames: int, num_samples: int, repeats: int)
     masks = text_mask, video_mask
     valid = text_mask.unsqueeze(2) & video_mask.unsqueeze(1)
     games = {"standard": (LABEL_SCALE * cosine, *masks, *scores), "released": (LABEL_SCALE * cosine, *masks, *weights)}
-    rows = []
     for game, (sim, *others) in games.items():
         reference = exact_interaction(sim.double(), *others, game=game, coalitions=2**15)[valid]
         exact = partial(exact_interaction, sim, *others, game=game)
@@ -61,8 +61,7 @@ def measure(pairs: int, words: int, frames: int, num_samples: int, repeats: int)
         for method, call, runs in (("exact", exact, repeats), (f"sampled, {num_samples}", sampled, 2)):
             result, row = measure_call(call, runs)
             errors = {"error": _root_mean_square(result[valid] - reference), "signal": _root_mean_square(reference)}
-            rows.append({"case": f"{game}: {method}", **row, **errors})
-    return rows
+            yield {"case": f"{game}: {method}", **row, **errors}
 
 
 def _root_mean_square(values: Tensor) -> float:

@@ -53,17 +53,18 @@ def curves_figure(curves: Mapping[str, Curve]) -> Figure:
     grouped = panels(curves)
     rows = math.ceil(len(grouped) / COLUMNS)
     figure = Figure(figsize=(PAGE_WIDTH, PANEL_HEIGHT * rows), layout="constrained")
-    grid = figure.subplots(rows, COLUMNS, squeeze=False, sharex=True).flat
+    grid = list(figure.subplots(rows, COLUMNS, squeeze=False, sharex=True).flat)
     for axes, (panel, terms) in zip(grid, grouped.items(), strict=False):
         for term, curve in terms.items():
             axes.plot(*zip(*curve, strict=True), label=term, linewidth=1, marker="." if len(curve) < 30 else None)
         axes.set_title(panel, size=8, loc="left")
         axes.set_xlabel("step", size=7)
+        axes.set_ylabel("loss term" if panel not in curves else panel, size=7)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.tick_params(labelsize=6, labelbottom=True)
         axes.grid(color="0.9", linewidth=0.5)
         if len(terms) > 1:
             axes.legend(fontsize=5.5)
-    for axes in list(grid):
+    for axes in grid[len(grouped) :]:
         axes.remove()
     return figure
