@@ -253,6 +253,16 @@ def test_a_damaged_index_is_refused_and_mended(update, tmp_path, where, change, 
     assert tree(tmp_path / "index") == before
 
 
+def test_a_video_is_most_like_itself(update, model, videos, tmp_path):
+    update()
+    index = VideoIndex(tmp_path / "index")
+    segment = index.segments[-1]
+    hits = index.like(model.encode_video(videos / segment.file, **index.sampling(segment)), top=3)
+    assert (hits[0].file, hits[0].start) == (segment.file, segment.start)
+    assert hits[0].similarity == pytest.approx(1, abs=1e-5)
+    assert [hit.similarity for hit in hits] == sorted((hit.similarity for hit in hits), reverse=True)
+
+
 def test_an_index_of_something_else_is_refused(update, checkpoint, videos, tmp_path):
     update()
     others = {"sampling": SAMPLING | {"max_frames": 3}, "digest": "0" * 64, "folder": str(videos / "deeper")}

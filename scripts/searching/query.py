@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models import HBI, load_model
+from models import HBI, Tokens, load_model
 from models.export import model_digest
-from models.shortlist import Gallery
+from models.shortlist import Gallery, vectors
 from scripts.searching.storage import AGAIN, Manifest, read_entry, read_manifest
 from utils.errors import InputError
 
@@ -112,6 +112,18 @@ class VideoIndex:
         text = self.model.encode_text([query], self.manifest.max_words)
         near = self.gallery.nearest(text, max(shortlist, top))
         return self._best(near[0].tolist(), self.gallery.similarity(text, near)[0].cpu(), top)
+
+    def like(self, video: Tokens, *, top: int = 10) -> list[Hit]:
+        """Find segments that look like one picture or video; the similarity is that of the pooled vectors.
+
+        Args:
+            video: frame tokens (1, N_v, D) and their mask, as `encode_video` gives them.
+            top: how many segments.
+        """
+        query = vectors(self.model, *video, "video").cpu()
+        similarity = (self.gallery.shortlist.vectors @ query.T).squeeze(1)
+        near = similarity.argsort(descending=True, stable=True)
+        return self._best(near.tolist(), similarity[near], top)
 
     def _best(self, near: list[int], similarity: Tensor, top: int) -> list[Hit]:
         """The best of the segments `near` by their similarities (K,), without overlaps."""
