@@ -7,11 +7,7 @@ Flags behind the -- are those of main_retrieval.py and hold for all methods. Wha
 """
 
 import argparse
-import json
-import math
 import shlex
-import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,21 +15,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models import METHODS
+from scripts.experiments.runs import Run, mean_and_interval
 from scripts.figures.comparison import comparison_figure
 from scripts.figures.style import save_figure
 from utils.args import ArgumentParser
 from utils.errors import InputError
 from utils.files import atomic_write, claim_folder
 from utils.logger import table, write_metrics
-from utils.run import run
-from utils.texts import read_json
+from utils.run import run as run_script
 
-ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"diffusionret": ("discrimination", "generation")}
 """Methods that train in stages, each on the best checkpoint of the one before; every stage is a row of the table."""
 COLUMNS = ("R1", "R5", "R10")
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Student's t for 95 % by degrees of freedom, from 1; that of 9 serves for more, where it is slightly too wide."""
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -50,10 +43,11 @@ def main(argv: Sequence[str] | None = None) -> dict:
             for stage in STAGES.get(method, (None,)):
                 name = f"{method} {stage}" if stage else method
                 words = ["--method", method, "--seed", str(seed), *common, *own.get(method, [])]
-                words += (["--stage", stage] if stage else []) + (["--init_model", str(before)] if before else [])
+                words += ["--stage", stage] if stage else []
                 folder = args.output / name.replace(" ", "_") / f"seed_{seed}"
-                runs.setdefault(name, []).append(finish(folder, words))
-                before = best_checkpoint(folder)
+                run = Run(folder, ("--do_train", "1", *words), needs={"--init_model": before} if before else {})
+                runs.setdefault(name, []).append(run.finish())
+                before = folder
     found = {name: summarise(metrics) for name, metrics in runs.items()}
     report(found, args.output, len(args.seeds))
     return found
@@ -83,31 +77,6 @@ def split_options(text: str) -> tuple[str, list[str]]:
     return method, shlex.split(flags)
 
 
-def finish(folder: Path, words: list[str]) -> dict:
-    """Train and evaluate as the flags `words` say, unless that is done, and return the metrics.
-
-    Raises:
-        InputError: the folder is of a run with other flags, or the run failed.
-    """
-    command, metrics = folder / "command.json", folder / "metrics.json"
-    if command.is_file() and read_json(command) != words:
-        raise InputError(f"{folder}: is of a run with other flags; give another --output, or remove it")
-    if not metrics.is_file():
-        print(f"{folder}: {shlex.join(words)}", flush=True)
-        with atomic_write(command) as file:
-            json.dump(words, file)
-        script = [sys.executable, str(ROOT / "main_retrieval.py"), "--do_train", "1", "--resume", "auto"]
-        code = subprocess.run([*script, "--output_dir", str(folder), *words]).returncode
-        if code:
-            raise InputError(f"{folder}: the run ended with code {code}; fix its cause, and start again to resume")
-    return read_json(metrics)
-
-
-def best_checkpoint(folder: Path) -> Path:
-    """The best checkpoint of a finished run."""
-    return next(folder.glob("pytorch_model.bin.best.*"))
-
-
 def summarise(runs: list[dict]) -> dict:
     """Means and half widths of 95 % intervals over seeds, in both directions; "plain" where scores are processed."""
     kinds = {"scores": runs} | ({"plain": [metrics["plain"] for metrics in runs]} if "plain" in runs[0] else {})
@@ -118,15 +87,6 @@ def summarise(runs: list[dict]) -> dict:
         }
         for kind, metrics in kinds.items()
     }
-
-
-def mean_and_interval(values: list[float]) -> dict[str, float]:
-    """The mean, and half the width of its 95 % interval by Student's t; 0 for a single value."""
-    freedom, interval = len(values) - 1, 0.0
-    if freedom:
-        student = STUDENT[min(freedom, len(STUDENT)) - 1]
-        interval = student * statistics.stdev(values) / math.sqrt(len(values))
-    return {"mean": statistics.mean(values), "interval": interval, "values": values}
 
 
 def report(found: dict, folder: Path, seeds: int) -> None:
@@ -153,4 +113,4 @@ def report(found: dict, folder: Path, seeds: int) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

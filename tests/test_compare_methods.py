@@ -5,6 +5,7 @@ import json
 import pytest
 
 from scripts import compare_methods
+from scripts.experiments import runs
 from tests.retrieval_case import build_corpus
 from utils.errors import InputError
 
@@ -27,16 +28,16 @@ def test_methods_are_trained_compared_and_not_trained_again(tmp_path, monkeypatc
     assert "dicosa, similarity alone" in printed and (tmp_path / "out" / "comparison.png").stat().st_size > 1000
     assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == found
 
-    monkeypatch.setattr(compare_methods.subprocess, "run", None)
+    monkeypatch.setattr(runs.subprocess, "run", None)
     assert compare_methods.main(words) == found
     with pytest.raises(InputError, match="is of a run with other flags"):
         compare_methods.main([*words, "--lr", "1e-3"])
 
 
 def test_the_interval_is_students():
-    found = compare_methods.mean_and_interval([1.0, 2.0, 3.0])
-    assert found["mean"] == 2.0 and found["interval"] == pytest.approx(4.303 / 3**0.5)
-    assert compare_methods.mean_and_interval([5.0])["interval"] == 0.0
+    found = runs.mean_and_interval([1.0, 2.0, 3.0])
+    assert found["mean"] == 2.0 and found["interval"] == pytest.approx(4.302653 / 3**0.5)
+    assert runs.mean_and_interval([5.0])["interval"] == 0.0
 
 
 def test_options_of_no_method_are_refused():

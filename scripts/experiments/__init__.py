@@ -1,0 +1,1 @@
+"""Parts of scripts that run many trainings and compare them."""

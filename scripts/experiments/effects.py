@@ -1,0 +1,68 @@
+"""Effects of one variant against another, paired over seeds and queries.
+
+S seeds, Q queries.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+RESAMPLES = 9999
+
+
+def outcomes(folder: Path) -> dict[str, np.ndarray]:
+    """What a finished run got right, for each query (Q,), by the name of the measure; none for the estimator."""
+    ranks, predictions = folder / "ranks.npz", folder / "predictions.jsonl"
+    if ranks.is_file():
+        with np.load(ranks, allow_pickle=False) as arrays:
+            return {f"{name} R@1": arrays[name] == 0 for name in arrays.files}
+    if predictions.is_file():
+        answered = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
+        return {"top-1": np.array([each["top5"][0][0] == each["truth"] for each in answered])}
+    return {}
+
+
+def paired_effect(first: np.ndarray, second: np.ndarray) -> dict:
+    """Mean difference of two variants, in points of a percentage.
+
+    Args:
+        first: boolean (S, Q), what is right.
+        second: likewise, of the same seeds and queries.
+
+    Returns:
+        "effect"; "interval", 95 % by a bootstrap that draws seeds and queries, which takes both the training runs and
+        the test set for samples; "p_seeds" and "p_queries", by randomisation tests that exchange the variants for each
+        seed or each query; "seeds", their number.
+    """
+    difference = 100.0 * (first.astype(float) - second)
+    draws = np.random.default_rng(0)
+    interval = stats.bootstrap(
+        tuple(map(np.arange, difference.shape)),
+        lambda seeds, queries: difference[np.ix_(seeds, queries)].mean(),
+        vectorized=False,
+        n_resamples=RESAMPLES // 5,
+        method="percentile",
+        random_state=draws,
+    ).confidence_interval
+
+    def exchanged(means: np.ndarray) -> float:
+        test = stats.permutation_test(
+            (means,),
+            lambda x, axis: x.mean(axis=axis),
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            batch=RESAMPLES // 10,
+            random_state=draws,
+        )
+        return float(test.pvalue)
+
+    return {
+        "effect": float(difference.mean()),
+        "interval": [float(interval.low), float(interval.high)],
+        "p_seeds": exchanged(difference.mean(axis=1)),
+        "p_queries": exchanged(difference.mean(axis=0)),
+        "seeds": len(difference),
+    }
