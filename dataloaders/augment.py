@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 from timm.data.auto_augment import AugmentOp, rand_augment_transform
 
+from dataloaders.opencv import cv2
 from utils.errors import InputError
 
 FILL_GREY = (128, 128, 128)

@@ -162,13 +162,11 @@ def build_augmentation(args: argparse.Namespace) -> RandAugment | None:
     return None if config == "none" else RandAugment(config)
 
 
-def clip_reader(
-    args: argparse.Namespace, resolution: int, augment: RandAugment | None = None
-) -> Callable[..., Tensor]:
+def clip_reader(args: argparse.Namespace, resolution: int, augment: RandAugment | None = None) -> Callable[..., Tensor]:
     """`read_clip` with all but the path and the times bound to the arguments."""
     dataset = find_dataset(args.datatype)
     cache = args.frame_cache, args.frame_cache_gb, args.frame_cache_form
-    kept = args.frame_cache and FrameCache(*cache, videos=args.video_path)
+    kept = args.frame_cache and FrameCache(*cache, videos=args.video_path, measure=is_main())
     return partial(
         read_clip,
         transform=ClipTransform(resolution, exact=args.exact_resize),

@@ -7,23 +7,26 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import re
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import cv2
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from dataloaders.opencv import cv2
 from utils.errors import InputError
 from utils.files import atomic_write, claim_folder, is_regular, open_own, remove, temporary_names
 
 FORMS = ("lossless", "compact")
 JPEG_QUALITY = 95
 ENTRY = r"[0-9a-f]{64}\.safetensors"
+DAY = 24 * 3600
 
 logger = logging.getLogger("hbi")
 
@@ -31,31 +34,39 @@ logger = logging.getLogger("hbi")
 class FrameCache:
     """Frames by what they were made of, for any number of processes at once.
 
-    An entry is a file, written under another name and renamed when complete, so that a process that is killed leaves no
-    half entry. What would not fit is not kept: in epochs that visit every video once, putting one out for another gains
-    nothing. Entries whose video or settings changed are never found again; remove the folder to be rid of them.
+    An entry is written under another name and renamed when complete. It is not synced: one that a failing machine cut
+    short is made again. Only to rename and count it, processes wait for each other. What would not fit is not kept: in
+    epochs that visit every video once, putting one out for another gains nothing. Entries whose video or settings
+    changed are never found again; remove the folder to be rid of them.
 
     Args:
         folder: for the entries; created if missing.
         gigabytes: 10^9 bytes that the entries may take.
         form: "lossless" keeps the frames bit by bit, "compact" as JPEG of quality 95 without colour subsampling.
         videos: folder of the videos, which the cache must lie apart from.
+        measure: count the entries again, as one process of a run should; otherwise only where no count is there.
 
     Raises:
         InputError: the folder cannot be written, or is not the cache's own; see `utils.files.claim_folder`.
         ValueError: an unknown form.
     """
 
-    def __init__(self, folder: str | Path, gigabytes: float, form: str = "lossless", videos: str | Path | None = None):
+    def __init__(
+        self,
+        folder: str | Path,
+        gigabytes: float,
+        form: str = "lossless",
+        *,
+        videos: str | Path | None = None,
+        measure: bool = True,
+    ):
         if form not in FORMS:
             raise ValueError(f"form must be one of {FORMS}, got {form!r}")
-        self.folder = claim_folder(
-            folder, "frame cache", apart_from=[videos] if videos else [], flag="--frame_cache"
-        )
+        self.folder = claim_folder(folder, "frame cache", apart_from=[videos] if videos else [], flag="--frame_cache")
         self.form, self.capacity = form, int(gigabytes * 1e9)
         try:
             with self._locked_count() as count:
-                count.write(self._measure())
+                _write(count, self._measure() if measure else self._used(count))
         except OSError as error:
             raise InputError(f"{folder}: cannot be written ({error.strerror}); give another --frame_cache") from error
 
@@ -80,63 +91,57 @@ class FrameCache:
         if is_regular(entry):
             try:
                 return _unpack(load_file(entry))
-            except (OSError, SafetensorError, KeyError, ValueError, cv2.error):  # damaged by something else
+            except (OSError, SafetensorError, KeyError, ValueError, cv2.error):  # cut short, or damaged otherwise
                 remove(entry, ENTRY)
         packed = _pack(make(), self.form)
-        if self.capacity:
+        if self.capacity and not os.path.lexists(entry):
             self._keep(entry, save(packed))
         return _unpack(packed)
 
     def _keep(self, entry: Path, content: bytes) -> None:
         """Write an entry if there is space for it; if there is none, that is said once and nothing more is kept."""
         try:
-            with self._locked_count() as count:
-                if entry.exists():
-                    return
-                used = count.read() + len(content)
-                if used <= self.capacity:
-                    with atomic_write(entry, "wb") as file:
-                        file.write(content)
-                    count.write(used)
-                    return
-            reason = f"{self.folder}: has no space within {self.capacity / 1e9:g} GB; raise --frame_cache_gb"
+            # The lock is taken last, and let go once the entry is renamed.
+            with ExitStack() as lock, atomic_write(entry, "wb", sync=False) as file:
+                file.write(content)
+                file.flush()
+                count = lock.enter_context(self._locked_count())
+                used = self._used(count) + (0 if entry.exists() else len(content))
+                if used > self.capacity:
+                    gigabytes = f"{self.capacity / 1e9:g} GB"
+                    raise InputError(f"{self.folder}: has no space within {gigabytes}; raise --frame_cache_gb")
+                _write(count, used)
         except (OSError, InputError) as error:
-            reason = str(error)
-        self.capacity = 0
-        logger.warning("%s; what is not there yet is decoded each time", reason)
+            self.capacity = 0
+            logger.warning("%s; what is not there yet is decoded each time", error)
 
     @contextmanager
-    def _locked_count(self) -> Iterator["_Count"]:
-        """The number of bytes taken; no other process reads or writes it, or adds an entry, meanwhile."""
+    def _locked_count(self) -> Iterator[IO[bytes]]:
+        """The file of the number of bytes taken, at its beginning; no other process has it meanwhile."""
         with open_own(self.folder / "bytes", "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield _Count(file)
+            file.seek(0)
+            yield file
             file.flush()
 
+    def _used(self, count: IO[bytes]) -> int:
+        """Bytes taken, by the file if it holds a number."""
+        number = count.read(20)
+        return int(number) if number.isdigit() else self._measure()
+
     def _measure(self) -> int:
-        """Bytes that the entries take, after what a killed process never renamed is removed."""
+        """Bytes that the entries take, after what processes left unfinished more than a day ago is removed."""
         entries = [file for file in self.folder.glob("[0-9a-f][0-9a-f]/*") if is_regular(file)]
         for file in self.folder.glob("[0-9a-f][0-9a-f]/.*"):
-            remove(file, temporary_names(ENTRY))
+            if is_regular(file) and time.time() - file.stat().st_mtime > DAY:
+                remove(file, temporary_names(ENTRY))
         return sum(file.stat().st_size for file in entries if re.fullmatch(ENTRY, file.name))
 
 
-class _Count:
-    """A number in an open file."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def read(self) -> int:
-        """The number."""
-        self.file.seek(0)
-        number = self.file.read(20)
-        return int(number) if number.isdigit() else 0
-
-    def write(self, number: int) -> None:
-        """Put another number in its place."""
-        self.file.truncate(0)
-        self.file.write(b"%d" % number)
+def _write(count: IO[bytes], number: int) -> None:
+    """Put a number in a file's place."""
+    count.truncate(0)
+    count.write(b"%d" % number)
 
 
 def _pack(frames: np.ndarray, form: str) -> dict[str, np.ndarray]:

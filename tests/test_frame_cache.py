@@ -1,19 +1,24 @@
 """Kept frames: the same as decoded ones, once for each video and setting, in bounds, and whole after a kill."""
 
+import fcntl
 import logging
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import write_video
 
-from dataloaders import clips
+from dataloaders import clips, frame_cache
 from dataloaders.augment import RandAugment
 from dataloaders.clips import read_clip
 from dataloaders.frame_cache import FrameCache
@@ -144,6 +149,91 @@ def test_room_is_counted_anew_at_the_start(video_file, tmp_path):
     assert len(entries(tmp_path)) == 2
 
 
+def test_only_the_measuring_process_counts_again_unless_there_is_no_count(video_file, tmp_path):
+    fill(tmp_path, video_file, 1e6, range(2))
+    (entry, other), count = entries(tmp_path), tmp_path / "bytes"
+    size = other.stat().st_size
+    entry.unlink()
+    FrameCache(tmp_path, 1, measure=False)
+    assert int(count.read_text()) == 2 * size
+    FrameCache(tmp_path, 1)
+    assert int(count.read_text()) == size
+    for content in ("", "two"):
+        count.write_text(content)
+        FrameCache(tmp_path, 1, measure=False)
+        assert int(count.read_text()) == size
+
+
+def test_a_count_that_is_lost_is_taken_again(video_file, tmp_path):
+    cache = FrameCache(tmp_path, 1)
+    cache.get(video_file, {"number": 0}, lambda: FRAMES)
+    (tmp_path / "bytes").write_text("")  # its writer was killed
+    cache.get(video_file, {"number": 1}, lambda: FRAMES)
+    assert int((tmp_path / "bytes").read_text()) == sum(entry.stat().st_size for entry in entries(tmp_path))
+
+
+DECODING, SYNCING, WRITING = 60, 30, 1  # milliseconds
+
+
+@pytest.mark.parametrize(("writers", "times_one"), [(8, 5), (32, 15)])
+def test_writers_wait_for_each_other_neither_to_decode_nor_to_write(
+    video_file, tmp_path, monkeypatch, writers, times_one
+):
+    """Latencies are added up instead of waited for; those with the cache's lock held are one after another."""
+    cache, spent, write = FrameCache(tmp_path, 1), Counter(), frame_cache.atomic_write
+
+    def wait(milliseconds):
+        with open(tmp_path / "bytes") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                spent["apart"] += milliseconds
+            except BlockingIOError:
+                spent["locked"] += milliseconds
+
+    @contextmanager
+    def watched_write(*arguments, **options):
+        with write(*arguments, **options) as file:
+            yield SimpleNamespace(write=lambda content: wait(WRITING) or file.write(content), flush=file.flush)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: wait(SYNCING))
+    monkeypatch.setattr(frame_cache, "atomic_write", watched_write)
+    cache.get(video_file, {}, lambda: wait(DECODING) or FRAMES)
+    assert len(entries(tmp_path)) == 1
+    one = spent.total()
+    assert one >= DECODING + WRITING
+    assert min(writers, one / max(spent["locked"], 0.001)) >= times_one
+
+
+LOADING = """
+import os, sys
+import numpy as np
+from torch.utils.data import Dataset
+from dataloaders import build_dataloader
+from dataloaders.augment import RandAugment
+
+def threads(_):
+    import cv2
+    before = len(os.listdir("/proc/self/task"))
+    RandAugment("rand-m9-n4-p1")(np.zeros((2, 480, 640, 3), np.uint8))
+    cv2.warpAffine(np.zeros((2000, 2000, 3), np.uint8), np.eye(2, 3), (2000, 2000))
+    return cv2.getNumThreads(), len(os.listdir("/proc/self/task")) - before
+
+class Threads(Dataset):
+    def __len__(self): return 1
+    def __getitem__(self, index): return {"threads": threads(index)}
+
+loader = build_dataloader(Threads(), batch_size=1, max_frames=1, training=False, workers=int(sys.argv[1]))
+print([value.item() for value in next(iter(loader))["threads"]])
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_opencv_starts_no_threads_in_a_loading_process(workers):
+    command = [sys.executable, "-c", LOADING, workers]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[1, 0]"
+
+
 WRITER = """
 import sys, time
 from pathlib import Path
@@ -157,10 +247,11 @@ class Slow:
     def write(self, content):
         self.file.write(content[: len(content) // 2]); self.file.flush()
         print("half", flush=True); time.sleep(60)
+    def flush(self): pass
 
 write = dataloaders.frame_cache.atomic_write
 class slow_write:
-    def __init__(self, *arguments): self.context = write(*arguments)
+    def __init__(self, *arguments, **options): self.context = write(*arguments, **options)
     def __enter__(self): return Slow(self.context.__enter__())
     def __exit__(self, *exception): return self.context.__exit__(*exception)
 
@@ -179,6 +270,12 @@ def test_a_writer_killed_half_way_leaves_no_entry(video_file, tmp_path):
     cache = FrameCache(tmp_path, 1)
     assert np.array_equal(cache.get(video_file, {}, lambda: FRAMES), FRAMES)
     assert np.array_equal(cache.get(video_file, {}, lambda: None), FRAMES)
+    assert remainder.exists()  # another process might be writing it
+    os.utime(remainder, (time.time() - 23 * 3600,) * 2)
+    FrameCache(tmp_path, 1)
+    assert remainder.exists()
+    os.utime(remainder, (time.time() - 25 * 3600,) * 2)
+    FrameCache(tmp_path, 1)
     assert len(entries(tmp_path)) == 1 and not remainder.exists()
 
 

@@ -127,12 +127,13 @@ def open_own(path: str | Path, mode: str) -> IO:
 
 
 @contextmanager
-def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
+def atomic_write(path: str | Path, mode: str = "w", *, sync: bool = True) -> Iterator[IO]:
     """Open a temporary file in the folder of `path`, and rename it to `path` once it is written and synced.
 
     Args:
         path: final name; its folder is created if missing.
         mode: "w" for text (UTF-8) or "wb" for bytes.
+        sync: wait for the disk; without, the file may be cut short if the machine fails.
 
     Raises:
         InputError: the folder cannot be written, the disk is full, or `path` is a link; an earlier file is untouched.
@@ -147,7 +148,8 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
