@@ -15,14 +15,14 @@ from models import HBI, Tokens
 from models.estimator_training import FEATURES, EstimatorTraining, pair_features
 from models.hbi_options import add_interaction_argument
 from models.tokenizer import Tokenizer
-from utils.args import estimator_parser, parse
+from utils.args import estimator_parser, read_command
 from utils.checkpoint import load_weights
 from utils.devices import autocast, to_device
 from utils.distributed import gather_shards, is_main
 from utils.engine.builders import build_model
 from utils.engine.task import Task, run_task
 from utils.errors import InputError
-from utils.logger import table, write_metrics
+from utils.logger import table, used, write_metrics
 from utils.metrics import correlation
 from utils.plots import scatter
 from utils.run import run
@@ -60,6 +60,11 @@ class Estimation(Task[tuple[dict]]):
     def held_out(self) -> Features:
         """Features of the test pairs."""
         return self.cached_features("test")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Captions and clips of the test pairs."""
+        return find_split(self.args, "test")[0].counts()
 
     def training_loader(self) -> DataLoader:
         """Load features of the training pairs; the held-out pairs must be there, too."""
@@ -134,13 +139,14 @@ class Estimation(Task[tuple[dict]]):
     def report(self, results: tuple[dict]) -> None:
         """Print the results as a table and write metrics.json."""
         (metrics,) = results
-        print(table(["", *metrics], [["held-out pairs", *(f"{value:.4g}" for value in metrics.values())]]))
-        write_metrics(Path(self.args.output_dir) / "metrics.json", metrics)
+        row = ["held-out pairs", *(f"{value:.4g}" for value in metrics.values())]
+        print(table([used(self.counts), *metrics], [row]))
+        write_metrics(Path(self.args.output_dir) / "metrics.json", metrics | {"run": self.about()})
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Run the command line `argv` and return the metrics of the best or the given estimator."""
-    args = parse(estimator_parser(add_interaction_argument), argv)
+    args = read_command({"hbi": add_interaction_argument}, estimator_parser, argv, frozen=True)
     if not (args.do_train or args.init_model):
         raise InputError("--do_eval: there is no estimator; give the checkpoint that holds one as --init_model")
     if args.max_frames < 2:

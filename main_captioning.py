@@ -14,7 +14,7 @@ from dataloaders.captioning import CaptionLoaders, build_caption_loaders, check_
 from models import CAPTION_METHODS, HBICaptioning, Tokens
 from models.captioning import has_decoder
 from models.tokenizer import Tokenizer
-from utils.args import caption_parser, choose_method, parse
+from utils.args import caption_parser, read_command
 from utils.caption_metrics import caption_metrics
 from utils.checkpoint import read_weights
 from utils.distributed import from_main, gather_shards
@@ -22,7 +22,7 @@ from utils.engine.builders import build_model
 from utils.engine.task import Task, run_task
 from utils.errors import InputError
 from utils.files import atomic_write
-from utils.logger import table, write_metrics
+from utils.logger import table, used, write_metrics
 from utils.run import run
 
 
@@ -67,6 +67,11 @@ class Captioning(Task[Results]):
         if len(found.names) < 2:
             raise InputError(f"{self.args.anno_path}: 1 video to select on, but CIDEr is defined from 2 on; add others")
         return found
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Videos and references of the test split."""
+        return self.test.counts
 
     def training_loader(self) -> DataLoader:
         """Load the training pairs; the evaluation data must be there, too."""
@@ -115,8 +120,8 @@ class Captioning(Task[Results]):
     def report(self, results: Results) -> None:
         """Print the metrics as a table; write metrics.json, and captions and references in COCO's formats."""
         found, folder = results.metrics["captions"], Path(self.args.output_dir)
-        print(table(["", *found], [[f"{results.metrics['videos']} videos", *found.values()]]))
-        write_metrics(folder / "metrics.json", results.metrics)
+        print(table(["", *found], [[used(self.counts), *found.values()]]))
+        write_metrics(folder / "metrics.json", results.metrics | {"run": self.about()})
         with atomic_write(folder / "captions.jsonl") as file:
             for row in zip(results.names, results.captions, results.scores, strict=True):
                 line = dict(zip(("image_id", "caption", "score"), row, strict=True))
@@ -130,8 +135,8 @@ class Captioning(Task[Results]):
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Run the command line `argv` and return the metrics of the best or the given checkpoint."""
-    method = CAPTION_METHODS[choose_method(CAPTION_METHODS, argv)]
-    return run_task(Captioning, parse(caption_parser(CAPTION_METHODS, method.add_arguments), argv))
+    methods = {name: method.add_arguments for name, method in CAPTION_METHODS.items()}
+    return run_task(Captioning, read_command(methods, caption_parser, argv))
 
 
 if __name__ == "__main__":

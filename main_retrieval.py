@@ -22,14 +22,14 @@ from dataloaders.build import (
 from models import METHODS, RetrievalMethod, Tokens
 from models.shortlist import check_shortlist, two_stage_similarity
 from models.tokenizer import Tokenizer
-from utils.args import choose_method, parse, retrieval_parser
+from utils.args import read_command, retrieval_parser
 from utils.devices import PRECISIONS
 from utils.distributed import gather_shards, rank, world_size
 from utils.engine.builders import build_model
 from utils.engine.task import Task, run_task
 from utils.errors import InputError
 from utils.files import atomic_write
-from utils.logger import table, write_metrics
+from utils.logger import table, used, write_metrics
 from utils.metrics import percent_within, rank_statistics, retrieval_metrics, text_to_video_ranks, video_to_text_ranks
 from utils.post_processing import dual_softmax_metrics, query_bank_metrics, query_bank_norm
 from utils.run import run
@@ -82,6 +82,11 @@ class Retrieval(Task[Results]):
         self.logger.info("the best epoch is selected on the validation split")
         return self.loaders("val")
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Captions and clips of the test split."""
+        return self.test.split.counts()
+
     def training_loader(self) -> DataLoader:
         """Load the training pairs; the evaluation data must be there, too."""
         assert self.test and self.selection
@@ -122,7 +127,7 @@ class Retrieval(Task[Results]):
         t2v, v2t = self.scores(sim, text, video)
         t2v_ranks = text_to_video_ranks(t2v, loaders.clip_of_caption)
         ranks = {"t2v": t2v_ranks, "v2t": video_to_text_ranks(v2t, loaders.clip_of_caption)}
-        subsets = {name: t2v_ranks[rows] for name, rows in loaders.subsets.items() if rows}
+        subsets = {name: t2v_ranks[rows] for name, rows in loaders.split.subsets.items() if rows}
         metrics = {side: rank_statistics(found) for side, found in ranks.items()}
         if t2v is not sim:
             metrics["plain"] = retrieval_metrics(sim, loaders.clip_of_caption)
@@ -170,7 +175,8 @@ class Retrieval(Task[Results]):
         for method, values in metrics["post_processed"].items():
             rows |= {f"{names[key]}, after {method}": values[key] for key in values}
         columns = list(metrics["t2v"])
-        print(table(["", *columns], [[label, *(values[name] for name in columns)] for label, values in rows.items()]))
+        cells = [[label, *(values[name] for name in columns)] for label, values in rows.items()]
+        print(table([used(self.counts), *columns], cells))
         if self.args.shortlist:
             print(
                 "shortlists of {clips} clips: the caption's own clip is inside for {true:.1f} % of the captions, the "
@@ -182,7 +188,7 @@ class Retrieval(Task[Results]):
                 np.save(file, results.sim.numpy())
         with atomic_write(folder / "ranks.npz", "wb") as file:
             np.savez(file, **{name: ranks.numpy() for name, ranks in results.ranks.items()})
-        write_metrics(folder / "metrics.json", metrics)
+        write_metrics(folder / "metrics.json", metrics | {"run": self.about()})
 
 
 def own_blocks(text: Tokens, block: int | None) -> Tokens:
@@ -197,8 +203,8 @@ def own_blocks(text: Tokens, block: int | None) -> Tokens:
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Run the command line `argv` and return the metrics of the best or the given checkpoint."""
-    method = METHODS[choose_method(METHODS, argv)]
-    return run_task(Retrieval, parse(retrieval_parser(METHODS, method.add_arguments), argv))
+    methods = {name: method.add_arguments for name, method in METHODS.items()}
+    return run_task(Retrieval, read_command(methods, retrieval_parser, argv))
 
 
 if __name__ == "__main__":

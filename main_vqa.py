@@ -18,13 +18,13 @@ from dataloaders.question_answering import (
 from models import ANSWER_METHODS, AnswerMethod
 from models.tokenizer import Tokenizer
 from utils.answers import answer_metrics, read_answers, write_answers
-from utils.args import choose_method, parse, question_parser
+from utils.args import question_parser, read_command
 from utils.distributed import barrier, gather_shards, is_main
 from utils.engine.builders import build_model
 from utils.engine.task import Task, run_task
 from utils.errors import InputError
 from utils.files import atomic_write
-from utils.logger import table, write_metrics
+from utils.logger import table, used, write_metrics
 from utils.run import run
 
 TOP = 5
@@ -67,6 +67,11 @@ class QuestionAnswering(Task[Results]):
         """The evaluation questions."""
         resolution = self.model.clip.config.resolution
         return build_evaluation_loaders(self.args, self.model.answers, Tokenizer(), resolution, self.device)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Evaluation questions and their videos."""
+        return self.test.counts
 
     def training_loader(self) -> DataLoader:
         """Load the training questions; the evaluation data must be there, too."""
@@ -124,16 +129,16 @@ class QuestionAnswering(Task[Results]):
             [kind, *(figures[scope][name] if scope in figures else "-" for scope in scopes for name in FIGURES)]
             for kind, figures in results.metrics.items()
         ]
-        print(table(["", *(name for scope in scopes for name in (scope, *FIGURES[1:]))], rows))
-        write_metrics(folder / "metrics.json", results.metrics)
+        print(table([used(self.counts), *(name for scope in scopes for name in (scope, *FIGURES[1:]))], rows))
+        write_metrics(folder / "metrics.json", results.metrics | {"run": self.about()})
         with atomic_write(folder / "predictions.jsonl") as file:
             file.writelines(json.dumps(prediction, ensure_ascii=False) + "\n" for prediction in results.predictions)
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Run the command line `argv` and return the metrics of the best or the given checkpoint."""
-    method = ANSWER_METHODS[choose_method(ANSWER_METHODS, argv)]
-    return run_task(QuestionAnswering, parse(question_parser(ANSWER_METHODS, method.add_arguments), argv))
+    methods = {name: method.add_arguments for name, method in ANSWER_METHODS.items()}
+    return run_task(QuestionAnswering, read_command(methods, question_parser, argv))
 
 
 if __name__ == "__main__":

@@ -37,12 +37,21 @@ class Split:
         captions: every caption.
         clip_of_caption: for each caption the index of its clip.
         subsets: name -> indices of captions that are evaluated apart as well, such as hard negatives.
+        whole: numbers of captions and clips before any were left out; None where none were.
     """
 
     clips: list[Clip]
     captions: list[str]
     clip_of_caption: list[int]
     subsets: dict[str, list[int]] = field(default_factory=dict)
+    whole: tuple[int, int] | None = field(default=None, compare=False)
+
+    def counts(self, texts: str = "captions") -> dict[str, int]:
+        """How many captions, called `texts`, and videos (or clips of them) are used, and how many left out."""
+        used = len(self.captions), len(self.clips)
+        left_out = [every - some for every, some in zip(self.whole or used, used, strict=True)]
+        names = texts, "videos", f"{texts}_left_out", "videos_left_out"
+        return dict(zip(names, [*used, *left_out], strict=True))
 
     def keep_videos(self, video_ids: Collection[str]) -> "Split":
         """Leave out the clips of all other videos and their captions, and renumber the rest."""
@@ -58,6 +67,7 @@ class Split:
                 name: [new_caption[index] for index in indices if index in new_caption]
                 for name, indices in self.subsets.items()
             },
+            whole=self.whole or (len(self.captions), len(self.clips)),
         )
 
 

@@ -40,15 +40,13 @@ class EvaluationLoaders:
         text: batches of captions, each once.
         clips: batches of clips, each decoded once.
         clip_of_caption: int64 (A,), the clip of each caption of the whole split.
-        subsets: name -> captions that are evaluated apart as well.
-        bank: batches of training captions for QB-Norm, if there are to be any.
+        split: what is evaluated.
     """
 
     text: DataLoader
     clips: DataLoader
     clip_of_caption: Tensor
-    subsets: dict[str, list[int]]
-    bank: DataLoader | None = None
+    split: Split
 
 
 def build_evaluation_loaders(
@@ -72,7 +70,7 @@ def build_evaluation_loaders(
         load(TextDataset(split, tokenizer, args.max_words), workers=0),  # a process starts slower than words are read
         load(ClipDataset(split, videos, clip_reader(args, resolution)), workers=args.workers),
         torch.tensor(split.clip_of_caption),
-        split.subsets,
+        split,
     )
 
 

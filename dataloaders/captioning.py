@@ -22,11 +22,13 @@ class CaptionLoaders:
         clips: this process's share, batches of clips, each decoded once.
         names: of all clips.
         references: every caption of each clip.
+        counts: of references and videos, used and left out.
     """
 
     clips: DataLoader
     names: list[str]
     references: list[list[str]]
+    counts: dict[str, int]
 
 
 def check_captioned(datatype: str) -> None:
@@ -53,7 +55,8 @@ def build_caption_loaders(args: argparse.Namespace, resolution: int, device: tor
     for caption, clip in zip(split.captions, split.clip_of_caption, strict=True):
         references[clip].append(caption)
     options = {"batch_size": args.batch_size_val, "workers": args.workers, "training": False, "device": device}
-    return CaptionLoaders(build_loader(args, clips, **options), list(map(clip_name, split.clips)), references)
+    names, counts = list(map(clip_name, split.clips)), split.counts("references")
+    return CaptionLoaders(build_loader(args, clips, **options), names, references, counts)
 
 
 def clip_name(clip: Clip) -> str:

@@ -149,11 +149,13 @@ class QuestionLoaders:
         asked: every question of the split.
         questions: batches of `QuestionDataset`'s items.
         clips: batches of clips, each decoded once.
+        counts: questions and videos used, and left out.
     """
 
     asked: list[Question]
     questions: DataLoader
     clips: DataLoader
+    counts: dict[str, int]
 
 
 def read_questions(datatype: str, path: str) -> list[Question]:
@@ -192,7 +194,7 @@ def build_evaluation_loaders(
     Raises:
         InputError: questions or videos are missing or malformed.
     """
-    asked, files = find_questions(args, "test", args.val_csv)
+    asked, files, counts = find_questions(args, "test", args.val_csv)
     questions = QuestionDataset(asked, answers, tokenizer, args.max_words)
     clips = ClipDataset(questions.split, files, clip_reader(args, resolution))
     options = {"batch_size": args.batch_size_val, "training": False, "device": device}
@@ -200,6 +202,7 @@ def build_evaluation_loaders(
         asked,
         build_loader(args, questions, workers=0, **options),
         build_loader(args, clips, workers=args.workers, **options),
+        counts,
     )
 
 
@@ -215,7 +218,7 @@ def build_training_loader(
 
     Arguments and errors are those of `build_evaluation_loaders`, and it is an error if there is no such question.
     """
-    asked, files = find_questions(args, "train", args.train_csv)
+    asked, files, _ = find_questions(args, "train", args.train_csv)
     vocabulary = set(answers)
     known = [question for question in asked if question.answer in vocabulary]
     if not known:
@@ -235,8 +238,11 @@ def build_training_loader(
     return build_loader(args, dataset, collate=dataset.collate, **options)
 
 
-def find_questions(args: argparse.Namespace, name: str, path: str) -> tuple[list[Question], dict[str, Path]]:
-    """Read a split's questions and find their videos; with --skip_missing_videos questions without one are left out."""
+def find_questions(
+    args: argparse.Namespace, name: str, path: str
+) -> tuple[list[Question], dict[str, Path], dict[str, int]]:
+    """Read a split's questions, find their videos, and count; with --skip_missing_videos those without are left out."""
     questions = read_questions(args.datatype, path)
     files = find_files(args, name, [asked.video_id for asked in questions])
-    return [asked for asked in questions if asked.video_id in files], files
+    counts = as_split(questions).keep_videos(files).counts("questions")
+    return [asked for asked in questions if asked.video_id in files], files, counts

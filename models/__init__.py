@@ -24,6 +24,7 @@ from models.method import RetrievalMethod
 from models.pretrained import load_clip, uses_quick_gelu
 from utils.answers import read_answers
 from utils.checkpoint import load_weights, read_weights
+from utils.config import find_config, options_of_run
 from utils.errors import InputError, one_line
 
 METHODS: dict[str, type[RetrievalMethod]] = {
@@ -58,7 +59,8 @@ def load_model(
 
     Args:
         checkpoint: file in the released format, or the folder of an export (`models.export`), which holds its options,
-            too; every size is derived from it.
+            too; every size is derived from it. Next to the file may lie the config.json of the run that wrote it
+            (`utils.config`), which says the method and its options.
         method: a key of `METHODS`; None: found by the checkpoint's keys, or the first one without a checkpoint.
         base_encoder: CLIP's weights, see `models.pretrained.load_clip`; needed where there is no checkpoint. With a
             checkpoint only its name counts: it determines the activation of the towers.
@@ -81,8 +83,8 @@ def load_model(
         InputError: a file is missing, damaged or of another architecture or method, or has another number of answers;
             no such method.
     """
-    state, estimator = None, options.pop("estimator", None)
-    quick_gelu = base_encoder is None or uses_quick_gelu(base_encoder)
+    state, estimator, run = None, options.pop("estimator", None), find_config(checkpoint)
+    quick_gelu = (run is None or run.quick_gelu) if base_encoder is None else uses_quick_gelu(base_encoder)
     if checkpoint is not None and Path(checkpoint).is_dir():
         config = read_config(checkpoint)
         checkpoint, quick_gelu = Path(checkpoint) / WEIGHTS, config["quick_gelu"]
@@ -98,9 +100,11 @@ def load_model(
     names = answer_names(answers, state or {}, checkpoint)
     captions = captions or has_decoder(state or {})
     methods = CAPTION_METHODS if captions else METHODS if names is None else ANSWER_METHODS
-    name = method or find_method(state or {}) or next(iter(methods))
+    name = method or (run and run.method) or find_method(state or {}) or next(iter(methods))
     if name not in methods:
         raise InputError(f"method {name}: choose one of {', '.join(methods)}{' for questions' * (names is not None)}")
+    if run and run.method == name:
+        options = options_of_run(run, methods[name].Options, checkpoint) | options
     if state is not None:
         options = temporal_options(state) | methods[name].options_of_state(state) | options
     model = methods[name](clip, **options) if names is None else methods[name](clip, names, **options)

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class MethodOptions:
         recipe: "released", "corrected" or a `Recipe`.
     """
 
-    recipe: str | Recipe = "released"
+    recipe: Literal["released", "corrected"] | Recipe = "released"
 
 
 class RetrievalMethod(TokenLevels, nn.Module):

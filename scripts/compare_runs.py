@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.errors import InputError
-from utils.logger import table, write_metrics
+from utils.logger import table, used, write_metrics
 from utils.run import run
 from utils.texts import read_json
 
@@ -48,26 +48,33 @@ def read_run(text: str) -> tuple[str, dict]:
 def compare_retrieval(runs: dict[str, dict]) -> str:
     """The table of retrieval runs; a dash where a run has no such subset."""
     subsets = list(dict.fromkeys(name for metrics in runs.values() for name in metrics["subsets"]))
-    header = ["text to video", *COLUMNS, *(f"R1 {name} negatives" for name in subsets), "video to text R1"]
+    header = ["text to video", "used", *COLUMNS, *(f"R1 {name} negatives" for name in subsets), "video to text R1"]
 
     def row(metrics: dict) -> list[float | str]:
         hard = [metrics["subsets"][name]["R1"] if name in metrics["subsets"] else "-" for name in subsets]
-        return [*(metrics["t2v"][column] for column in COLUMNS), *hard, metrics["v2t"]["R1"]]
+        return [counts(metrics), *(metrics["t2v"][column] for column in COLUMNS), *hard, metrics["v2t"]["R1"]]
 
     return table(header, [[name, *row(metrics)] for name, metrics in runs.items()])
 
 
 def compare_answers(runs: dict[str, dict]) -> str:
     """The table of question-answering runs over all questions: in total, of each kind, and the majority answer's."""
-    kinds = list(dict.fromkeys(name for metrics in runs.values() for name in metrics if name != "total"))
-    header = ["questions", "top1", "top5", *(f"top1 {kind}" for kind in kinds), "majority"]
+    kinds = list(dict.fromkeys(name for metrics in runs.values() for name in metrics if name not in ("total", "run")))
+    header = ["questions", "used", "top1", "top5", *(f"top1 {kind}" for kind in kinds), "majority"]
 
     def row(metrics: dict) -> list[float | str]:
         total = metrics["total"]["all"]
         each = [metrics[kind]["all"]["top1"] if kind in metrics else "-" for kind in kinds]
-        return [total["top1"], total["top5"], *each, total["majority"]]
+        return [counts(metrics), total["top1"], total["top5"], *each, total["majority"]]
 
     return table(header, [[name, *row(metrics)] for name, metrics in runs.items()])
+
+
+def counts(metrics: dict) -> str:
+    """How many texts and videos the metrics are of; unknown for a run of an earlier version."""
+    if "run" not in metrics:
+        return "-"
+    return used({name: count for name, count in metrics["run"].items() if isinstance(count, int)})
 
 
 if __name__ == "__main__":

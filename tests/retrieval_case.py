@@ -1,5 +1,6 @@
 """A corpus of moving shapes and tiny weights, on which the retrieval script runs in seconds."""
 
+import json
 import socket
 import time
 from dataclasses import dataclass
@@ -38,6 +39,13 @@ def build_corpus(folder: Path, *, train: int, test: int) -> Corpus:
     save_weights(CLIP(SMALL).state_dict(), corpus.clip)
     save_weights(BanzhafModule().state_dict(), corpus.estimator)
     return corpus
+
+
+def read_metrics(folder: Path) -> dict:
+    """What metrics.json of a run says, but for what the run was."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics.pop("run")["config"]["kind"] == "run"
+    return metrics
 
 
 def wait_for_port(port: int, seconds: float = 300) -> None:

@@ -19,7 +19,7 @@ from models import load_model
 from scripts import score_stories
 from scripts.shapes.grammar import read_story, sentence
 from scripts.shapes.scene import Action, Event, Scene, Thing
-from tests.retrieval_case import build_corpus
+from tests.retrieval_case import build_corpus, read_metrics
 from utils.caption_metrics import caption_metrics
 from utils.checkpoint import read_weights, save_weights
 from utils.errors import InputError
@@ -84,7 +84,7 @@ def test_training_writes_checkpoints_captions_and_metrics(trained, corpus):
     names = {path.name for path in trained.folder.iterdir()} - {MARKER}
     written = {"pytorch_model.bin.0", "pytorch_model.bin.best.0", "log.txt", "metrics.json", "captions.jsonl"}
     assert written | {"references.json", "tensorboard", "training_state"} <= names
-    assert json.loads((trained.folder / "metrics.json").read_text()) == trained.metrics
+    assert read_metrics(trained.folder) == trained.metrics
     scalars = EventAccumulator(str(trained.folder / "tensorboard")).Reload().Tags()["scalars"]
     assert {"caption_ce", "entity.ce_t2v", "event.kl_banzhaf", "score"} <= set(scalars)
     assert "no validation split" not in trained.log
@@ -142,7 +142,7 @@ def spawn(processes, folder, corpus, *words):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run([*command, *map(str, words)], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
-    return Outcome(folder, json.loads((folder / "metrics.json").read_text()))
+    return Outcome(folder, read_metrics(folder))
 
 
 @pytest.mark.slow

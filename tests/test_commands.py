@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.retrieval_case import build_corpus, wait_for_port
+from tests.retrieval_case import build_corpus, read_metrics, wait_for_port
 
 ROOT = Path(__file__).parents[1]
 CLIPS = 12
@@ -67,10 +67,6 @@ def shell(tmp_path):
     return call
 
 
-def metrics(folder):
-    return json.loads((folder / "metrics.json").read_text())
-
-
 @pytest.mark.slow
 @pytest.mark.xdist_group("published port")
 def test_retrieval_commands(shell):
@@ -90,12 +86,12 @@ def test_retrieval_commands(shell):
         shell("python", python.rstrip() + similar, best),
     ]
     for output in outputs:
-        assert metrics(output) == metrics(folder)
+        assert read_metrics(output) == read_metrics(folder)
     of_two, of_one = (np.load(output / "similarity.npy") for output in (outputs[0], outputs[2]))
     assert of_two.shape == (CLIPS, CLIPS) and np.abs(of_two - of_one).max() < 1e-5
 
     (evaluate,) = commands("Evaluate on ActivityNet Captions")
-    assert metrics(shell("evaluate-activity", evaluate, best))["v2t"]["R10"] == 100  # of six clips
+    assert read_metrics(shell("evaluate-activity", evaluate, best))["v2t"]["R10"] == 100  # of six clips
 
 
 @pytest.mark.slow
@@ -107,4 +103,4 @@ def test_activitynet_training_on_eight_processes(shell):
     folder = shell("train", train.replace("--epochs 10", "--epochs 1").replace("--batch_size 128", "--batch_size 8"))
     assert (folder / "pytorch_model.bin.0").is_file()
     assert "step 2 of 2" in (folder / "log.txt").read_text()
-    assert metrics(folder)["t2v"]["R10"] == 100  # of six clips, fewer than processes
+    assert read_metrics(folder)["t2v"]["R10"] == 100  # of six clips, fewer than processes

@@ -8,21 +8,21 @@ from scripts.compare_runs import main
 from utils.errors import InputError
 
 
-def write_run(folder, r1, subsets):
+def write_run(folder, r1, subsets, **more):
     figures = {"R1": r1, "R5": 50.0, "R10": 60.0, "R50": 90.0, "MedianR": 3.0, "MeanR": 7.0}
-    metrics = {"t2v": figures, "v2t": figures | {"R1": r1 + 1}, "subsets": {name: figures for name in subsets}}
+    metrics = {"t2v": figures, "v2t": figures | {"R1": r1 + 1}, "subsets": {name: figures for name in subsets}, **more}
     folder.mkdir()
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
 def test_one_row_a_run(tmp_path, capsys):
     write_run(tmp_path / "a", 10.0, ["action"])
-    write_run(tmp_path / "b", 20.0, [])
+    write_run(tmp_path / "b", 20.0, [], run={"captions": 4, "captions_left_out": 996, "checkpoint": None})
     main([f"first={tmp_path / 'a'}", f"second run={tmp_path / 'b'}", "--output", str(tmp_path / "table.json")])
     header, _, first, second = capsys.readouterr().out.splitlines()
     assert "R1 action negatives" in header
-    assert first.split() == ["first", "10.0", "50.0", "60.0", "3.0", "10.0", "11.0"]
-    assert second.split()[2:] == ["20.0", "50.0", "60.0", "3.0", "-", "21.0"]
+    assert first.split() == ["first", "-", "10.0", "50.0", "60.0", "3.0", "10.0", "11.0"]
+    assert second.split()[2:] == ["4", "of", "1000", "captions", "20.0", "50.0", "60.0", "3.0", "-", "21.0"]
     assert json.loads((tmp_path / "table.json").read_text())["first"]["t2v"]["R1"] == 10.0
 
 
@@ -49,4 +49,4 @@ def test_runs_of_question_answering_have_a_table_of_their_own(tmp_path, capsys):
     main([f"{name}={tmp_path / name}" for name in ("retrieval", "both", "one")])
     retrieval, answers = capsys.readouterr().out.split("\n\n")
     assert retrieval.startswith("text to video") and "both" not in retrieval
-    assert answers.splitlines()[-1].split() == ["one", "70.0", "90.0", "70.0", "-", "30.0"]
+    assert answers.splitlines()[-1].split() == ["one", "-", "70.0", "90.0", "70.0", "-", "30.0"]

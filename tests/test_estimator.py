@@ -23,7 +23,7 @@ from models.clip import CLIP
 from models.estimator_training import EstimatorTraining, pair_features
 from models.recipe import RELEASED
 from tests.golden_case import GOLDEN, assert_close, filled_state, golden, inputs
-from tests.retrieval_case import build_corpus, wait_for_port
+from tests.retrieval_case import build_corpus, read_metrics, wait_for_port
 from utils.checkpoint import load_weights, read_weights, released_state, save_weights
 from utils.errors import InputError
 from utils.files import MARKER
@@ -88,8 +88,8 @@ def test_training_writes_estimators_metrics_and_a_picture(trained):
     best = next(trained.folder.glob("pytorch_model.bin.best.*"))
     names = {path.name for path in trained.folder.iterdir()} - {MARKER}
     epochs = {"pytorch_model.bin.0", "pytorch_model.bin.1"}
-    assert names == {*epochs, best.name, "log.txt", "metrics.json", "scatter.png", "tensorboard"}
-    assert json.loads((trained.folder / "metrics.json").read_text()) == trained.metrics
+    assert names == {*epochs, best.name, "config.json", "log.txt", "metrics.json", "scatter.png", "tensorboard"}
+    assert read_metrics(trained.folder) == trained.metrics
     assert (trained.folder / "scatter.png").read_bytes().startswith(b"\x89PNG")
     assert trained.log.count("correlation with the exact interaction") == 3  # each epoch's, and the best one's
     assert "labels: exact interaction of the released game" in trained.log
@@ -176,7 +176,7 @@ def free_port() -> int:
 def test_two_processes_train_the_estimator_of_one(trained, corpus, tmp_path):
     mp.spawn(process, (free_port(), command(corpus, tmp_path, *TRAINING)), nprocs=2)
     assert_same_weights(read_weights(tmp_path / "pytorch_model.bin.1"), trained.weights)
-    assert json.loads((tmp_path / "metrics.json").read_text()) == pytest.approx(trained.metrics, rel=1e-4)
+    assert read_metrics(tmp_path) == pytest.approx(trained.metrics, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -269,4 +269,4 @@ def test_published_command(tmp_path):
     for epoch in range(10):
         load_weights(BanzhafModule(), read_weights(output / f"pytorch_model.bin.{epoch}"), f"epoch {epoch}")
     assert (output / "log.txt").read_text().count("held-out pairs: MSE") == 11
-    assert "correlation" in result.stdout and np.isfinite(json.loads((output / "metrics.json").read_text())["mse"])
+    assert "correlation" in result.stdout and np.isfinite(read_metrics(output)["mse"])

@@ -1,6 +1,5 @@
 """Saved states: whole or refused, and from each of them training resumes as if it had never stopped."""
 
-import json
 import logging
 import os
 import random
@@ -19,7 +18,7 @@ import main_retrieval
 from dataloaders.sampling import DrawnDataset, TrainingSampler
 from models import HBI
 from tests.chaos.training import command_line
-from tests.retrieval_case import build_corpus
+from tests.retrieval_case import build_corpus, read_metrics
 from utils.checkpoint import read_weights
 from utils.engine.options import TrainingOptions
 from utils.engine.trainer import Trainer
@@ -247,7 +246,7 @@ def test_from_any_state_the_same_weights_come(step, whole, corpus, tmp_path):
     assert_same(weights(tmp_path), weights(folder))
     log = (tmp_path / "log.txt").read_text()
     assert "resumed: --workers: 0 in the state, 1 now" in log and f"after step {step}" in log
-    assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads((folder / "metrics.json").read_text())
+    assert read_metrics(tmp_path) == read_metrics(folder)
     assert f"step {step % 5 + 1} of 5" in log or step == 10
 
 

@@ -1,6 +1,5 @@
 """main_retrieval.main from end to end, in this process, on a corpus of a few videos."""
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ import main_retrieval
 from dataloaders import build_split
 from scripts.search import main as search
 from scripts.searching.query import VideoIndex
-from tests.retrieval_case import build_corpus
+from tests.retrieval_case import build_corpus, read_metrics
 from tests.test_args import LEVEL_DEFAULTS, RETRIEVAL_DEFAULTS
 from utils.checkpoint import read_weights
 from utils.engine.optim import BertAdam
@@ -98,7 +97,7 @@ def similarity(outcome):
 def test_training_writes_checkpoints_log_metrics_and_scalars(trained):
     names = {path.name for path in trained.folder.iterdir()} - {MARKER}
     weights = {"pytorch_model.bin.0", "pytorch_model.bin.best.0"}
-    assert names == {*weights, "log.txt", "metrics.json", "ranks.npz", "tensorboard"}
+    assert names == {*weights, "config.json", "log.txt", "metrics.json", "ranks.npz", "tensorboard"}
     with np.load(trained.folder / "ranks.npz") as ranks:
         assert {*ranks} >= {"t2v", "v2t", "t2v action", "t2v event"}
         for side in ("t2v", "v2t"):
@@ -106,7 +105,7 @@ def test_training_writes_checkpoints_log_metrics_and_scalars(trained):
         for name, metrics in trained.metrics["subsets"].items():
             assert rank_statistics(torch.from_numpy(ranks[f"t2v {name}"])) == metrics
     assert "epoch 1, step 4 of 4: loss" in trained.log
-    assert json.loads((trained.folder / "metrics.json").read_text()) == trained.metrics
+    assert read_metrics(trained.folder) == trained.metrics
     of_levels = ("ce_t2v", "ce_v2t", "kl_banzhaf", "kl_banzhaf_reversed")
     assert trained.terms() == {
         "loss",

@@ -16,6 +16,7 @@ from formats import FORMATS, write_format
 from main_retrieval import main
 from models.clip import CLIP
 from tests.conftest import SMALL
+from tests.retrieval_case import read_metrics
 from utils.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -68,7 +69,7 @@ SELECTS_ON_TEST = {"msrvtt", "activity"}
 @pytest.mark.parametrize("datatype", FORMATS)
 def test_one_process(formats, command, tmp_path, datatype):
     metrics = main(command(datatype, formats[datatype], tmp_path))
-    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    assert read_metrics(tmp_path) == metrics
     assert (tmp_path / "pytorch_model.bin.0").exists()
     on_test = "selected on the test split, as published" in (tmp_path / "log.txt").read_text()
     assert on_test == (datatype in SELECTS_ON_TEST)
@@ -99,7 +100,7 @@ def test_two_processes_give_the_metrics_of_one(formats, command, tmp_path):
         by_one, by_two = (tmp_path / f"{datatype} by {number}" for number in ("one", "two"))
         one, two = (np.load(output / "similarity.npy") for output in (by_one, by_two))
         np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
-        assert json.loads((by_two / "metrics.json").read_text()) == json.loads((by_one / "metrics.json").read_text())
+        assert read_metrics(by_two) == read_metrics(by_one)
 
 
 @pytest.mark.parametrize("variant", ["7k", "full", "1kB"])

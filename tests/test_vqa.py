@@ -16,7 +16,7 @@ import main_vqa
 from models import CLIP, HBIVQA, CLIPConfig, load_model
 from models.recipe import CORRECTED
 from tests.conftest import SMALL
-from tests.retrieval_case import build_corpus, wait_for_port
+from tests.retrieval_case import build_corpus, read_metrics, wait_for_port
 from tests.test_hbi import on_fake_cuda
 from utils.checkpoint import read_weights
 from utils.engine.optim import BertAdam
@@ -86,7 +86,7 @@ def test_training_writes_checkpoints_answers_and_metrics(trained, corpus):
     names = {path.name for path in trained.folder.iterdir()} - {MARKER}
     assert {"pytorch_model.bin.0", "pytorch_model.bin.best.0", "log.txt", "metrics.json", "predictions.jsonl"} <= names
     assert "accepted, without effect: --loose_type --linear_patch" in trained.log
-    assert json.loads((trained.folder / "metrics.json").read_text()) == trained.metrics
+    assert read_metrics(trained.folder) == trained.metrics
     coarser = {f"kl_answer_{level}_entity" for level in ("action", "event")}
     levels = {f"{level}.{term}" for level in ("entity", "action", "event") for term in LEVEL_TERMS}
     assert trained.terms == {"loss", "score"} | coarser | levels
@@ -270,7 +270,7 @@ def test_published_commands(corpus, tmp_path):
         wait_for_port(port)
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr[-3000:]
-        return json.loads((tmp_path / command[-1] / "metrics.json").read_text())
+        return read_metrics(tmp_path / command[-1])
 
     start(2, 2502, TRAINING)
     assert len(list((tmp_path / "trained").glob("pytorch_model.bin.?"))) == 5

@@ -4,25 +4,50 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from logging import Logger
+from pathlib import Path
 from typing import Any, NoReturn
 
+from utils.config import CONFIG, RunConfig, find_config
 from utils.devices import PRECISIONS
 from utils.run import complain
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argparse.ArgumentParser whose errors are one line, and that does not accept abbreviated flags."""
+    """An argparse.ArgumentParser whose errors are one line, and that does not accept abbreviated flags.
+
+    Attributes:
+        source: file that the words of a command line come from, for messages; "" where they were typed.
+        of_model: names of the flags that say how a model was trained and what it is given.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False)
+        self.source = ""
+        self.of_model: set[str] = set()
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 and one line."""
-        complain(f"{self.prog}: error: {message} (--help lists the flags)")
+        complain(f"{self.prog}: error: {self.source}{message} (--help lists the flags)")
         sys.exit(2)
+
+    def names(self) -> set[str]:
+        """Names of all values that flags give."""
+        return {action.dest for action in self._actions if action.default != argparse.SUPPRESS}
+
+    def words(self, values: Mapping[str, Any]) -> Iterator[str]:
+        """Write values of flags as words of a command line; those that are None or False are left out."""
+        for action in self._actions:
+            value = values.get(action.dest)
+            if action.default == argparse.SUPPRESS or value is None or value is False:
+                continue
+            if action.nargs == 0:
+                yield action.option_strings[0]
+            elif action.nargs and isinstance(value, list) and not any(str(part).startswith("--") for part in value):
+                yield from (action.option_strings[0], *map(str, value))
+            else:
+                yield f"{action.option_strings[0]}={value}"
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -68,6 +93,13 @@ INEFFECTIVE_FOR_QUESTIONS = (
     "--negative_weighting", "--num_labels", "--rank", "--sampled_use_mil", "--sim_header", "--task_type",
     "--text_num_hidden_layers", "--train_frame_order", "--use_mil", "--video_dim", "--visual_num_hidden_layers",
 )  # fmt: skip
+OF_MODEL = {
+    "base_encoder", "recipe", "datatype", "msrvtt_split", "max_words", "max_frames", "video_framerate", "frame_rule",
+    "slice_framepos", "exact_resize",
+}  # fmt: skip
+"""Flags that describe a trained model, on top of its method's."""
+NOT_OF_MODEL = {"estimator"}
+"""Those of methods that its checkpoint makes needless."""
 COUNT = _number(int, 1)
 AMOUNT = _number(float, 0)
 SHARE = _number(float, 0, 1)
@@ -247,28 +279,38 @@ def add_ineffective_arguments(parser: argparse.ArgumentParser, *flags: str) -> N
         group.add_argument(flag, action=_NoEffect)
 
 
-def log_ineffective_flags(args: argparse.Namespace, logger: Logger) -> None:
-    """Name each given flag that has no effect, once."""
-    if args.ineffective_flags:
-        logger.info("accepted, without effect: %s", " ".join(dict.fromkeys(args.ineffective_flags)))
-
-
 AddArguments = Callable[[argparse.ArgumentParser], None]
 
 
-def choose_method(methods: Collection[str], argv: Sequence[str] | None = None) -> str:
-    """The method that a command line names, whose flags it may have; the first one if it names none or another."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--method")
-    name = parser.parse_known_args(argv)[0].method
-    return name if name in methods else next(iter(methods))
+def read_command(
+    methods: Mapping[str, AddArguments],
+    make_parser: Callable[..., ArgumentParser],
+    argv: Sequence[str] | None = None,
+    *,
+    frozen: bool = False,
+) -> argparse.Namespace:
+    """Parse a command line, which may have the flags of the method that it, or the run of --init_model, names.
+
+    Args:
+        methods: what adds the flags of each, the default first.
+        make_parser: called with the methods and one of their functions.
+        argv: as for `parse`.
+        frozen: whether training, too, leaves the model of --init_model as it is.
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--method", nargs="?")
+    early.add_argument("--init_model", nargs="?")
+    given = early.parse_known_args(argv)[0]
+    config = find_config(given.init_model)
+    name = given.method or (config.method if config else None)
+    return parse(make_parser(methods, methods.get(name, next(iter(methods.values())))), argv, config, frozen=frozen)
 
 
-def retrieval_parser(methods: Collection[str], add_method_arguments: AddArguments) -> argparse.ArgumentParser:
+def retrieval_parser(methods: Collection[str], add_method_arguments: AddArguments) -> ArgumentParser:
     """The command line of main_retrieval.py, with the flags of a method."""
-    groups = (add_data_arguments, add_model_arguments, partial(_add_method, methods), add_method_arguments,
-              add_similarity_arguments)  # fmt: skip
-    return _parser("Trains and evaluates text-video retrieval.", groups)
+    method = partial(_add_method, methods), add_method_arguments
+    groups = (add_data_arguments, add_model_arguments, *method, add_similarity_arguments)
+    return _parser("Trains and evaluates text-video retrieval.", groups, method)
 
 
 def _add_method(methods: Collection[str], parser: argparse.ArgumentParser) -> None:
@@ -276,25 +318,28 @@ def _add_method(methods: Collection[str], parser: argparse.ArgumentParser) -> No
     group.add_argument("--method", choices=tuple(methods), default=next(iter(methods)), help="which of the methods")
 
 
-def estimator_parser(add_method_arguments: AddArguments) -> argparse.ArgumentParser:
-    """The command line of banzhaf_estimator.py: retrieval's, without what concerns the levels."""
+def estimator_parser(methods: Collection[str], add_method_arguments: AddArguments) -> ArgumentParser:
+    """The command line of banzhaf_estimator.py: retrieval's by one method, without what concerns the levels."""
     groups = (add_data_arguments, add_model_arguments, add_method_arguments, add_label_arguments)
-    return _parser("Trains the estimator of the Banzhaf interaction between words and frames.", groups)
+    description = "Trains the estimator of the Banzhaf interaction between words and frames."
+    return _parser(description, groups, (add_method_arguments,))
 
 
-def caption_parser(methods: Collection[str], add_method_arguments: AddArguments) -> argparse.ArgumentParser:
+def caption_parser(methods: Collection[str], add_method_arguments: AddArguments) -> ArgumentParser:
     """The command line of main_captioning.py, with the flags of a method."""
-    groups = (add_data_arguments, add_model_arguments, partial(_add_method, methods), add_method_arguments)
-    parser = _parser("Trains and evaluates video captioning.", groups)
+    method = partial(_add_method, methods), add_method_arguments
+    groups = add_data_arguments, add_model_arguments, *method
+    parser = _parser("Trains and evaluates video captioning.", groups, method)
     parser.set_defaults(msrvtt_split="full", epochs=20, batch_size=64, coef_lr=1e-2, weight_decay=0.01, kl=2.0)
     return parser
 
 
-def question_parser(methods: Collection[str], add_method_arguments: AddArguments) -> argparse.ArgumentParser:
+def question_parser(methods: Collection[str], add_method_arguments: AddArguments) -> ArgumentParser:
     """The command line of main_vqa.py, with the flags of a method."""
-    groups = (add_question_arguments, add_model_arguments, partial(_add_method, methods), _set_question_defaults,
-              add_method_arguments)  # fmt: skip
-    parser = _parser("Trains and evaluates video question answering.", groups, INEFFECTIVE_FOR_QUESTIONS)
+    method = partial(_add_method, methods), _set_question_defaults, add_method_arguments
+    groups = add_question_arguments, add_model_arguments, *method
+    description = "Trains and evaluates video question answering."
+    parser = _parser(description, groups, method, INEFFECTIVE_FOR_QUESTIONS)
     parser.set_defaults(batch_size=32, batch_size_val=16)
     return parser
 
@@ -304,28 +349,79 @@ def _set_question_defaults(parser: argparse.ArgumentParser) -> None:
 
 
 def _parser(
-    description: str, groups: Sequence[Callable[[argparse.ArgumentParser], None]], ineffective: Sequence[str] = ()
-) -> argparse.ArgumentParser:
-    """A parser of `groups` and of those that all entry scripts share."""
+    description: str, groups: Sequence[AddArguments], of_method: Sequence[AddArguments], ineffective: Sequence[str] = ()
+) -> ArgumentParser:
+    """A parser of `groups`, some of them `of_method`, and of those that all entry scripts share."""
     parser = ArgumentParser(description=description, formatter_class=_HelpFormatter)
     parser.set_defaults(ineffective_flags=())
     for add_group in (add_task_arguments, *groups, add_training_arguments, add_resume_arguments, add_machine_arguments):
+        before = parser.names()
         add_group(parser)
+        parser.of_model |= parser.names() - before if add_group in of_method else set()
+    parser.of_model = (parser.of_model - NOT_OF_MODEL) | (OF_MODEL & parser.names())
     add_ineffective_arguments(parser, "--world_size", "--distributed", *ineffective)
     return parser
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(
+    parser: ArgumentParser,
+    argv: Sequence[str] | None = None,
+    config: RunConfig | None = None,
+    *,
+    frozen: bool = False,
+) -> argparse.Namespace:
     """Parse a command line and refuse what contradicts itself.
 
     Args:
         parser: one of this module's.
         argv: the words after the script's name; None reads the process's own.
+        config: of the run that wrote --init_model; in evaluation the flags that describe its model hold unless given.
+        frozen: as for `read_command`.
+
+    Returns:
+        The flags' values by name, further "command", the words, and "notes", lines for the log.
 
     Raises:
         SystemExit: code 2 and one line on standard error.
     """
+    argv = sys.argv[1:] if argv is None else list(argv)
     args = parser.parse_args(argv)
+    notes = []
+    if args.ineffective_flags:
+        notes.append(f"accepted, without effect: {' '.join(dict.fromkeys(args.ineffective_flags))}")
+    if args.init_model and (frozen or not args.do_train):
+        args, more = _with_config(parser, args, argv, config)
+        notes += more
+    del args.ineffective_flags
+    args.command, args.notes = [parser.prog, *argv], notes
+    _check(parser, args)
+    return args
+
+
+def _with_config(
+    parser: ArgumentParser, args: argparse.Namespace, argv: list[str], config: RunConfig | None
+) -> tuple[argparse.Namespace, list[str]]:
+    """The arguments, where they are left out as in the run of --init_model, and what is to be said about them."""
+    path = Path(args.init_model).parent / CONFIG
+    if config is None:
+        assumed = {name: value for name, value in vars(args).items() if name in parser.of_model}
+        words = " ".join(parser.words(assumed))
+        return args, [f"{args.init_model}: no {CONFIG} of its run is there; it is taken as trained with {words}"]
+    # A file of CLIP's weights may be gone, and the names that are defaults have OpenAI's activation, too.
+    of_run = parser.of_model - ({"base_encoder"} if config.quick_gelu else set())
+    values = {name: value for name, value in config.flags.items() if name in of_run}
+    parser.source = f"{path}: "
+    args = parser.parse_args([*parser.words(values), *argv])
+    parser.source = ""
+    other = {name: value for name, value in values.items() if getattr(args, name) != value}
+    if not other:
+        return args, []
+    given = " ".join(parser.words({name: getattr(args, name) for name in other}))
+    return args, [f"{path}: {' '.join(parser.words(other))}; given, and taken: {given}"]
+
+
+def _check(parser: ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse flags that contradict each other."""
     if not (args.do_train or args.do_eval):
         parser.error("nothing to do: give --do_train 1 or --do_eval 1")
     if "rate" in args and not any(args.rate):
@@ -338,4 +434,3 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         parser.error("--post_process needs all similarities: leave out one of --shortlist and --post_process")
     if "teacher" in args and args.teacher != "estimator" and args.estimator:
         parser.error(f"--teacher {args.teacher} needs no estimator: leave out one of --teacher and --estimator")
-    return args

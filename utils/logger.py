@@ -132,6 +132,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str | float]]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
+def used(counts: Mapping[str, int]) -> str:
+    """Say how much of a split was used, from counts such as {"captions": 4, "captions_left_out": 996}."""
+    parts = []
+    for name, count in counts.items():
+        if not name.endswith("_left_out"):
+            left_out = counts[f"{name}_left_out"]
+            parts.append(f"{count} of {count + left_out} {name}" if left_out else f"{count} {name}")
+    return ", ".join(parts)
+
+
 def write_metrics(path: str | Path, metrics: Mapping) -> None:
     """Write metrics as JSON.
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from utils.errors import InputError, one_line, printable
 
@@ -14,17 +14,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model")
 
 
 def validated(model: type[Model], values: Any, path: str | Path, remedy: str) -> Model:
-    """Validate the content of a file.
+    """Validate the content of a file, for `Settings` or a plain dataclass.
 
     Raises:
         InputError: one line that names the file, the first wrong entry and the remedy.
     """
     try:
-        return model.model_validate(values)
+        return TypeAdapter(model).validate_python(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = printable(".".join(map(str, first["loc"]))[:100]) or "content"

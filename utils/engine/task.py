@@ -5,15 +5,16 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from models import RetrievalMethod, Tokens
-from utils.args import log_ineffective_flags
+from models.export import model_digest
 from utils.checkpoint import load_weights, read_weights, released_state
+from utils.config import run_config, write_config
 from utils.devices import autocast, set_precision, to_device
 from utils.distributed import gather_shards, is_main, start
 from utils.engine.builders import build_optimizer
@@ -32,6 +33,7 @@ class Task(ABC, Generic[Results]):
     Attributes:
         args: the command line.
         model: with encoders, on `device`.
+        checkpoint: whose weights it has; None: those of CLIP alone.
         evaluate_every: steps between evaluations within an epoch; None: after each epoch only.
     """
 
@@ -39,6 +41,7 @@ class Task(ABC, Generic[Results]):
 
     def __init__(self, args: argparse.Namespace, device: torch.device, logger: logging.Logger):
         self.args, self.device, self.logger = args, device, logger
+        self.checkpoint = args.init_model
         self.model = self.build_model()
 
     @abstractmethod
@@ -56,6 +59,17 @@ class Task(ABC, Generic[Results]):
     @abstractmethod
     def report(self, results: Results) -> None:
         """Print and write the results; the main process calls it."""
+
+    @property
+    @abstractmethod
+    def counts(self) -> dict[str, int]:
+        """How many texts and videos `evaluate` uses, and how many are left out, as `utils.logger.used` reads them."""
+
+    def about(self) -> dict[str, Any]:
+        """What metrics.json says besides the metrics: the data used, the checkpoint, and the run's config."""
+        checkpoint = self.checkpoint and {"file": str(self.checkpoint), "sha256": model_digest(self.checkpoint)}
+        config = run_config(self.args, self.model).model_dump(mode="json")
+        return {**self.counts, "checkpoint": checkpoint, "config": config}
 
     @abstractmethod
     def select(self) -> float:
@@ -123,8 +137,10 @@ class Task(ABC, Generic[Results]):
         optimizer = build_optimizer(self.trained, options, steps)
         run = Run(self, Trainer(self.trained, optimizer, device=self.device, options=options), loader, self.logger)
         run.resume()
-        best = run.fit()
-        self.load(read_weights(best), best)
+        if is_main():
+            write_config(run_config(self.args, self.model), self.args.output_dir)
+        self.checkpoint = run.fit()
+        self.load(read_weights(self.checkpoint), self.checkpoint)
 
     def load(self, state: dict[str, Tensor], source: object) -> None:
         """Load weights that `state` gave."""
@@ -136,7 +152,8 @@ def run_task(make: Callable[..., Task], args: argparse.Namespace) -> dict:
     device = start(args.device, args.local_rank)
     seed_all(args.seed, deterministic=args.deterministic)
     logger = make_logger(args.output_dir)
-    log_ineffective_flags(args, logger)
+    for note in args.notes:
+        logger.info(note)
     logger.info(set_precision(args.precision, device))
     task = make(args, device, logger)
     if args.do_train:

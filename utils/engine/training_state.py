@@ -31,7 +31,7 @@ STATE_FILES = r"state\.(json|pt)"
 VISIBLE_WITHIN = 20.0
 """Seconds in which a file that one process has written is to be visible to all."""
 # Of one start of the run.
-PASSING = ("resume", "local_rank", "debug", "ineffective_flags")
+PASSING = ("resume", "local_rank", "debug", "command", "notes")
 
 
 class TrainingStates:
