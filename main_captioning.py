@@ -9,8 +9,13 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dataloaders.build import build_training_loader, selection_split
-from dataloaders.captioning import CaptionLoaders, build_caption_loaders, check_captioned
+from dataloaders.build import selection_split
+from dataloaders.captioning import (
+    CaptionLoaders,
+    build_caption_loaders,
+    build_caption_training_loader,
+    check_captioned,
+)
 from models import CAPTION_METHODS, HBICaptioning, Tokens
 from models.captioning import has_decoder
 from models.tokenizer import Tokenizer
@@ -76,7 +81,7 @@ class Captioning(Task[Results]):
     def training_loader(self) -> DataLoader:
         """Load the training pairs; the evaluation data must be there, too."""
         assert self.test and self.selection
-        return build_training_loader(self.args, Tokenizer(), self.model.clip.config.resolution, self.device)
+        return build_caption_training_loader(self.args, Tokenizer(), self.model.clip.config.resolution, self.device)
 
     @property
     def schedule_epochs(self) -> int:

@@ -4,10 +4,12 @@ import argparse
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dataloaders.base import Clip, ClipDataset
-from dataloaders.build import build_loader, clip_reader, find_split
+from dataloaders.base import Clip, ClipDataset, TextDataset, Tokenize
+from dataloaders.build import build_augmentation, build_bad_videos, build_loader, clip_reader, find_split
+from dataloaders.question_answering import QuestionVideoDataset
 from utils.errors import InputError
 
 CAPTIONED = ("msrvtt", "msvd", "vatex", "csv")
@@ -29,6 +31,14 @@ class CaptionLoaders:
     names: list[str]
     references: list[list[str]]
     counts: dict[str, int]
+
+
+class CaptionDataset(TextDataset):
+    """The items of TextDataset with "labels", what is to be written: the token ids (N_t)."""
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        item = super().__getitem__(index)
+        return item | {"labels": item["ids"]}
 
 
 def check_captioned(datatype: str) -> None:
@@ -57,6 +67,26 @@ def build_caption_loaders(args: argparse.Namespace, resolution: int, device: tor
     options = {"batch_size": args.batch_size_val, "workers": args.workers, "training": False, "device": device}
     names, counts = list(map(clip_name, split.clips)), split.counts("references")
     return CaptionLoaders(build_loader(args, clips, **options), names, references, counts)
+
+
+def build_caption_training_loader(
+    args: argparse.Namespace, tokenizer: Tokenize, resolution: int, device: torch.device
+) -> DataLoader:
+    """Load the training captions with their clips, --captions_per_clip of one clip together; errors as above."""
+    split, videos = find_split(args, "train")
+    together = args.captions_per_clip
+    if args.batch_size % together:
+        raise InputError(f"--batch_size {args.batch_size}: choose a multiple of --captions_per_clip {together}")
+    pairs = QuestionVideoDataset(
+        split,
+        CaptionDataset(split, tokenizer, args.max_words),
+        ClipDataset(split, videos, clip_reader(args, resolution, build_augmentation(args))),
+        build_bad_videos(args, len(videos)),
+        together=together,
+        seed=args.seed,
+    )
+    options = {"batch_size": args.batch_size // together, "workers": args.workers, "training": True, "device": device}
+    return build_loader(args, pairs, collate=pairs.collate, **options)
 
 
 def clip_name(clip: Clip) -> str:

@@ -119,7 +119,7 @@ class CaptionDecoder(nn.Module):
         pairs = zip(videos, self.level_vectors, strict=True)
         memory = self.memory_norm(torch.cat([video.tokens + vector for video, vector in pairs], dim=1))  # (B, M, D)
         mask = torch.cat([video.valid() for video in videos], dim=1).bool()
-        empty = memory.new_zeros(len(memory), self.norm.normalized_shape[0] // HEAD_WIDTH, 0, HEAD_WIDTH)
+        empty = memory.new_zeros(memory.shape[0], self.norm.normalized_shape[0] // HEAD_WIDTH, 0, HEAD_WIDTH)
         seen = [block.cross.keys_values(memory) for block in self.blocks]
         return Cache(seen, mask.unsqueeze(1).unsqueeze(1), [(empty, empty)] * len(self.blocks))
 

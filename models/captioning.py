@@ -103,10 +103,6 @@ class HBICaptioning(HBI):
         """Captions of one video are never negatives of each other."""
         return losses.same_video(video_ids)
 
-    def forward(self, ids: Tensor, *batch: Any, **named: Any) -> dict[str, Tensor]:
-        """Loss terms of a batch of captions and their videos; arguments as for `RetrievalMethod.forward`."""
-        return super().forward(ids, *batch, **named | {"labels": ids})
-
     def losses(self, text: Tokens, video: Tokens, video_ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of the captions, and HBI's own terms; `labels`, int64 (A, N_t), are the captions' token ids."""
         if not self.options.retrieval_weight:

@@ -9,13 +9,14 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from models import HBI, HBIVQA, Tokens
+from models import HBI, HBIVQA, HBICaptioning, Tokens
+from scripts.caption_graphs import PAST, Memory, NextWord, word_inputs, word_shapes
 from utils.errors import InputError
 from utils.files import atomic_write
 
@@ -95,6 +96,8 @@ def require_packages() -> dict[str, ModuleType]:
 def write_graphs(model: HBI, folder: Path, *, max_words: int, max_frames: int) -> dict[str, float]:
     """Write text.onnx, frames.onnx, and similarity.onnx or for question answering answers.onnx.
 
+    For captions also memory.onnx and next_word.onnx, see `scripts.caption_graphs`.
+
     Batches may have any size; the numbers of words and frames are those given.
 
     Args:
@@ -110,27 +113,48 @@ def write_graphs(model: HBI, folder: Path, *, max_words: int, max_frames: int) -
         InputError: a package is missing, a file cannot be written, or a graph differs from the model by more than
             `TOLERANCE`.
     """
+    found = {}
+    for name, graph in graphs_of(model, max_words, max_frames).items():
+        path = folder / f"{name}.onnx"
+        write_graph(graph.module, graph.cases[0], graph.shapes, graph.outputs, path)
+        found[path.name] = largest_difference(graph.module, graph.cases, path)
+        if not found[path.name] <= TOLERANCE:
+            raise InputError(f"{path}: differs from the model by {found[path.name]:.2g}; do not use it")
+    return found
+
+
+class Graph(NamedTuple):
+    """A module to write, inputs to check it with, their dimensions of any size, and the names of its outputs."""
+
+    module: nn.Module
+    cases: list[dict[str, Tensor]]
+    shapes: dict[str, dict[int, Dim]]
+    outputs: list[str]
+
+
+def graphs_of(model: HBI, max_words: int, max_frames: int) -> dict[str, Graph]:
+    """The graphs of a model by name."""
     texts, videos = Dim("texts", min=1), Dim("videos", min=1)
     answers = isinstance(model, HBIVQA)
     both = (texts, texts) if answers else (texts, videos)
     levels = [*(level.name for level in model.levels), "answers" if answers else "similarity"]
+
+    def graph(module: nn.Module, batches: list[Dim], outputs: list[str]) -> Graph:
+        sizes = [(texts, texts if answers else videos) for texts, videos in BATCHES]
+        cases = [example_inputs(module, *batch, max_words, max_frames) for batch in sizes]
+        shapes = {name: {0: batch} for name, batch in zip(cases[0], batches, strict=True)}
+        return Graph(module, cases, shapes, outputs)
+
     graphs = {
-        "text": (TextTower(model), [texts] * 2, ["text"]),
-        "frames": (FrameTower(model), [videos] * 2, ["video"]),
-        levels[-1]: (Levels(model), [both[0]] * 2 + [both[1]] * 2, levels),
+        "text": graph(TextTower(model), [texts] * 2, ["text"]),
+        "frames": graph(FrameTower(model), [videos] * 2, ["video"]),
+        levels[-1]: graph(Levels(model), [both[0]] * 2 + [both[1]] * 2, levels),
     }
-    found = {}
-    for name, (module, batches, outputs) in graphs.items():
-        cases = [
-            example_inputs(module, texts, texts if answers else videos, max_words, max_frames)
-            for texts, videos in BATCHES
-        ]
-        path = folder / f"{name}.onnx"
-        write_graph(module, cases[0], batches, outputs, path)
-        found[path.name] = largest_difference(module, cases, path)
-        if not found[path.name] <= TOLERANCE:
-            raise InputError(f"{path}: differs from the model by {found[path.name]:.2g}; do not use it")
-    return found
+    if isinstance(model, HBICaptioning):
+        graphs["memory"] = graph(Memory(model), [videos] * 2, ["memory", "memory_mask"])
+        words = [word_inputs(model, videos, max_frames, past) for (_, videos), past in zip(BATCHES, PAST, strict=True)]
+        graphs["next_word"] = Graph(NextWord(model), words, word_shapes(videos), ["log_probs", "words_and_next"])
+    return graphs
 
 
 def example_inputs(
@@ -151,14 +175,16 @@ def example_inputs(
         frames = torch.randint(256, shape, generator=draw, dtype=torch.uint8)
         return {"frames": frames, "video_mask": video_mask}
     text, video = (torch.randn(*mask.shape, config.embed_dim, generator=draw) for mask in (text_mask, video_mask))
+    if isinstance(module, Memory):
+        return {"video": video, "video_mask": video_mask}
     return {"text": text, "text_mask": text_mask, "video": video, "video_mask": video_mask}
 
 
 @torch.no_grad()
 def write_graph(
-    module: nn.Module, inputs: dict[str, Tensor], batches: list[Dim], outputs: list[str], path: Path
+    module: nn.Module, inputs: dict[str, Tensor], shapes: dict[str, dict[int, Dim]], outputs: list[str], path: Path
 ) -> None:
-    """Trace a module on named inputs whose first dimensions are `batches`, and write the graph."""
+    """Trace a module on named inputs, whose dimensions in `shapes` may have any size, and write the graph."""
     module.eval()(**inputs)  # keeps what is drawn once
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -167,7 +193,7 @@ def write_graph(
             module,
             (),
             kwargs=inputs,
-            dynamic_shapes={name: {0: batch} for name, batch in zip(inputs, batches, strict=True)},
+            dynamic_shapes=shapes,
             input_names=list(inputs),
             output_names=outputs,
             custom_translation_table=missing_operators(),
@@ -202,5 +228,6 @@ def largest_difference(module: nn.Module, cases: list[dict[str, Tensor]], path: 
         expected = module(**inputs)
         computed = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
         for ours, theirs in zip(expected if isinstance(expected, tuple) else (expected,), computed, strict=True):
-            differences.append((ours - torch.from_numpy(theirs)).abs().max())
+            theirs = torch.from_numpy(theirs)
+            differences.append((ours - theirs).abs().masked_fill(ours == theirs, 0).max())  # -inf equals -inf
     return torch.stack(differences).max().item()

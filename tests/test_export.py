@@ -150,7 +150,7 @@ def test_answers_become_a_graph(tmp_path):
     inputs = example_inputs(module, 3, 3, WORDS, FRAMES)
     batch = torch.export.Dim("questions")
     names = ["entity", "action", "event", "answers"]
-    write_graph(module, inputs, [batch] * 4, names, path)
+    write_graph(module, inputs, {name: {0: batch} for name in inputs}, names, path)
     asked = example_inputs(module, 5, 5, WORDS, FRAMES)
     feed = {name: tensor.numpy() for name, tensor in asked.items()}
     logits = torch.from_numpy(onnxruntime.InferenceSession(path).run(["answers"], feed)[0])
