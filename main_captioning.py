@@ -15,6 +15,7 @@ from dataloaders.captioning import (
     build_caption_loaders,
     build_caption_training_loader,
     check_captioned,
+    check_unseen,
 )
 from models import CAPTION_METHODS, HBICaptioning, Tokens
 from models.captioning import has_decoder
@@ -80,7 +81,10 @@ class Captioning(Task[Results]):
 
     def training_loader(self) -> DataLoader:
         """Load the training pairs; the evaluation data must be there, too."""
-        assert self.test and self.selection
+        for name, loaders in (("test", self.test), ("val", self.selection)):
+            warning = self.args.init_model and check_unseen(self.args, loaders.clips.dataset.dataset.clips, name)
+            if warning:
+                self.logger.warning(warning)
         return build_caption_training_loader(self.args, Tokenizer(), self.model.clip.config.resolution, self.device)
 
     @property

@@ -1,6 +1,7 @@
 """From the arguments of main_captioning.py to the clips and reference captions of a split."""
 
 import argparse
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dataloaders.base import Clip, ClipDataset, TextDataset, Tokenize
-from dataloaders.build import build_augmentation, build_bad_videos, build_loader, clip_reader, find_split
+from dataloaders.build import build_augmentation, build_bad_videos, build_loader, clip_reader, find_split, read_split
 from dataloaders.question_answering import QuestionVideoDataset
+from utils.config import find_config
 from utils.errors import InputError
 
 CAPTIONED = ("msrvtt", "msvd", "vatex", "csv")
@@ -87,6 +89,29 @@ def build_caption_training_loader(
     )
     options = {"batch_size": args.batch_size // together, "workers": args.workers, "training": True, "device": device}
     return build_loader(args, pairs, collate=pairs.collate, **options)
+
+
+def check_unseen(args: argparse.Namespace, clips: Collection[Clip], name: str) -> str | None:
+    """Compare a split with the videos that --init_model was trained on, as the config.json of its run tells them.
+
+    Returns:
+        A warning, if there is anything to say.
+
+    Raises:
+        InputError: videos of the test split are among them, and --allow_seen_videos is not given.
+    """
+    config = find_config(args.init_model)
+    if config is None or "anno_path" not in config.flags:
+        return f"{args.init_model}: no config.json tells on which videos it was trained"
+    trained = argparse.Namespace(**config.flags)
+    learnt = {clip.video_id for clip in read_split(trained, "train").clips}
+    seen = sorted({clip.video_id for clip in clips} & learnt)
+    if not seen:
+        return None
+    reason = f"{args.init_model}: was trained on {len(seen)} videos of the {name} split, first {seen[0]}"
+    if name == "test" and not args.allow_seen_videos:
+        raise InputError(f"{reason}; train it on the training videos of captioning, or give --allow_seen_videos")
+    return reason
 
 
 def clip_name(clip: Clip) -> str:

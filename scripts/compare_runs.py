@@ -26,14 +26,15 @@ def main(argv: list[str] | None = None) -> None:
     runs = dict(read_run(text) for text in arguments.runs)
     retrieval = {name: metrics for name, metrics in runs.items() if "t2v" in metrics}
     questions = {name: metrics for name, metrics in runs.items() if "total" in metrics}
-    tables = [compare(task) for compare, task in ((compare_retrieval, retrieval), (compare_answers, questions)) if task]
-    print("\n\n".join(tables))
+    captions = {name: metrics for name, metrics in runs.items() if "captions" in metrics}
+    tasks = ((compare_retrieval, retrieval), (compare_answers, questions), (compare_captions, captions))
+    print("\n\n".join(compare(task) for compare, task in tasks if task))
     if arguments.output:
         write_metrics(arguments.output, runs)
 
 
 def read_run(text: str) -> tuple[str, dict]:
-    """Split NAME=FOLDER and read the folder's metrics.json.
+    """Split NAME=FOLDER and read the folder's metrics.json, and the stories.json of scripts/score_stories.py if there.
 
     Raises:
         InputError: no "=", or no readable metrics.json in the folder.
@@ -42,7 +43,8 @@ def read_run(text: str) -> tuple[str, dict]:
     path = Path(folder) / "metrics.json"
     if not found:
         raise InputError(f"{text}: write NAME=FOLDER")
-    return name, read_json(path)
+    stories = Path(folder) / "stories.json"
+    return name, read_json(path) | ({"stories": read_json(stories)} if stories.is_file() else {})
 
 
 def compare_retrieval(runs: dict[str, dict]) -> str:
@@ -66,6 +68,19 @@ def compare_answers(runs: dict[str, dict]) -> str:
         total = metrics["total"]["all"]
         each = [metrics[kind]["all"]["top1"] if kind in metrics else "-" for kind in kinds]
         return [counts(metrics), total["top1"], total["top5"], *each, total["majority"]]
+
+    return table(header, [[name, *row(metrics)] for name, metrics in runs.items()])
+
+
+def compare_captions(runs: dict[str, dict]) -> str:
+    """The table of captioning runs; the last columns are shares of captions of built-in videos that tell the truth."""
+    scores = list(dict.fromkeys(name for metrics in runs.values() for name in metrics["captions"]))
+    stories = list(dict.fromkeys(name for metrics in runs.values() for name in metrics.get("stories", ())))
+    header = ["captions", "used", *scores, *(f"right {name}" for name in stories)]
+
+    def row(metrics: dict) -> list[float | str]:
+        found = {**metrics["captions"], **metrics.get("stories", {})}
+        return [counts(metrics), *(found.get(name, "-") for name in (*scores, *stories))]
 
     return table(header, [[name, *row(metrics)] for name, metrics in runs.items()])
 

@@ -167,6 +167,26 @@ def test_starting_from_a_retrieval_checkpoint(launch, checkpoint):
         launch("--do_eval", "--init_model", checkpoint)
 
 
+def test_a_checkpoint_that_has_seen_the_test_videos(trained, train, corpus, tmp_path):
+    """What it was trained on is in the config.json next to it."""
+    begin = "--init_model", tmp_path / "pytorch_model.bin.0"
+    save_weights(read_weights(best_of(trained)), begin[1])
+    assert "no config.json tells on which videos it was trained" in train(*begin).log
+    config = json.loads((trained.folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "was trained on" not in train(*begin).log
+    # A run whose training list has two of the eight test videos, and one of the two validation videos.
+    rows = "video,caption\n" + "".join(f"video{number},a star\n" for number in (1, 9, 20, 21))
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text(rows)
+    config["flags"]["anno_path"] = str(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"bin\.0: was trained on 2 videos of the test split, first video20; "):
+        train(*begin)
+    log = train(*begin, "--allow_seen_videos").log
+    assert "was trained on 2 videos of the test split" in log and "on 1 videos of the val split, first video9" in log
+
+
 def test_what_cannot_be_captioned(trained, launch, corpus, tmp_path):
     evaluate = "--do_eval", "--init_model", best_of(trained)
     with pytest.raises(InputError, match="--datatype lsmdc: no data set of captioning; choose one of msrvtt, msvd"):
