@@ -1,5 +1,6 @@
 """Train and evaluate video question answering."""
 
+import argparse
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,6 +17,7 @@ from dataloaders.question_answering import (
     build_vocabulary,
 )
 from models import ANSWER_METHODS, AnswerMethod
+from models.recipe import as_recipe
 from models.tokenizer import Tokenizer
 from utils.answers import answer_metrics, read_answers, write_answers
 from utils.args import question_parser, read_command
@@ -138,7 +140,22 @@ class QuestionAnswering(Task[Results]):
 def main(argv: Sequence[str] | None = None) -> dict:
     """Run the command line `argv` and return the metrics of the best or the given checkpoint."""
     methods = {name: method.add_arguments for name, method in ANSWER_METHODS.items()}
-    return run_task(QuestionAnswering, read_command(methods, question_parser, argv))
+    return run_task(QuestionAnswering, as_published(read_command(methods, question_parser, argv)))
+
+
+def as_published(args: argparse.Namespace) -> argparse.Namespace:
+    """Change flags as the published script does: --batch_size counts the questions of an optimiser step.
+
+    Raises:
+        InputError: an optimiser step has more batches than questions.
+    """
+    steps = args.gradient_accumulation_steps
+    if args.batch_size < steps:
+        raise InputError(f"--gradient_accumulation_steps {steps}: give {args.batch_size} or fewer, the --batch_size")
+    args.batch_size //= steps
+    if args.method == "hbi" and as_recipe(args.recipe).even_frames_in_answers:
+        args.slice_framepos = 2
+    return args
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def load_model(
         trust_checkpoint: open a TorchScript archive of unknown SHA-256.
         **options: keywords of the method; those that the keys of a checkpoint determine (temporal encoder, its depth,
             interaction) are not needed, and must agree if given. For HBI also "estimator": file of the trained
-            Banzhaf estimator (12 keys), which becomes the teacher.
+            Banzhaf estimator (12 keys), which becomes the teacher; with a checkpoint only if the recipe says so.
 
     Returns:
         The model, in evaluation mode: one of `ANSWER_METHODS` if it answers questions, one of
@@ -110,7 +110,7 @@ def load_model(
     model = methods[name](clip, **options) if names is None else methods[name](clip, names, **options)
     if state is not None:
         _load_weights_of_method(model, name, model.complete(state), checkpoint)
-    if estimator is not None:
+    if estimator is not None and not (state and model.recipe.teacher_of_checkpoint):
         load_weights(model.teacher, read_weights(estimator), estimator)
     return model.to(device).eval()
 

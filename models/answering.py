@@ -3,6 +3,7 @@
 Dimension letters: A questions, N tokens, D width, C answers.
 """
 
+import argparse
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,13 @@ def pool(tokens: TokenSet, head: nn.Module, *, padding: bool = True) -> Tensor:
     if not padding:
         score = score.masked_fill(valid == 0, PADDED_SCORE)
     return torch.einsum("an,and->ad", score.softmax(dim=-1) * valid, tokens.tokens)
+
+
+def add_freeze_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the flag of the layers of CLIP that are not trained."""
+    group = parser.add_argument_group("freezing")
+    group.add_argument("--freeze_layer_num", type=int, default=0,
+                       help="blocks of CLIP's towers that are not trained, nor what lies below them; -1 trains all")
 
 
 class AnswerMethod(RetrievalMethod):

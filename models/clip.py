@@ -5,6 +5,7 @@ Source: CLIP, arXiv 2103.00020; keys and shapes are those of OpenAI's released s
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from models.transformer import Transformer
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_LOGIT_SCALE = math.log(100)
+EMBEDDINGS = r"token_embedding|positional_embedding|visual\.(positional_embedding|class_embedding|conv1|ln_pre)"
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,15 @@ class CLIP(nn.Module):
     def set_grad_checkpointing(self, enabled: bool) -> None:
         """Trade time for memory in both towers, see `Transformer.forward`."""
         self.visual.transformer.grad_checkpointing = self.transformer.grad_checkpointing = enabled
+
+    def freeze(self, layers: int) -> None:
+        """Keep the embeddings and the first `layers` blocks of both towers out of training; -1 keeps nothing out."""
+        if layers < 0:
+            return
+        for name, parameter in self.named_parameters():
+            block = re.match(r"(?:visual\.)?transformer\.resblocks\.(\d+)", name)
+            if re.match(EMBEDDINGS, name) or (block and int(block[1]) < layers):
+                parameter.requires_grad_(False)
 
     def normalize(self, frames: Tensor) -> Tensor:
         """Map uint8 pixels (..., 3, R, R) to CLIP's normalised floats on their device; floats are returned as given."""

@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from models.answering import add_freeze_argument
 from models.method import MethodOptions
 from models.teacher import TEACHERS
 from utils.args import AMOUNT, SHARE
@@ -48,12 +49,14 @@ class HBIVQAOptions(HBIOptions):
 
     Attributes:
         dropout: probability, before the classifiers.
+        freeze_layer_num: see `models.clip.CLIP.freeze`.
     """
 
     text_rates: tuple[float, float] = (0.25, 0.125)
     video_rates: tuple[float, float] = (0.25, 0.25)
     rates: tuple[float, float, float] = (0.4, 0.4, 0.2)
     dropout: float = 0.1
+    freeze_layer_num: int = 0
 
 
 def add_interaction_argument(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +85,7 @@ def add_level_arguments(parser: argparse.ArgumentParser) -> None:
 def add_hbi_vqa_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of HBI for questions, with their own weights of the levels."""
     add_level_arguments(parser)
+    add_freeze_argument(parser)
     parser.set_defaults(rate=list(HBIVQAOptions.rates))
 
 
@@ -109,6 +113,8 @@ def hbi_options_from(args: argparse.Namespace) -> dict[str, Any]:
             logger.warning("no --estimator: the teacher of the Banzhaf loss is random, as in the released code")
         options |= {"rates": args.rate, "trained_levels": args.num_levels, "kl": args.kl, "skl": args.skl}
         options |= {"teacher": args.teacher, "estimator": args.estimator}
+    if "freeze_layer_num" in args:
+        options["freeze_layer_num"] = args.freeze_layer_num
     if "t_rate0" in args:
         options |= {"text_rates": (args.t_rate0, args.t_rate1), "video_rates": (args.v_rate0, args.v_rate1)}
     return options

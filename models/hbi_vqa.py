@@ -42,6 +42,11 @@ class HBIVQA(AnswerMethod, HBI):
         for head in self.answer_heads[self.options.trained_levels :]:
             head.requires_grad_(False)
 
+    def freeze(self) -> None:
+        """Freeze the lower layers of both towers besides what `HBI` keeps fixed."""
+        super().freeze()
+        self.clip.freeze(self.options.freeze_layer_num)
+
     def losses(
         self, text: Tokens, video: Tokens, video_ids: Tensor, labels: Tensor | None = None
     ) -> dict[str, Tensor]:

@@ -38,6 +38,10 @@ class Recipe:
             otherwise by the degrees of freedom.
         em_in_evaluation: EMCL reconstructs features in evaluation, too, 32 texts and videos at a time, so that a score
             depends on the others of its block; otherwise in training alone.
+        teacher_of_checkpoint: of --init_model and --estimator, the teacher is that of the checkpoint; otherwise the
+            estimator.
+        later_of_equals: of evaluations with equal scores the later one is the best; otherwise the earlier one.
+        even_frames_in_answers: HBI takes evenly spread frames for question answering, whatever --slice_framepos says.
         em_state_unsaved: checkpoints lack the bases that EMCL starts from; otherwise they have them, as "mu".
     """
 
@@ -59,6 +63,9 @@ class Recipe:
     padding_in_cdcr: bool
     cdcr_over_samples: bool
     em_in_evaluation: bool
+    teacher_of_checkpoint: bool
+    later_of_equals: bool
+    even_frames_in_answers: bool
     em_state_unsaved: bool
 
 
@@ -81,6 +88,9 @@ RELEASED = Recipe(
     padding_in_cdcr=True,
     cdcr_over_samples=True,
     em_in_evaluation=True,
+    teacher_of_checkpoint=True,
+    later_of_equals=True,
+    even_frames_in_answers=True,
     em_state_unsaved=True,
 )
 CORRECTED = Recipe(
@@ -102,6 +112,9 @@ CORRECTED = Recipe(
     padding_in_cdcr=False,
     cdcr_over_samples=False,
     em_in_evaluation=False,
+    teacher_of_checkpoint=False,
+    later_of_equals=False,
+    even_frames_in_answers=False,
     em_state_unsaved=False,
 )
 PRESETS = {"released": RELEASED, "corrected": CORRECTED}

@@ -4,9 +4,11 @@ from functools import partial
 
 import pytest
 
+import main_vqa
 from models import ANSWER_METHODS, HBIVQA
 from utils import args
 from utils.args import INEFFECTIVE_FOR_QUESTIONS, parse
+from utils.errors import InputError
 
 question_parser = partial(args.question_parser, ANSWER_METHODS, HBIVQA.add_arguments)
 
@@ -16,6 +18,7 @@ DEFAULTS = {
     "warmup_proportion": 0.1, "gradient_accumulation_steps": 1, "max_words": 32, "max_frames": 12, "datatype": "msrvtt",
     "video_framerate": 1, "slice_framepos": 2, "frame_rule": "decord", "augment": "none", "teacher": "estimator",
     "num_levels": 3, "recipe": "released", "lr": 1e-4, "coef_lr": 1e-3,
+    "freeze_layer_num": 0,
 }  # fmt: skip
 PUBLISHED = {
     "--num_thread_reader": ("workers", 3),
@@ -35,6 +38,25 @@ def test_defaults_are_the_published_ones():
 def test_published_names_of_flags(flag):
     name, value = PUBLISHED[flag]
     assert getattr(parse(question_parser(), ["--do_eval", *FILES, f"{flag}={value}"]), name) == value
+
+
+def published(*words):
+    return main_vqa.as_published(parse(question_parser(), ["--do_eval", *FILES, *words]))
+
+
+def test_accumulation_divides_the_batch():
+    assert published("--batch_size", "32", "--gradient_accumulation_steps", "5").batch_size == 6
+    assert published("--batch_size", "32").batch_size == 32
+    with pytest.raises(InputError, match="--gradient_accumulation_steps 9: give 8 or fewer"):
+        published("--batch_size", "8", "--gradient_accumulation_steps", "9")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "method", "position"), [("released", "hbi", 2), ("corrected", "hbi", 0), ("released", "emcl", 0)]
+)
+def test_released_frames_are_evenly_spread(recipe, method, position):
+    words = "--slice_framepos", "0", "--recipe", recipe, "--method", method
+    assert published(*words).slice_framepos == position
 
 
 def test_flags_without_effect_are_named():

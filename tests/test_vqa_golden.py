@@ -13,6 +13,9 @@ from models.released.hbi import released_name
 from tests.golden_case import GOLDEN, assert_close, fill, filled_state, golden, inputs
 from tests.test_golden import QUIET, TINY, clip_with, norm
 from utils.checkpoint import load_weights, released_state, save_weights
+from utils.engine.builders import build_optimizer
+from utils.engine.options import TrainingOptions
+from utils.engine.trainer import Trainer
 
 ANSWERS = [f"answer {label}" for label in range(50)]
 
@@ -22,7 +25,7 @@ def case():
     """The model, the reference and the tokens of the recorded questions."""
     reference = golden("vqa_A_q2")
     state = filled_state(TINY, "vqa_num_labels_50")
-    options = {"kl": float(reference["kl"]), "skl": float(reference["skl"])}
+    options = {"kl": float(reference["kl"]), "skl": float(reference["skl"]), "freeze_layer_num": -1}
     model = HBIVQA(clip_with(state), ANSWERS, recipe=QUIET, **options)
     load_weights(model, state, TINY)
     return model.eval(), reference
@@ -76,3 +79,59 @@ def test_a_released_vit_b16_checkpoint_loads_strictly_and_saves_the_same_keys(tm
     saved = released_state(model)
     assert {name: list(tensor.shape) for name, tensor in saved.items()} == shapes
     assert torch.equal(saved[name], state[name])
+
+
+@pytest.fixture
+def five_steps():
+    """Losses of five steps on the recorded questions, the trained model and its start, by the layers frozen."""
+    state = filled_state(TINY, "vqa_num_labels_50")
+
+    def train(layers: int) -> tuple[list[float], HBIVQA, dict[str, torch.Tensor]]:
+        reference = golden("vqa_A_q2")
+        options = {"kl": float(reference["kl"]), "skl": float(reference["skl"]), "dropout": 0.0}
+        model = HBIVQA(clip_with(state), ANSWERS, recipe=QUIET, freeze_layer_num=layers, **options)
+        load_weights(model, state, TINY)
+        options = TrainingOptions(lr=1e-4, coef_lr=1.0)
+        optimizer = build_optimizer(model, options, 5)
+        trainer = Trainer(model.train(), optimizer, device=torch.device("cpu"), options=options)
+        ids, text_mask, frames, video_mask = inputs("q2")
+        names = ("ids", "text_mask", "frames", "video_mask", "video_ids", "labels")
+        labels = torch.from_numpy(reference["labels"])
+        batch = dict(zip(names, (ids, text_mask, frames, video_mask, torch.arange(4), labels), strict=True))
+        losses = [trainer.step(batch, number, update=True)["loss"].item() for number in range(5)]
+        return losses, model, state
+
+    return train
+
+
+BELOW = {
+    "clip.token_embedding.weight", "clip.positional_embedding", "clip.visual.class_embedding",
+    "clip.visual.positional_embedding", "clip.visual.conv1.weight", "clip.visual.ln_pre.weight",
+    "clip.visual.ln_pre.bias",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_freezing_is_that_of_the_released_training(five_steps):
+    reference = golden("vqa_A_q2")
+    without, _, _ = five_steps(-1)
+    losses, model, start = five_steps(0)
+    np.testing.assert_allclose(losses[:2], [reference["loss"]] * 2, rtol=3e-5)  # the rate of the first step is 0
+    assert losses[:2] == pytest.approx(without[:2], rel=1e-6)
+    assert all(abs(x - y) > 1e-4 * y for x, y in zip(losses[2:], without[2:], strict=True))
+    moved = {name for name, tensor in released_state(model).items() if not torch.equal(tensor, start[name])}
+    assert not moved & BELOW
+    assert {"clip.visual.transformer.resblocks.0.ln_1.weight", "clip.ln_final.weight"} <= moved
+    frozen = {released_name(name) for name, value in model.named_parameters() if not value.requires_grad}
+    assert {name for name in frozen if name.startswith("clip.")} == BELOW
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad or parameter.grad is None, name
+
+
+def test_blocks_are_frozen_in_both_towers():
+    state = filled_state(TINY, "vqa_num_labels_50")
+    model = HBIVQA(clip_with(state), ANSWERS, freeze_layer_num=1)
+    frozen = {name for name, value in model.clip.named_parameters() if not value.requires_grad}
+    blocks = {name for name, _ in model.clip.named_parameters() if ".resblocks.0." in f".{name}"}
+    assert frozen == {name.removeprefix("clip.") for name in BELOW} | blocks
+    assert {name.partition(".")[0] for name in blocks} == {"visual", "transformer"}

@@ -88,8 +88,8 @@ def _number(convert: type[int] | type[float], low: float, high: float = math.inf
 
 INEFFECTIVE_FOR_QUESTIONS = (
     "--cache_dir", "--cross_model", "--do_lower_case", "--do_pretrain", "--eval_frame_order",
-    "--expand_msrvtt_sentences", "--fp16", "--fp16_opt_level", "--freeze_layer_num", "--hard_negative_rate",
-    "--linear_patch", "--loose_type", "--loss", "--lr_decay", "--margin", "--n_gpu", "--n_pair",
+    "--expand_msrvtt_sentences", "--fp16", "--fp16_opt_level", "--hard_negative_rate", "--linear_patch",
+    "--loose_type", "--loss", "--lr_decay", "--margin", "--n_gpu", "--n_pair",
     "--negative_weighting", "--num_labels", "--rank", "--sampled_use_mil", "--sim_header", "--task_type",
     "--text_num_hidden_layers", "--train_frame_order", "--use_mil", "--video_dim", "--visual_num_hidden_layers",
 )  # fmt: skip

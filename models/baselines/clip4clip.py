@@ -6,7 +6,6 @@ released code (see `models.recipe`).
 """
 
 import argparse
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +25,6 @@ from utils.errors import InputError
 
 TEMPORAL = {"meanP": None, "seqLSTM": "seqLSTM", "seqTransf": "seqTransf", "tightTransf": None}
 """The temporal encoder of each similarity header."""
-EMBEDDINGS = r"token_embedding|positional_embedding|visual\.(positional_embedding|class_embedding|conv1|ln_pre)"
 INEFFECTIVE = (
     "--loose_type", "--n_pair", "--margin", "--hard_negative_rate", "--negative_weighting", "--use_mil",
     "--sampled_use_mil", "--lr_decay", "--video_dim", "--text_num_hidden_layers", "--visual_num_hidden_layers",
@@ -98,7 +96,7 @@ class CLIP4Clip(RetrievalMethod):
         if self.pairs is not None:
             self.clip.logit_scale.requires_grad_(False)
         if not (tubes and self.recipe.nothing_frozen_with_3d):
-            freeze_towers(self.clip, layers)
+            self.clip.freeze(layers)
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -169,16 +167,6 @@ class CLIP4Clip(RetrievalMethod):
         if self.pairs is not None and self.recipe.own_negatives_in_tight:
             return tensor
         return super().gather(tensor)
-
-
-def freeze_towers(clip: CLIP, layers: int) -> None:
-    """Freeze the embeddings and the first `layers` blocks of both towers; -1 freezes nothing."""
-    if layers < 0:
-        return
-    for name, parameter in clip.named_parameters():
-        block = re.match(r"(?:visual\.)?transformer\.resblocks\.(\d+)", name)
-        if re.match(EMBEDDINGS, name) or (block and int(block[1]) < layers):
-            parameter.requires_grad_(False)
 
 
 def cosine_with_mean(text: Tokens, video: Tokens, dtype: torch.dtype, *, unit_frames: bool) -> Tensor:

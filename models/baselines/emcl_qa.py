@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.answering import AnswerHead, AnswerMethod
-from models.baselines.clip4clip import freeze_towers
+from models.answering import AnswerHead, AnswerMethod, add_freeze_argument
 from models.baselines.em import EMMethod, EMOptions, add_em_arguments
 from models.encoder import Tokens, init_normal
 from models.level import TokenSet
@@ -28,7 +27,7 @@ class EMCLQAOptions(EMOptions):
 
     Attributes:
         dropout: probability, before the classifier.
-        freeze_layer_num: as for `models.baselines.clip4clip.CLIP4ClipOptions`.
+        freeze_layer_num: see `models.clip.CLIP.freeze`.
     """
 
     centerK: int = 16
@@ -60,12 +59,13 @@ class EMCLQA(AnswerMethod, EMMethod):
 
     def freeze(self) -> None:
         """Freeze the lower layers of both towers."""
-        freeze_towers(self.clip, self.options.freeze_layer_num)
+        self.clip.freeze(self.options.freeze_layer_num)
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Add the flags of EMCL's question answering; frames are those of the cv2 rule."""
         parser.set_defaults(frame_rule="cv2")
+        add_freeze_argument(parser)
         add_em_arguments(parser, EMCLQAOptions())
 
     def text_tokens(self, ids: Tensor, text_mask: Tensor) -> Tensor:

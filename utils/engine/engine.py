@@ -34,11 +34,13 @@ class TrainedTask(Protocol):
 
     Attributes:
         args: the command line, by which a resumed run is compared.
-        evaluate_every: steps between evaluations within an epoch; None: after each epoch only.
+        evaluate_every: batches between evaluations, counted over all epochs; None: after each epoch only.
+        later_of_equals: whether the later of equal scores is the best.
     """
 
     args: argparse.Namespace
     evaluate_every: int | None
+    later_of_equals: bool
 
     def select(self) -> float:
         """Evaluate: a score, higher is better, the same on every process."""
@@ -171,7 +173,7 @@ class Run:
             if is_main():
                 save_weights(self.task.state(), self.output_dir / f"{PREFIX}{finished - 1}")
             scalars.add({"score": self._evaluate(finished - 1)}, self.done)
-        elif self.task.evaluate_every and step % self.task.evaluate_every == 0:
+        elif self.task.evaluate_every and self.done % self.task.evaluate_every == 0:
             self._evaluate(finished)
             self.trainer.model.train()
 
@@ -185,9 +187,9 @@ class Run:
         return score
 
     def _keep_if_best(self, epoch: int) -> float:
-        """Evaluate, and keep the weights if none before were as good."""
+        """Evaluate, and keep the weights if they are the best so far."""
         score = self.task.select()
-        if score > self.best_score:
+        if score > self.best_score or (score == self.best_score and self.task.later_of_equals):
             previous, self.best_file = self.best_file, self.output_dir / f"{PREFIX}best.{epoch}"
             self.best_score = score
             if is_main():

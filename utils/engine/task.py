@@ -34,7 +34,7 @@ class Task(ABC, Generic[Results]):
         args: the command line.
         model: with encoders, on `device`.
         checkpoint: whose weights it has; None: those of CLIP alone.
-        evaluate_every: steps between evaluations within an epoch; None: after each epoch only.
+        evaluate_every: batches between evaluations, counted over all epochs; None: after each epoch only.
     """
 
     evaluate_every: int | None = None
@@ -84,6 +84,11 @@ class Task(ABC, Generic[Results]):
     def schedule_epochs(self) -> int:
         """Horizon of the learning-rate schedule."""
         return self.model.schedule_epochs or self.args.epochs
+
+    @property
+    def later_of_equals(self) -> bool:
+        """Whether the later of equal scores is the best."""
+        return self.model.recipe.later_of_equals
 
     def state(self) -> dict[str, Tensor]:
         """The weights that are written, by their released names."""
