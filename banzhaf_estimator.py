@@ -13,7 +13,8 @@ from dataloaders.build import build_augmentation, build_loader, build_training_l
 from dataloaders.features import EncodedLoader, Rows
 from models import HBI, Tokens
 from models.estimator_training import FEATURES, EstimatorTraining, pair_features
-from models.hbi_options import add_interaction_argument
+from models.hbi_options import add_estimator_arguments
+from models.ranked_estimator import NETWORKS
 from models.tokenizer import Tokenizer
 from utils.args import estimator_parser, read_command
 from utils.checkpoint import load_weights
@@ -40,9 +41,12 @@ class Estimation(Task[tuple[dict]]):
 
     @cached_property
     def trained(self) -> EstimatorTraining:
-        """The model's estimator, ready to learn the requested labels."""
+        """The model's estimator, or with --network another one, ready to learn the requested labels."""
+        network = self.model.teacher
+        if self.args.do_train and not isinstance(network, NETWORKS[self.args.network]):
+            network = NETWORKS[self.args.network]().to(self.device)
         return EstimatorTraining(
-            self.model.teacher,
+            network,
             game=self.args.game or self.model.recipe.label_game,
             num_samples=self.args.num_samples if self.args.labels == "sampled" else None,
             generator=torch.Generator(self.device).manual_seed(self.args.seed),
@@ -146,7 +150,7 @@ class Estimation(Task[tuple[dict]]):
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Run the command line `argv` and return the metrics of the best or the given estimator."""
-    args = read_command({"hbi": add_interaction_argument}, estimator_parser, argv, frozen=True)
+    args = read_command({"hbi": add_estimator_arguments}, estimator_parser, argv, frozen=True)
     if not (args.do_train or args.init_model):
         raise InputError("--do_eval: there is no estimator; give the checkpoint that holds one as --init_model")
     if args.max_frames < 2:

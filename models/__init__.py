@@ -22,6 +22,7 @@ from models.hbi import HBI
 from models.hbi_vqa import HBIVQA
 from models.method import RetrievalMethod
 from models.pretrained import load_clip, uses_quick_gelu
+from models.ranked_estimator import NETWORKS, network_of
 from utils.answers import read_answers
 from utils.checkpoint import load_weights, read_weights
 from utils.config import find_config, options_of_run
@@ -73,7 +74,7 @@ def load_model(
         trust_checkpoint: open a TorchScript archive of unknown SHA-256.
         **options: keywords of the method; those that the keys of a checkpoint determine (temporal encoder, its depth,
             interaction) are not needed, and must agree if given. For HBI also "estimator": file of the trained
-            Banzhaf estimator (12 keys), which becomes the teacher; with a checkpoint only if the recipe says so.
+            Banzhaf estimator, which becomes the teacher; with a checkpoint only if the recipe says so.
 
     Returns:
         The model, in evaluation mode: one of `ANSWER_METHODS` if it answers questions, one of
@@ -111,7 +112,9 @@ def load_model(
     if state is not None:
         _load_weights_of_method(model, name, model.complete(state), checkpoint)
     if estimator is not None and not (state and model.recipe.teacher_of_checkpoint):
-        load_weights(model.teacher, read_weights(estimator), estimator)
+        weights = read_weights(estimator)
+        model.teacher = NETWORKS[network_of(weights)]().requires_grad_(False)
+        load_weights(model.teacher, weights, estimator)
     return model.to(device).eval()
 
 

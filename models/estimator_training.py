@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from models.banzhaf import LABEL_SCALE, exact_interaction, sampled_interaction
 from models.encoder import Tokens
-from models.estimator import BanzhafModule
 from models.hbi import HBI
 from models.interaction import unit
 from models.level import TokenSet
@@ -46,7 +45,7 @@ class EstimatorTraining(nn.Module):
 
     def __init__(
         self,
-        estimator: BanzhafModule,
+        estimator: nn.Module,
         *,
         game: str = "released",
         num_samples: int | None = None,
@@ -55,14 +54,16 @@ class EstimatorTraining(nn.Module):
         """Make the estimator trainable.
 
         Args:
-            estimator: the network; its batch normalisation, which is never applied, stays as it is.
+            estimator: one of `models.ranked_estimator.NETWORKS`; a batch normalisation in it stays as it is.
             game: of the labels, "released" or "standard".
             num_samples: coalitions sampled for each cell and step, as published; None: exact labels.
             generator: source of the draws; None for PyTorch's own.
         """
         super().__init__()
         self.teacher = estimator.requires_grad_(True)
-        self.teacher.bn.requires_grad_(False)
+        for module in estimator.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(False)
         self.game, self.num_samples, self.generator = game, num_samples, generator
 
     def forward(

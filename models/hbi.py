@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from models import losses
-from models.banzhaf import BanzhafModule
 from models.encoder import Tokens, init_normal
 from models.hbi_options import LEVELS, HBIOptions, add_hbi_arguments, hbi_options_from
 from models.level import Level, LevelOutput, TokenSet
 from models.method import SIMILARITY_MEMORY, RetrievalMethod, full_precision
+from models.ranked_estimator import NETWORKS, network_of
 from models.released.hbi import released_name
 from models.teacher import teacher_interaction
 from utils.distributed import gather_features, shard
@@ -39,7 +39,7 @@ class HBI(RetrievalMethod):
             Level(name, width, weighted=options.interaction == "wti", rates=rates, recipe=self.recipe)
             for name, rates in zip(LEVELS, merges, strict=True)
         )
-        self.teacher = BanzhafModule()
+        self.teacher = NETWORKS[options.network]()
 
     def reset_parameters(self) -> None:
         """Initialise the token weights as the released code does, and the temporal encoder."""
@@ -62,12 +62,13 @@ class HBI(RetrievalMethod):
     @classmethod
     def recognises(cls, state: Mapping[str, Tensor]) -> bool:
         """Whether a checkpoint has the keys of HBI."""
-        return "banzhafteacher.cnn1.weight" in state
+        return any(name.startswith("banzhafteacher.") for name in state)
 
     @classmethod
     def options_of_state(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Keywords that the keys of a checkpoint determine."""
-        return {"interaction": "wti" if "text_weight_fc.0.weight" in state else "mean"}
+        interaction = "wti" if "text_weight_fc.0.weight" in state else "mean"
+        return {"interaction": interaction, "network": network_of(state, "banzhafteacher.")}
 
     def token_levels(self) -> nn.ModuleList:
         """See `RetrievalMethod.token_levels`."""

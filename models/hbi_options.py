@@ -7,6 +7,7 @@ from typing import Any
 
 from models.answering import add_freeze_argument
 from models.method import MethodOptions
+from models.ranked_estimator import NETWORKS
 from models.teacher import TEACHERS
 from utils.args import AMOUNT, SHARE
 
@@ -26,6 +27,7 @@ class HBIOptions(MethodOptions):
         trained_levels: number of levels, from entity upwards, in the loss.
         kl: weight of the distillation between levels.
         skl: weight of the Banzhaf alignment; with 0 it is not computed.
+        network: of the estimator, one of `models.ranked_estimator.NETWORKS`.
         teacher: one of `models.teacher.TEACHERS`; the estimator is frozen.
     """
 
@@ -36,6 +38,7 @@ class HBIOptions(MethodOptions):
     trained_levels: int = len(LEVELS)
     kl: float = 0.2
     skl: float = 1.0
+    network: str = "released"
     teacher: str = "estimator"
 
     def __post_init__(self) -> None:
@@ -64,6 +67,14 @@ def add_interaction_argument(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("interaction")
     group.add_argument("--interaction", choices=("wti", "mean"), default="wti",
                        help="token-wise interaction: weighted by learned heads, or the plain mean")
+
+
+def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the estimator's training."""
+    add_interaction_argument(parser)
+    group = parser.add_argument_group("estimator")
+    group.add_argument("--network", choices=tuple(NETWORKS), default="released",
+                       help="the paper's network, or one of ranks within rows and columns, which comes closer")
 
 
 def add_level_arguments(parser: argparse.ArgumentParser) -> None:

@@ -43,8 +43,8 @@ step "interaction only: weighted word-frame interaction, no levels, no Banzhaf"
 $python main_retrieval.py "${training[@]}" "${videos[@]}" --num_levels 1 --skl 0 --kl 0 --output_dir "$output/interaction"
 
 step "estimator of the Banzhaf interaction"
-$python banzhaf_estimator.py --do_train 1 --epochs "$estimator_epochs" --batch_size "$batch" --lr 1e-2 --weight_decay 0 \
-  "${videos[@]}" --output_dir "$output/estimator"
+$python banzhaf_estimator.py --do_train 1 --network ranked --epochs "$estimator_epochs" --batch_size "$batch" --lr 1e-2 \
+  --weight_decay 0 "${videos[@]}" --output_dir "$output/estimator"
 
 levels=(--kl 2 --skl 1 --rate 0.4 0.3 0.3)
 step "HBI: three levels, taught by the estimator"

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from models import HBI, METHODS
-from models.hbi_options import add_interaction_argument
+from models.hbi_options import add_estimator_arguments
 from utils import args
 from utils.errors import InputError
 from utils.run import run
 
 retrieval_parser = partial(args.retrieval_parser, METHODS, HBI.add_arguments)
-estimator_parser = partial(args.estimator_parser, ["hbi"], add_interaction_argument)
+estimator_parser = partial(args.estimator_parser, ["hbi"], add_estimator_arguments)
 
 PATHS = ["--anno_path", "anns", "--video_path", "videos", "--output_dir", "out"]
 

@@ -59,7 +59,6 @@ def fit(folder: Path, task: CountingTask, epochs: int) -> Path:
 def test_of_equal_scores_the_recipe_says_which_is_the_best(later, best, tmp_path):
     task = CountingTask([40.0, 50.0, 50.0, 45.0], later_of_equals=later)
     assert fit(tmp_path, task, 4).name == f"pytorch_model.bin.best.{best}"
-    assert [path.name for path in tmp_path.glob("*.best.*")] == [f"pytorch_model.bin.best.{best}"]
 
 
 def test_evaluations_within_epochs_count_the_batches_of_all(tmp_path):

@@ -21,6 +21,7 @@ from models import HBI, Tokens, load_model
 from models.banzhaf import BanzhafModule, sampled_interaction
 from models.clip import CLIP
 from models.estimator_training import EstimatorTraining, pair_features
+from models.ranked_estimator import RankedEstimator
 from models.recipe import RELEASED
 from tests.golden_case import GOLDEN, assert_close, filled_state, golden, inputs
 from tests.retrieval_case import build_corpus, read_metrics, wait_for_port
@@ -97,6 +98,11 @@ def test_training_writes_estimators_metrics_and_a_picture(trained):
     assert -1 <= trained.metrics["correlation"] <= 1 and trained.metrics["mse"] > 0
 
 
+def test_the_network_is_the_one_that_the_command_line_names(launch):
+    outcome = launch(*TRAINING, "--network", "ranked")
+    assert outcome.weights.keys() == RankedEstimator().state_dict().keys()
+
+
 def test_files_are_those_of_the_released_estimator(trained, corpus):
     released = json.loads((GOLDEN / "state_dict_keys.json").read_text())["estimator_file"]
     assert {name: list(tensor.shape) for name, tensor in trained.weights.items()} == released
@@ -157,6 +163,8 @@ def test_a_checkpoint_s_estimator_is_evaluated_and_trained_further(trained, corp
     assert not list(evaluated.folder.glob("pytorch_model*"))
     further = launch(*TRAINING, "--epochs", "1", "--lr", "0", "--init_model", tmp_path / "checkpoint")
     assert further.metrics == pytest.approx(trained.metrics, rel=1e-4)
+    other = launch(*TRAINING, "--network", "ranked", "--init_model", tmp_path / "checkpoint")
+    assert other.weights.keys() == RankedEstimator().state_dict().keys()
 
 
 def process(rank: int, port: int, words: list[str]) -> None:

@@ -16,7 +16,7 @@ import pytest
 from models import ANSWER_METHODS, CAPTION_METHODS, METHODS
 from models.baselines.dicosa import DiCoSAOptions
 from models.baselines.diffusionret_options import DiffusionRetOptions
-from models.hbi_options import add_interaction_argument
+from models.hbi_options import add_estimator_arguments
 from utils.args import caption_parser, estimator_parser, question_parser, retrieval_parser
 from utils.engine.options import TrainingOptions
 
@@ -107,7 +107,7 @@ def test_every_flag_is_read_and_every_argument_read_is_a_flag():
     read |= {field.name for options in by_field for field in fields(options)}
     parsers = (
         *(retrieval_parser(METHODS, method.add_arguments) for method in METHODS.values()),
-        estimator_parser(["hbi"], add_interaction_argument),
+        estimator_parser(["hbi"], add_estimator_arguments),
         *(question_parser(ANSWER_METHODS, method.add_arguments) for method in ANSWER_METHODS.values()),
         *(caption_parser(CAPTION_METHODS, method.add_arguments) for method in CAPTION_METHODS.values()),
     )

@@ -71,7 +71,7 @@ class DiffusionRet(RetrievalMethod):
     @classmethod
     def recognises(cls, state: Mapping[str, Tensor]) -> bool:
         """Whether a checkpoint has the keys of one of the stages."""
-        return "text_weight_fc.0.weight" in state and "banzhafteacher.cnn1.weight" not in state
+        return "text_weight_fc.0.weight" in state and not any(name.startswith("banzhafteacher.") for name in state)
 
     @classmethod
     def options_of_state(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class DRL(RetrievalMethod):
     def recognises(cls, state: Mapping[str, Tensor]) -> bool:
         """Whether a checkpoint has DRL's heads, which end at the width they begin with, or its two transformers."""
         heads = "text_weight_fc.weight" in state or "text_weight_fc.0.weight" in state
-        if heads and "banzhafteacher.cnn1.weight" not in state:
+        if heads and not any(name.startswith("banzhafteacher.") for name in state):
             first = state.get("text_weight_fc.0.weight")
             return first is None or first.shape[0] == first.shape[1]
         return "cross.pooler.dense.weight" in state and "frame_position_embeddings.weight" in state
