@@ -17,32 +17,24 @@ from models.baselines.emcl_qa import EMCLQA
 from models.captioning import HBICaptioning, has_decoder
 from models.clip import CLIP, CLIPConfig
 from models.encoder import TokenEncoder, Tokens
-from models.export import WEIGHTS, read_config
+from models.export import find_checkpoint, options_of_config
 from models.hbi import HBI
 from models.hbi_vqa import HBIVQA
+from models.loading import answer_names, build_with_weights
 from models.method import RetrievalMethod
 from models.pretrained import load_clip, uses_quick_gelu
 from models.ranked_estimator import NETWORKS, network_of
-from utils.answers import read_answers
 from utils.checkpoint import load_weights, read_weights
-from utils.config import find_config, options_of_run
-from utils.errors import InputError, one_line
+from utils.errors import InputError
 
 METHODS: dict[str, type[RetrievalMethod]] = {
-    "hbi": HBI,
-    "clip4clip": CLIP4Clip,
-    "drl": DRL,
-    "emcl": EMCL,
-    "dicosa": DiCoSA,
-    "diffusionret": DiffusionRet,
+    method.method: method for method in (HBI, CLIP4Clip, DRL, EMCL, DiCoSA, DiffusionRet)
 }
 """Every retrieval method by its name on the command line, the default first."""
-ANSWER_METHODS: dict[str, type[AnswerMethod]] = {"hbi": HBIVQA, "emcl": EMCLQA}
+ANSWER_METHODS: dict[str, type[AnswerMethod]] = {method.method: method for method in (HBIVQA, EMCLQA)}
 """Those of them that answer questions."""
 CAPTION_METHODS: dict[str, type[HBICaptioning]] = {"hbi": HBICaptioning}
 """Those of them that write captions."""
-
-CLASSIFIER = "classifier.2.weight"
 
 
 def load_model(
@@ -59,9 +51,8 @@ def load_model(
     """Build a model from a checkpoint, or from CLIP's weights to be trained.
 
     Args:
-        checkpoint: file in the released format, or the folder of an export (`models.export`), which holds its options,
-            too; every size is derived from it. Next to the file may lie the config.json of the run that wrote it
-            (`utils.config`), which says the method and its options.
+        checkpoint: file in the released format, or the folder of a run or of an export (`models.export`), or USER/MODEL
+            on the Hub; every size is derived from it. The config.json next to the weights says method and options.
         method: a key of `METHODS`; None: found by the checkpoint's keys, or the first one without a checkpoint.
         base_encoder: CLIP's weights, see `models.pretrained.load_clip`; needed where there is no checkpoint. With a
             checkpoint only its name counts: it determines the activation of the towers.
@@ -84,33 +75,31 @@ def load_model(
         InputError: a file is missing, damaged or of another architecture or method, or has another number of answers;
             no such method.
     """
-    state, estimator, run = None, options.pop("estimator", None), find_config(checkpoint)
-    quick_gelu = (run is None or run.quick_gelu) if base_encoder is None else uses_quick_gelu(base_encoder)
-    if checkpoint is not None and Path(checkpoint).is_dir():
-        config = read_config(checkpoint)
-        checkpoint, quick_gelu = Path(checkpoint) / WEIGHTS, config["quick_gelu"]
-        answers = config["answers"] if answers is None else answers
-        options = config["options"] | options
+    estimator, state, config = options.pop("estimator", None), {}, None
     if checkpoint is not None:
+        checkpoint, config = find_checkpoint(checkpoint)
         state = read_weights(checkpoint, trust=trust_checkpoint)
-        clip = clip_of_checkpoint(state, checkpoint, quick_gelu=quick_gelu)
-    elif base_encoder is not None:
-        clip = load_clip(base_encoder, trust=trust_checkpoint)
-    else:
+    elif base_encoder is None:
         raise InputError("a model needs weights: give a checkpoint, or base_encoder for CLIP's")
-    names = answer_names(answers, state or {}, checkpoint)
-    captions = captions or has_decoder(state or {})
+    names = answer_names(getattr(config, "answers", None) if answers is None else answers, state, checkpoint)
+    captions = captions or has_decoder(state)
     methods = CAPTION_METHODS if captions else METHODS if names is None else ANSWER_METHODS
-    name = method or (run and run.method) or find_method(state or {}) or next(iter(methods))
+    name = method or (config and config.method) or find_method(state) or next(iter(methods))
     if name not in methods:
         raise InputError(f"method {name}: choose one of {', '.join(methods)}{' for questions' * (names is not None)}")
-    if run and run.method == name:
-        options = options_of_run(run, methods[name].Options, checkpoint) | options
-    if state is not None:
-        options = temporal_options(state) | methods[name].options_of_state(state) | options
-    model = methods[name](clip, **options) if names is None else methods[name](clip, names, **options)
-    if state is not None:
-        _load_weights_of_method(model, name, model.complete(state), checkpoint)
+    if config and config.method == name:
+        options = options_of_config(config, methods[name].Options, checkpoint) | options
+    if checkpoint is None:
+        clip = load_clip(base_encoder, trust=trust_checkpoint)
+        model = methods[name](clip, **options) if names is None else methods[name](clip, names, **options)
+    else:
+        quick_gelu = uses_quick_gelu(base_encoder) if base_encoder else config is None or config.quick_gelu
+        try:
+            kind = {"quick_gelu": quick_gelu, "answers": names}
+            model = build_with_weights(methods[name], state, checkpoint, **kind, **options)
+        except InputError as error:
+            raise InputError(_named_method(state, name, checkpoint) or str(error)) from error
+        model.source = checkpoint
     if estimator is not None and not (state and model.recipe.teacher_of_checkpoint):
         weights = read_weights(estimator)
         model.teacher = NETWORKS[network_of(weights)]().requires_grad_(False)
@@ -123,63 +112,13 @@ def find_method(state: Mapping[str, Tensor]) -> str | None:
     return next((name for name, cls in METHODS.items() if cls.recognises(state)), None)
 
 
-def _load_weights_of_method(model: RetrievalMethod, name: str, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Load weights; if they do not fit, say of which method and head they are."""
-    try:
-        load_weights(model, state, source)
-    except InputError as error:
-        found = find_method(state)
-        if found in (None, name):
-            raise
-        head = ", ".join(f"{option} {value}" for option, value in METHODS[found].options_of_state(state).items())
-        raise InputError(
-            f"{source}: weights of the method {found} ({head}), not of {name}; choose --method {found} or another file"
-        ) from error
-
-
-def clip_of_checkpoint(state: Mapping[str, Tensor], source: str | Path, *, quick_gelu: bool = True) -> CLIP:
-    """Build the towers, with weights, that a released checkpoint describes; `quick_gelu` as for `CLIPConfig`.
-
-    Raises:
-        InputError: the checkpoint has no complete set of `clip.*` keys.
-    """
-    prefix = "clip."
-    weights = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
-    try:
-        return CLIP.from_state_dict(weights, quick_gelu=quick_gelu)
-    except (KeyError, RuntimeError) as error:
-        reason = one_line(error)
-        raise InputError(f"{source}: no retrieval model (in clip.*: {reason}); give a pytorch_model.bin.N") from error
-
-
-def temporal_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Read a checkpoint's temporal encoder and its depth off its keys."""
-    blocks = {name.split(".")[2] for name in state if name.startswith("transformerClip.resblocks.")}
-    temporal = "seqTransf" if blocks else "seqLSTM" if "lstm_visual.weight_hh_l0" in state else None
-    return {"temporal": temporal} | ({"temporal_layers": len(blocks)} if blocks else {})
-
-
-def answer_names(
-    answers: str | Path | Sequence[str] | None, state: Mapping[str, Tensor], source: str | Path | None
-) -> Sequence[str] | None:
-    """Name the answers of a model as `load_model` says; None for a retrieval model.
-
-    Raises:
-        InputError: the checkpoint's classifier has another number of answers than there are names.
-    """
-    names = read_answers(answers) if isinstance(answers, str | Path) else answers
-    if CLASSIFIER not in state:
-        return names
-    labels = len(state[CLASSIFIER])
-    if names is None:
-        return [str(label) for label in range(labels)]
-    if len(names) != labels:
-        given = answers if isinstance(answers, str | Path) else "the list of answers"
-        raise InputError(
-            f"{given}: has {len(names)} answers, but the classifier of {source} has {labels}; give the file it was "
-            "trained with"
-        )
-    return names
+def _named_method(state: Mapping[str, Tensor], name: str, source: str | Path) -> str:
+    """Say of which method and head weights are that do not fit the method `name`; "" if that is not the reason."""
+    found = find_method(state)
+    if found in (None, name):
+        return ""
+    head = ", ".join(f"{option} {value}" for option, value in METHODS[found].options_of_state(state).items())
+    return f"{source}: weights of the method {found} ({head}), not of {name}; choose --method {found} or another file"
 
 
 __all__ = [

@@ -34,7 +34,7 @@ class Tokens(NamedTuple):
     def last(self) -> Tensor:
         """The last valid token of each (B, D); of a caption that is CLIP's sentence vector."""
         last = self.mask.sum(dim=1).sub(1).clamp(min=0)
-        return self.tokens[torch.arange(len(last), device=last.device), last]
+        return self.tokens.gather(1, last[:, None, None].expand(-1, -1, self.tokens.shape[2])).squeeze(1)
 
     def sentences(self) -> "Tokens":
         """One token of each text, its `last`: (B, D), with mask (B)."""

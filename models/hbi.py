@@ -25,6 +25,7 @@ from utils.distributed import gather_features, shard
 class HBI(RetrievalMethod):
     """Text-video retrieval by hierarchical Banzhaf interaction."""
 
+    method = "hbi"
     Options = HBIOptions
     add_arguments = staticmethod(add_hbi_arguments)
     options_from = staticmethod(hbi_options_from)

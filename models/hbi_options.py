@@ -3,13 +3,14 @@
 import argparse
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from models.answering import add_freeze_argument
 from models.method import MethodOptions
 from models.ranked_estimator import NETWORKS
 from models.teacher import TEACHERS
 from utils.args import AMOUNT, SHARE
+from utils.schema import Amount, Share
 
 LEVELS = ("entity", "action", "event")
 
@@ -32,12 +33,12 @@ class HBIOptions(MethodOptions):
     """
 
     interaction: str = "wti"
-    text_rates: tuple[float, float] = (0.25, 0.5)
-    video_rates: tuple[float, float] = (0.25, 0.5)
-    rates: tuple[float, float, float] = (1.0, 0.0, 0.0)
-    trained_levels: int = len(LEVELS)
-    kl: float = 0.2
-    skl: float = 1.0
+    text_rates: tuple[Share, Share] = (0.25, 0.5)
+    video_rates: tuple[Share, Share] = (0.25, 0.5)
+    rates: tuple[Amount, Amount, Amount] = (1.0, 0.0, 0.0)
+    trained_levels: Literal[1, 2, 3] = len(LEVELS)
+    kl: Amount = 0.2
+    skl: Amount = 1.0
     network: str = "released"
     teacher: str = "estimator"
 
@@ -55,10 +56,10 @@ class HBIVQAOptions(HBIOptions):
         freeze_layer_num: see `models.clip.CLIP.freeze`.
     """
 
-    text_rates: tuple[float, float] = (0.25, 0.125)
-    video_rates: tuple[float, float] = (0.25, 0.25)
-    rates: tuple[float, float, float] = (0.4, 0.4, 0.2)
-    dropout: float = 0.1
+    text_rates: tuple[Share, Share] = (0.25, 0.125)
+    video_rates: tuple[Share, Share] = (0.25, 0.25)
+    rates: tuple[Amount, Amount, Amount] = (0.4, 0.4, 0.2)
+    dropout: Share = 0.1
     freeze_layer_num: int = 0
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from models import losses
 from models.clip import CLIP, MAX_LOGIT_SCALE
 from models.encoder import TokenEncoder, Tokens
+from models.export import HubModel
 from models.recipe import Recipe, as_recipe
 from models.released import spelling
 from models.token_levels import TokenLevels, full_precision
@@ -35,7 +36,7 @@ class MethodOptions:
     recipe: Literal["released", "corrected"] | Recipe = "released"
 
 
-class RetrievalMethod(TokenLevels, nn.Module):
+class RetrievalMethod(TokenLevels, nn.Module, HubModel):
     """A token encoder, and a way to compare texts with videos.
 
     A method defines `similarity`, and where needed `losses` with the `weights` of its terms. Modules of its own are
@@ -43,6 +44,8 @@ class RetrievalMethod(TokenLevels, nn.Module):
     keywords, `add_arguments` and `options_from` its flags, and `models.METHODS` registers it.
     """
 
+    method: ClassVar[str]
+    """Its name on the command line and in files."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     weights: Mapping[str, float] = {"ce_t2v": 0.5, "ce_v2t": 0.5}
     """Weight of each term of `losses` in the loss."""
@@ -118,7 +121,7 @@ class RetrievalMethod(TokenLevels, nn.Module):
         text: Tokens,
         video: Tokens,
         *,
-        memory: int = SIMILARITY_MEMORY,
+        memory: int | None = SIMILARITY_MEMORY,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Compare every text with every video.
@@ -126,7 +129,7 @@ class RetrievalMethod(TokenLevels, nn.Module):
         Args:
             text: A texts, as `encode_text` gives them.
             video: B videos, as `encode_video` gives them.
-            memory: bytes that intermediate results of a block may take; see `models.similarity`.
+            memory: bytes that intermediate results of a block may take; None (only without `token_levels`): one block.
             dtype: of the comparison's matrix products, float32 or bfloat16.
 
         Returns:

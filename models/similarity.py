@@ -31,7 +31,7 @@ def in_blocks(
     compare: Callable[[Tokens, Any], Tensor],
     text: Tokens,
     video: Tokens,
-    memory: int,
+    memory: int | None,
     pair_bytes: int,
     prepare: Callable[[Tokens], Any] = lambda video: video,
 ) -> Tensor:
@@ -41,13 +41,15 @@ def in_blocks(
         compare: texts (A) and prepared videos (B) -> (A, B).
         text: all texts.
         video: all videos.
-        memory: bytes that a block's intermediate results may take, at least those of one pair.
+        memory: bytes that a block's intermediate results may take, at least those of one pair; None: one block.
         pair_bytes: bytes of one pair's.
         prepare: what does not depend on the texts, computed once for the videos of a block.
 
     Returns:
         float32 (A, B).
     """
+    if memory is None:
+        return compare(text, prepare(video)).float()
     texts = max(1, min(len(text.mask), math.isqrt(max(memory // pair_bytes, 1))))
     videos = max(1, memory // (pair_bytes * texts))
     columns = [Tokens(*part) for part in zip(*(tensor.split(videos) for tensor in video), strict=True)]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from models import HBI, HBIVQA, HBICaptioning, Tokens
+from models import EMCLQA, HBIVQA, AnswerMethod, HBICaptioning, RetrievalMethod, Tokens
 from scripts.caption_graphs import PAST, Memory, NextWord, word_inputs, word_shapes
 from utils.errors import InputError
 from utils.files import atomic_write
@@ -29,7 +29,7 @@ BATCHES = ((2, 2), (1, 3), (4, 1))
 class TextTower(nn.Module):
     """Captions to word tokens: ids and mask, int64 (A, N_t), to (A, N_t, D)."""
 
-    def __init__(self, model: HBI):
+    def __init__(self, model: RetrievalMethod):
         """Args: model: whose tower."""
         super().__init__()
         self.model = model
@@ -45,7 +45,7 @@ class FrameTower(nn.Module):
     Frames, uint8 (B, N_v, 3, R, R), and mask, int64 (B, N_v), to (B, N_v, D).
     """
 
-    def __init__(self, model: HBI):
+    def __init__(self, model: RetrievalMethod):
         """Args: model: whose tower."""
         super().__init__()
         self.model = model
@@ -55,26 +55,38 @@ class FrameTower(nn.Module):
         return self.model.frame_tokens(frames, video_mask)
 
 
-class Levels(nn.Module):
-    """Tokens and masks of both sides to what each level says, and to their mix by the model's rates.
+class Similarity(nn.Module):
+    """Tokens and masks of both sides to what each level says, and last to the model's own result.
 
     A retrieval model compares all texts with all videos: (A, B) each. A model for question answering rates its answers
-    to each question about its own video: (A, C) each.
+    to each question about its own video: (A, C) each. A method without levels has the result alone.
     """
 
-    def __init__(self, model: HBI):
-        """Args: model: whose levels."""
+    def __init__(self, model: RetrievalMethod):
+        """Args: model: whose similarity or answers."""
         super().__init__()
         self.model = model
 
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs."""
+        answers = isinstance(self.model, AnswerMethod)
+        levels = [] if isinstance(self.model, EMCLQA) else [level.name for level in self.model.token_levels()]
+        return [*levels, "answers" if answers else "similarity"]
+
     def forward(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        sets = self.model.level_sets(Tokens(text, text_mask), Tokens(video, video_mask), len(self.model.levels))
-        if isinstance(self.model, HBIVQA):
-            levels = [head(*pair) for (_, *pair), head in zip(sets, self.model.answer_heads, strict=True)]
+        model, sides = self.model, (Tokens(text, text_mask), Tokens(video, video_mask))
+        if isinstance(model, EMCLQA):
+            return (model.mixed_logits(*sides),)
+        if not model.token_levels():
+            return (model.similarity(*sides, memory=None),)
+        sets = model.level_sets(*sides, len(model.token_levels()))
+        if isinstance(model, HBIVQA):
+            levels = [head(*pair) for (_, *pair), head in zip(sets, model.answer_heads, strict=True)]
         else:
             levels = [level(*pair).sim for level, *pair in sets]
-        return *levels, sum(rate * level for rate, level in zip(self.model.rates, levels, strict=True))
+        return *levels, sum(rate * level for rate, level in zip(model.rates, levels, strict=True))
 
 
 def require_packages() -> dict[str, ModuleType]:
@@ -93,7 +105,20 @@ def require_packages() -> dict[str, ModuleType]:
         raise InputError(f"ONNX graphs need packages that are not installed ({error}); {remedy}") from error
 
 
-def write_graphs(model: HBI, folder: Path, *, max_words: int, max_frames: int) -> dict[str, float]:
+def check_graphs(model: RetrievalMethod) -> None:
+    """Refuse a model whose similarity is no function of one text and one video.
+
+    Raises:
+        InputError: its scores depend on the others that are compared, or on how many frames there are.
+    """
+    if model.block:
+        raise InputError(
+            f"{type(model).__name__}: a score of the released recipe depends on the other captions and videos of its "
+            "block, so there is no graph of it; export with --recipe corrected or --without_onnx"
+        )
+
+
+def write_graphs(model: RetrievalMethod, folder: Path, *, max_words: int, max_frames: int) -> dict[str, float]:
     """Write text.onnx, frames.onnx, and similarity.onnx or for question answering answers.onnx.
 
     For captions also memory.onnx and next_word.onnx, see `scripts.caption_graphs`.
@@ -132,12 +157,11 @@ class Graph(NamedTuple):
     outputs: list[str]
 
 
-def graphs_of(model: HBI, max_words: int, max_frames: int) -> dict[str, Graph]:
+def graphs_of(model: RetrievalMethod, max_words: int, max_frames: int) -> dict[str, Graph]:
     """The graphs of a model by name."""
     texts, videos = Dim("texts", min=1), Dim("videos", min=1)
-    answers = isinstance(model, HBIVQA)
+    answers, compare = isinstance(model, AnswerMethod), Similarity(model)
     both = (texts, texts) if answers else (texts, videos)
-    levels = [*(level.name for level in model.levels), "answers" if answers else "similarity"]
 
     def graph(module: nn.Module, batches: list[Dim], outputs: list[str]) -> Graph:
         sizes = [(texts, texts if answers else videos) for texts, videos in BATCHES]
@@ -148,7 +172,7 @@ def graphs_of(model: HBI, max_words: int, max_frames: int) -> dict[str, Graph]:
     graphs = {
         "text": graph(TextTower(model), [texts] * 2, ["text"]),
         "frames": graph(FrameTower(model), [videos] * 2, ["video"]),
-        levels[-1]: graph(Levels(model), [both[0]] * 2 + [both[1]] * 2, levels),
+        compare.outputs[-1]: graph(compare, [both[0]] * 2 + [both[1]] * 2, compare.outputs),
     }
     if isinstance(model, HBICaptioning):
         graphs["memory"] = graph(Memory(model), [videos] * 2, ["memory", "memory_mask"])

@@ -1,21 +1,25 @@
 """Which model a script loads, and how it was trained."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from models.hbi_options import add_merge_arguments
+from models import METHODS
+from utils.args import AMOUNT, SHARE
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The checkpoint of a retrieval model, what its file does not tell, and the device."""
-    model = parser.add_argument_group("model")
+    """The checkpoint of a model, and what neither its weights nor the config.json next to them say."""
+    model = parser.add_argument_group("model, where no config.json next to the weights describes it")
     model.add_argument("--checkpoint", required=True,
-                       help="pytorch_model.bin.N, or the folder of an export, which tells the rest")
+                       help="pytorch_model.bin.N, the folder of a run or an export, or USER/MODEL on the Hub")
+    model.add_argument("--method", choices=tuple(METHODS), help="left out: found by the weights' names")
     model.add_argument("--base_encoder", help="CLIP weights it was trained from, if not OpenAI's; the name is enough")
-    model.add_argument("--recipe", choices=("released", "corrected"), default="released", help="as it was trained")
-    add_merge_arguments(parser)
-    add_device_arguments(parser)
+    model.add_argument("--recipe", choices=("released", "corrected"), help="as it was trained; left out: released")
+    for side, tokens in (("text", "words"), ("video", "frames")):
+        model.add_argument(f"--{side}_rates", type=SHARE, nargs=2, metavar=("ACTION", "EVENT"),
+                           help=f"HBI's merged {tokens} of each level, as a share of those of the level below")
+    model.add_argument("--rate", dest="rates", type=AMOUNT, nargs=3, metavar=("ENTITY", "ACTION", "EVENT"),
+                       help="weights of HBI's levels")
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,20 +28,7 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error in the input")
 
 
-def model_options(args: argparse.Namespace, **further: Any) -> dict[str, Any]:
-    """The keywords of `models.load_model` that the arguments tell, all but the device.
-
-    Args:
-        args: of `add_model_arguments`.
-        **further: keywords that count as the arguments do: not where the checkpoint is an export, which tells its own.
-    """
-    where = {"checkpoint": args.checkpoint, "base_encoder": args.base_encoder}
-    if Path(args.checkpoint).is_dir():
-        return where
-    return {
-        **where,
-        "recipe": args.recipe,
-        "text_rates": (args.t_rate0, args.t_rate1),
-        "video_rates": (args.v_rate0, args.v_rate1),
-        **further,
-    }
+def model_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The keywords of `models.load_model` that the arguments of `add_model_arguments` give, all but the device."""
+    names = ("checkpoint", "method", "base_encoder", "recipe", "text_rates", "video_rates", "rates")
+    return {name: value for name in names if (value := getattr(args, name)) is not None}

@@ -17,13 +17,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models import load_model
 from models.export import model_digest
+from models.shortlist import check_shortlist
 from scripts.benchmarks.measure import count
 from scripts.model_arguments import add_device_arguments, add_model_arguments, model_options
 from scripts.searching.build import build_index
 from scripts.searching.query import SHORTLIST, Hit, VideoIndex, clock
 from scripts.searching.questions import Answer, load_question_model
 from scripts.searching.storage import IndexedModel, Manifest, Sampling
-from utils.args import AMOUNT, WORKERS, ArgumentParser
+from utils.args import WORKERS, ArgumentParser
 from utils.distributed import is_main, start
 from utils.engine.builders import check_sizes
 from utils.errors import InputError, printable
@@ -40,8 +41,6 @@ def build_parser() -> argparse.ArgumentParser:
 
     index = commands.add_parser("index", help="make an index of a folder, or bring it up to date", **options)
     index.add_argument("folder", type=Path, help="folder of videos, its subfolders included")
-    index.add_argument("--rate", type=AMOUNT, nargs=3, default=(1.0, 0.0, 0.0), metavar=("ENTITY", "ACTION", "EVENT"),
-                       help="weights of the levels in the ranking")
     index.add_argument("--max_words", type=count, default=32, help="tokens of a query, its ends included")
     index.add_argument("--max_frames", type=count, default=12, help="frames of a segment")
     index.add_argument("--framerate", type=count, default=1, help="frames taken from a second of video")
@@ -49,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument("--overlap", type=int, default=10, help="seconds that neighbouring segments share")
     index.add_argument("--workers", type=WORKERS, default=2, help="decoding processes of each process")
     add_model_arguments(index)
+    add_device_arguments(index)
 
     query = commands.add_parser("query", help="find the segments that a sentence describes", **options)
     query.add_argument("query", help="sentence")
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("--max_words", type=count, default=32, help="tokens of the question, its ends included")
     ask.add_argument("--max_frames", type=count, default=12, help="frames of the video")
     add_model_arguments(ask)
-    ask.set_defaults(t_rate1=0.125, v_rate1=0.25)  # as models for question answering are trained
+    add_device_arguments(ask)
 
     for command in (query, ask):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the results here as well")
@@ -83,8 +83,9 @@ def make_index(args: argparse.Namespace) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("hbi").setLevel(logging.INFO)
     device = start(args.device)
-    options = {**model_options(args, rates=args.rate), "checkpoint": str(Path(args.checkpoint).resolve())}
-    model = load_model(method="hbi", **options, device=device)
+    options = {**model_options(args), "checkpoint": str(Path(args.checkpoint).resolve())}
+    model = load_model(**options, device=device)
+    check_shortlist(model)
     check_sizes(model, args.max_words, args.max_frames)
     manifest = Manifest(
         folder=str(args.folder.resolve()),

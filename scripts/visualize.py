@@ -16,7 +16,7 @@ from scripts.figures.heatmap import heatmap_figure
 from scripts.figures.hierarchy import hierarchy_figure
 from scripts.figures.style import figure_path, save_figure
 from scripts.figures.view import look
-from scripts.model_arguments import add_model_arguments, model_options
+from scripts.model_arguments import add_device_arguments, add_model_arguments, model_options
 from utils.distributed import start
 from utils.run import run
 
@@ -36,8 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
     figure.add_argument("--output", required=True, help="figure to write, .png, .svg or .pdf")
     figure.add_argument("--heatmap", help="heat maps to write, in one of the same formats")
     figure.add_argument("--interaction", choices=("estimator", "exact"), default="estimator",
-                        help="what the lines show: the model's estimate, or the exact interaction")
+                        help="what the lines show: the estimate of a model of HBI, or the exact interaction")
     add_model_arguments(parser)
+    add_device_arguments(parser)
     return parser
 
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     draw = {figure_path(args.output): hierarchy_figure}
     if args.heatmap:
         draw[figure_path(args.heatmap)] = heatmap_figure
-    model = load_model(method="hbi", **model_options(args), device=start(args.device))
+    model = load_model(**model_options(args), device=start(args.device))
     view = look(
         model,
         args.caption,

@@ -12,9 +12,6 @@ import torch
 
 import main_retrieval
 from models import CLIP, METHODS, Tokens, load_model
-from scripts.export import main as export
-from scripts.search import main as search
-from scripts.visualize import main as visualize
 from tests.baseline_case_diffusion import filled, keys
 from tests.conftest import SMALL
 from tests.retrieval_case import build_corpus
@@ -60,22 +57,6 @@ def test_a_file_of_another_method_is_named(tmp_path):
     save_weights(filled("dicosa"), tmp_path / "weights.bin")
     with pytest.raises(InputError, match=r"weights of the method dicosa \(center \d+\), not of diffusionret"):
         load_model(tmp_path / "weights.bin", method="diffusionret")
-
-
-@pytest.mark.parametrize(
-    ("script", "words"),
-    [
-        (search, "index videos --index kept --checkpoint"),
-        (visualize, "--caption a --video b --output c.png --checkpoint"),
-        (export, "--output folder --without_onnx --checkpoint"),
-    ],
-)
-def test_scripts_for_hbi_refuse_another_method(script, words, tmp_path):
-    (tmp_path / "videos").mkdir()
-    save_weights(filled("dicosa"), tmp_path / "weights.bin")
-    words = [str(tmp_path / word) if word in ("videos", "kept", "folder") else word for word in words.split()]
-    with pytest.raises(InputError, match=r"weights of the method dicosa .*, not of hbi"):
-        script([*words, str(tmp_path / "weights.bin")])
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,6 @@ import torch
 import main_retrieval
 import main_vqa
 from models import CLIP, METHODS, load_model
-from models.export import save_folder
-from scripts.export import main as export_main
 from tests.conftest import SMALL
 from tests.retrieval_case import build_corpus
 from tests.test_distributed import free_port
@@ -97,15 +95,6 @@ def test_a_checkpoint_of_another_method_is_named(method, options, other, reason,
     assert type(load_model(tmp_path / "model.bin")) is METHODS[method]
     with pytest.raises(InputError, match=reason):
         load_model(tmp_path / "model.bin", method=other)
-
-
-def test_what_only_hbi_has_is_refused_in_one_line(tmp_path):
-    model, file = METHODS["clip4clip"](CLIP(SMALL)), tmp_path / "model.bin"
-    save_weights(released_state(model), file)
-    with pytest.raises(InputError, match="weights of the method clip4clip"):
-        export_main(["--checkpoint", str(file), "--output", str(tmp_path / "out"), "--without_onnx"])
-    with pytest.raises(InputError, match="CLIP4Clip: only models of HBI"):
-        save_folder(model, tmp_path / "out")
 
 
 def test_a_method_without_answers_is_refused(corpus):

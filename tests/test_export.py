@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from models import CLIP, HBI, HBIVQA, CLIPConfig, load_model
-from models.export import model_digest, save_folder
+from models.export import model_digest
 from models.recipe import RELEASED
 from scripts.export import main
-from scripts.graphs import TOLERANCE, Levels, example_inputs, write_graph
+from scripts.graphs import TOLERANCE, Similarity, example_inputs, write_graph
 from utils.checkpoint import released_state, save_weights
 from utils.errors import InputError
 from utils.files import MARKER
@@ -52,7 +52,7 @@ def tokens(count, length, seed):
 )
 def test_a_folder_gives_back_the_model(options, tmp_path):
     model = build(**options)
-    save_folder(model, tmp_path)
+    model.save_pretrained(tmp_path)
     loaded = load_model(tmp_path)
     text, video = tokens(3, WORDS, seed=0), tokens(4, FRAMES, seed=1)
     assert torch.equal(loaded.similarity(text, video), model.similarity(text, video))
@@ -64,7 +64,7 @@ def test_a_folder_gives_back_the_model(options, tmp_path):
 
 def test_a_folder_gives_back_a_model_that_answers(tmp_path):
     model = ask(rates=(0.2, 0.3, 0.5))
-    save_folder(model, tmp_path)
+    model.save_pretrained(tmp_path)
     loaded = load_model(tmp_path)
     pairs = tokens(3, WORDS, seed=0), tokens(3, FRAMES, seed=1)
     assert loaded.answers == ANSWERS and torch.equal(loaded.mixed_logits(*pairs), model.mixed_logits(*pairs))
@@ -73,17 +73,21 @@ def test_a_folder_gives_back_a_model_that_answers(tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda config: config.pop("kl"), "config.json: kl: Field required; "),
-        (lambda config: config.update(rates=[1, 0]), "config.json: rates.2: Field required"),
-        (lambda config: config.update(recipe="mine"), "config.json: recipe"),
-        (lambda config: config.update(recipe={"mine": 1}), "config.json: recipe"),
+        (lambda config: config["options"].pop("kl"), "config.json: options.kl: Field required; "),
+        (lambda config: config["options"].update(rates=[1, 0]), "options: rates.2: Field required"),
+        (lambda config: config["options"].update(recipe="mine"), "options: recipe"),
+        (lambda config: config["options"].update(recipe={"mine": 1}), "options: recipe"),
         (lambda config: config.update(answers=["a"]), "has 1 answers"),
-        (lambda config: config.update(model_type="clip"), "model_type: Input should be 'hbi'"),
-        (lambda config: config.clear(), "model_type: Field required; give the folder of an export"),
+        (lambda config: config["options"].update(rates=[1, 0, 10**9]), "options: rates.2: Input should be less"),
+        (lambda config: config["options"].update(size=1), "options.size: unknown"),
+        (lambda config: config.update(method="clip"), "method clip: choose one of hbi, emcl for questions"),
+        (lambda config: config.update(model_type="clip"), "model_type: Extra inputs are not permitted"),
+        (lambda config: config.update(kind="other"), "kind: Input should be 'export'; give the folder of an export"),
+        (lambda config: config.clear(), "method: Field required; give the folder of an export"),
     ],
 )
 def test_a_damaged_config_is_refused(change, reason, tmp_path):
-    save_folder(ask(), tmp_path)
+    ask().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     change(config)
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -92,16 +96,16 @@ def test_a_damaged_config_is_refused(change, reason, tmp_path):
 
 
 def test_a_config_may_begin_with_a_byte_order_mark(tmp_path):
-    save_folder(build(kl=3), tmp_path)
+    build(kl=3).save_pretrained(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(config.read_text(), encoding="utf-8-sig")
     assert load_model(tmp_path).options.kl == 3
 
 
 def test_a_folder_is_told_from_another_by_its_digest(tmp_path):
-    save_folder(build(), tmp_path / "one")
-    save_folder(build(), tmp_path / "same")
-    save_folder(build(kl=3), tmp_path / "other")
+    build().save_pretrained(tmp_path / "one")
+    build().save_pretrained(tmp_path / "same")
+    build(kl=3).save_pretrained(tmp_path / "other")
     digests = {name: model_digest(tmp_path / name) for name in ("one", "same", "other")}
     assert digests["one"] == digests["same"] != digests["other"]
     assert model_digest(tmp_path / "one" / "model.safetensors") != digests["one"]
@@ -110,7 +114,7 @@ def test_a_folder_is_told_from_another_by_its_digest(tmp_path):
 def test_an_incomplete_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="config.json: cannot be read"):
         load_model(tmp_path)
-    save_folder(build(), tmp_path)
+    build().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(InputError, match="model.safetensors: no such file"):
         load_model(tmp_path)
@@ -146,7 +150,7 @@ def test_the_script_writes_graphs_that_agree_with_the_model(tmp_path, capsys):
 
 def test_answers_become_a_graph(tmp_path):
     model = ask()
-    module, path = Levels(model), tmp_path / "answers.onnx"
+    module, path = Similarity(model), tmp_path / "answers.onnx"
     inputs = example_inputs(module, 3, 3, WORDS, FRAMES)
     batch = torch.export.Dim("questions")
     names = ["entity", "action", "event", "answers"]
@@ -160,14 +164,14 @@ def test_answers_become_a_graph(tmp_path):
 
 @pytest.mark.parametrize("flag", ["--max_words", "--max_frames"])
 def test_more_words_or_frames_than_positions(flag, tmp_path):
-    save_folder(build(), tmp_path / "model")
+    build().save_pretrained(tmp_path / "model")
     with pytest.raises(InputError, match=f"{flag} 78: the model has 77 positions"):
         main(["--checkpoint", f"{tmp_path}/model", "--output", f"{tmp_path}/out", flag, "78"])
     assert not (tmp_path / "out").exists()
 
 
 def test_missing_packages_are_named_in_one_line(tmp_path, monkeypatch, capsys):
-    save_folder(build(), tmp_path / "model")
+    build().save_pretrained(tmp_path / "model")
 
     def absent(name):
         raise ImportError(name)
@@ -180,4 +184,5 @@ def test_missing_packages_are_named_in_one_line(tmp_path, monkeypatch, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert "pip install onnx onnxscript onnxruntime" in line and "--without_onnx" in line
     main(["--checkpoint", f"{tmp_path}/model", "--output", f"{tmp_path}/out", "--without_onnx"])
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {MARKER, "config.json", "model.safetensors"}
+    files = {MARKER, "README.md", "config.json", "model.safetensors"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == files

@@ -18,7 +18,6 @@ import main_retrieval
 import main_vqa
 from dataloaders.frame_cache import FrameCache
 from models import CLIP, HBI, load_model
-from models.export import save_folder
 from models.tokenizer import Tokenizer
 from scripts import check_data, compare_methods, compress_videos, export, make_shapes, search
 from scripts.searching.storage import read_entry, read_manifest
@@ -249,7 +248,7 @@ def test_an_index_cannot_grant_trust_and_its_digest_comes_first(copied, tmp_path
 @pytest.mark.parametrize("file", ["manifest.json", "config.json"])
 def test_special_files_are_refused_in_a_line(special, file, copied, weights, tmp_path):
     if file == "config.json":
-        save_folder(load_model(weights), tmp_path / "export")
+        load_model(weights).save_pretrained(tmp_path / "export")
     path = (copied if file == "manifest.json" else tmp_path / "export") / file
     path.unlink()
     if special == "fifo":
@@ -337,7 +336,7 @@ def test_hostile_exports_are_refused_in_a_line(exported, values):
 @pytest.fixture(scope="module")
 def exported(weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "export"
-    save_folder(load_model(weights), folder)
+    load_model(weights).save_pretrained(folder)
     return folder
 
 

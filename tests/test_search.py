@@ -13,7 +13,6 @@ import torch
 from numbered import numbers_of, write_numbered
 
 from models import CLIP, HBI, HBIVQA
-from models.export import save_folder
 from scripts.search import main as search
 from scripts.searching import build, storage
 from scripts.searching.query import Hit, VideoIndex, clock
@@ -300,7 +299,7 @@ def test_the_command_line(checkpoint, videos, tmp_path, capsys):
 
 
 def test_an_exported_model_makes_the_same_entries(model, checkpoint, videos, tmp_path, capsys):
-    save_folder(model, tmp_path / "exported")
+    model.save_pretrained(tmp_path / "exported")
     found = []
     for name in (checkpoint, tmp_path / "exported"):
         index = tmp_path / f"index of {name.name}"

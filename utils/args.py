@@ -6,10 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
-from utils.config import CONFIG, RunConfig, find_config
+from utils.config import CONFIG, RunConfig, config_path, find_config
 from utils.devices import PRECISIONS
 from utils.run import complain
 
@@ -402,7 +401,7 @@ def _with_config(
     parser: ArgumentParser, args: argparse.Namespace, argv: list[str], config: RunConfig | None
 ) -> tuple[argparse.Namespace, list[str]]:
     """The arguments, where they are left out as in the run of --init_model, and what is to be said about them."""
-    path = Path(args.init_model).parent / CONFIG
+    path = config_path(args.init_model)
     if config is None:
         assumed = {name: value for name, value in vars(args).items() if name in parser.of_model}
         words = " ".join(parser.words(assumed))

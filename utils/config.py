@@ -20,7 +20,7 @@ from utils.schema import Settings, validated
 from utils.texts import parse_json, read_text
 
 CONFIG = "config.json"
-MAX_BYTES = 2**20
+MAX_BYTES = 16 * 2**20
 REMEDY = "copy the file again from the folder of the run, or remove it"
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "av")
 OF_ONE_START = ("command", "notes")
@@ -78,8 +78,13 @@ def write_config(config: RunConfig, folder: str | Path) -> None:
         file.write(config.model_dump_json(indent=2) + "\n")
 
 
+def config_path(checkpoint: str | Path) -> Path:
+    """Where the config of a checkpoint lies, a file or a folder."""
+    return (Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent) / CONFIG
+
+
 def find_config(checkpoint: str | Path | None) -> RunConfig | None:
-    """Read the config.json of the run that wrote a checkpoint: the one in its folder.
+    """Read the config.json of the run that wrote a checkpoint: the one in its folder, also as part of an export's.
 
     Returns:
         None if there is none, as next to a released checkpoint, or it is not that of a run.
@@ -87,10 +92,12 @@ def find_config(checkpoint: str | Path | None) -> RunConfig | None:
     Raises:
         InputError: it is malformed.
     """
-    path = None if checkpoint is None else Path(checkpoint).parent / CONFIG
-    if path is None or Path(checkpoint).is_dir() or not path.exists():
+    path = None if checkpoint is None else config_path(checkpoint)
+    if path is None or not path.exists():
         return None
     values = parse_json(read_text(path, MAX_BYTES), path)
+    if isinstance(values, Mapping) and values.get("kind") == "export":
+        values = values.get("run")
     if not isinstance(values, Mapping) or values.get("kind") != "run":
         return None
     return validated(RunConfig, values, path, REMEDY)

@@ -1,11 +1,15 @@
 """Validation of what files hold."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from utils.errors import InputError, one_line, printable
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0, le=1000)]
+Size = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Settings(BaseModel):

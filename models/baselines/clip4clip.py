@@ -1,8 +1,7 @@
 """CLIP4Clip: a sentence vector against the mean of the frames, or against all frames in one transformer.
 
 Dimension letters: A texts, B videos or pairs, N_v frames, D width, R resolution.
-Source: CLIP4Clip: An Empirical Study of CLIP for End to End Video Clip Retrieval, arXiv 2104.08860, in the form of the
-released code (see `models.recipe`).
+Source: CLIP4Clip, arXiv 2104.08860, in the form of the released code (see `models.recipe`).
 """
 
 import argparse
@@ -22,6 +21,7 @@ from models.method import SIMILARITY_MEMORY, MethodOptions, RetrievalMethod, ful
 from models.released import spelling
 from utils.args import COUNT, add_ineffective_arguments
 from utils.errors import InputError
+from utils.schema import Size
 
 TEMPORAL = {"meanP": None, "seqLSTM": "seqLSTM", "seqTransf": "seqTransf", "tightTransf": None}
 """The temporal encoder of each similarity header."""
@@ -46,7 +46,7 @@ class CLIP4ClipOptions(MethodOptions):
     sim_header: str = "meanP"
     linear_patch: str = "2d"
     freeze_layer_num: int = 0
-    cross_num_hidden_layers: int = LAYERS
+    cross_num_hidden_layers: Size = LAYERS
 
     def __post_init__(self) -> None:
         if self.sim_header not in TEMPORAL or self.linear_patch not in ("2d", "3d"):
@@ -56,6 +56,7 @@ class CLIP4ClipOptions(MethodOptions):
 class CLIP4Clip(RetrievalMethod):
     """Text-video retrieval by one sentence vector and pooled frames."""
 
+    method = "clip4clip"
     Options = CLIP4ClipOptions
     released_name = staticmethod(spelling(NAMES))
 
@@ -68,8 +69,7 @@ class CLIP4Clip(RetrievalMethod):
 
     def build(self) -> None:
         """Make the pair encoder, and the patches over three frames."""
-        config, options = self.clip.config, self.options
-        self.pairs = None
+        config, options, self.pairs = self.clip.config, self.options, None
         if options.sim_header == "tightTransf":
             self.pairs = PairEncoder(config.embed_dim, options.cross_num_hidden_layers, config.context_length)
         if options.linear_patch == "2d" and self.clip.visual.conv2 is not None:
@@ -144,7 +144,7 @@ class CLIP4Clip(RetrievalMethod):
 
     @full_precision
     def similarity(
-        self, text: Tokens, video: Tokens, *, memory: int = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32
+        self, text: Tokens, video: Tokens, *, memory: int | None = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32
     ) -> Tensor:
         """Cosine (A, B) of sentence and mean frame; for tightTransf the score of the pair."""
         text, video = Tokens(*text), Tokens(*video)
@@ -158,8 +158,8 @@ class CLIP4Clip(RetrievalMethod):
         """Contrastive terms; tightTransf has no scale."""
         if self.pairs is None:
             return super().losses(text, video, video_ids)
-        score = self.pairs.similarity if self.recipe.own_negatives_in_tight else self.pairs.sharded
-        sim = score(text, video, SIMILARITY_MEMORY)
+        compare = self.pairs.similarity if self.recipe.own_negatives_in_tight else self.pairs.sharded
+        sim = compare(text, video, SIMILARITY_MEMORY)
         return losses.contrastive(sim, torch.ones_like(self.scale), self.positives(video_ids))
 
     def gather(self, tensor: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class PairEncoder(nn.Module):
 
     def forward(self, text: Tokens, video: Tokens) -> Tensor:
         """Scores (A, B) of sentence vectors (A, D) with videos (B, N_v, D)."""
-        texts, (videos, frames, width) = len(text.tokens), video.tokens.shape
+        texts, (videos, frames, width) = text.tokens.shape[0], video.tokens.shape
         sentence = text.tokens[:, None, None].expand(-1, videos, -1, -1)
         pairs = torch.cat([sentence, video.tokens.expand(texts, -1, -1, -1)], dim=2).flatten(0, 1)
         visible = torch.cat([video.mask.new_ones(videos, 1), video.mask], dim=1).bool()
@@ -64,17 +64,19 @@ class PairEncoder(nn.Module):
         hidden = self.dense(first)
         return self.score(hidden * (QUICK_GELU_SLOPE * hidden).sigmoid()).view(texts, videos)
 
-    def similarity(self, text: Tokens, video: Tokens, memory: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    def similarity(self, text: Tokens, video: Tokens, memory: int | None, dtype: torch.dtype = torch.float32) -> Tensor:
         """Score every text with every video in blocks, videos of one length together: float32 (A, B).
 
         Args:
             text: A texts.
             video: B videos.
-            memory: bytes that a block may take, at least those of one pair.
+            memory: bytes that a block may take, at least those of one pair; None: all pairs in one.
             dtype: of the matrix products.
         """
         if video.mask.shape[1] > self.max_frames:
             raise ValueError(f"{video.mask.shape[1]} frames, but position embeddings for {self.max_frames}")
+        if memory is None:
+            return self(text.sentences(), video)
         if video.mask.device.type == "cpu":
             memory = min(memory, CPU_MEMORY)
         order = video.mask.sum(dim=1).argsort()

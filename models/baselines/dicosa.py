@@ -19,6 +19,7 @@ from models.method import SIMILARITY_MEMORY, MethodOptions, RetrievalMethod, ful
 from models.released.dicosa import released_name
 from models.similarity import in_blocks
 from utils.args import AMOUNT, COUNT, add_switch
+from utils.schema import Amount, Size
 
 CPU_MEMORY = 8 * 2**20
 """Maximum bytes of a block in evaluation on the CPU, whose caches it should fit."""
@@ -38,10 +39,10 @@ class DiCoSAOptions(MethodOptions):
         t2v_beta, v2t_beta: sharpness of the normalisation; 50 in the published command for ActivityNet.
     """
 
-    center: int = 8
-    temp: float = 3.0
-    alpha: float = 0.01
-    beta: float = 0.005
+    center: Size = 8
+    temp: Amount = 3.0
+    alpha: Amount = 0.01
+    beta: Amount = 0.005
     qbnorm: int = 1
     t2v_k: int = 1
     t2v_beta: float = 70.0
@@ -70,6 +71,7 @@ class _Videos(NamedTuple):
 class DiCoSA(RetrievalMethod):
     """Text-video retrieval by disentangled concepts."""
 
+    method = "dicosa"
     Options = DiCoSAOptions
     released_name = staticmethod(released_name)
 
@@ -138,12 +140,12 @@ class DiCoSA(RetrievalMethod):
 
     @full_precision
     def similarity(
-        self, text: Tokens, video: Tokens, *, memory: int = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32
+        self, text: Tokens, video: Tokens, *, memory: int | None = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32
     ) -> Tensor:
         """Similarity (A, B): sum over concepts of their weight times their cosine, not bounded by 1."""
         width, frames = video[0].shape[2], video[0].shape[1]
         sentences = Tokens(Tokens(*text).last(), text[1].any(dim=1))
-        if self.device.type == "cpu" and not torch.is_grad_enabled():
+        if memory and self.device.type == "cpu" and not torch.is_grad_enabled():
             memory = min(memory, CPU_MEMORY)
         pair_bytes = 4 * (4 * width + 4 * self.options.center * frames)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):

@@ -39,6 +39,7 @@ logger = logging.getLogger("hbi")
 class DiffusionRet(RetrievalMethod):
     """Text-video retrieval by a discriminative stage and a generative one that ranks its candidates again."""
 
+    method = "diffusionret"
     Options = DiffusionRetOptions
     released_name = staticmethod(released_name)
     add_arguments = staticmethod(add_diffusionret_arguments)

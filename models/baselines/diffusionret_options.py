@@ -8,6 +8,7 @@ from models.baselines.diffusion import SCHEDULES
 from models.method import MethodOptions
 from utils.args import AMOUNT, COUNT, SHARE
 from utils.errors import InputError
+from utils.schema import Amount, Share, Size
 
 STAGES = ("discrimination", "generation")
 
@@ -31,19 +32,19 @@ class DiffusionRetOptions(MethodOptions):
     """
 
     stage: str = "generation"
-    diffusion_steps: int = 50
+    diffusion_steps: Size = 50
     noise_schedule: str = "cosine"
-    temp: float = 1.0
-    d_temp: float = 100.0
+    temp: Amount = 1.0
+    d_temp: Amount = 100.0
     neg: int = 0
-    num: int = 127
-    t2v_num: int = 32
-    v2t_num: int = 32
+    num: Size = 127
+    t2v_num: Size = 32
+    v2t_num: Size = 32
     t2v_temp: float = 1.0
     v2t_temp: float = 1.0
     t2v_alpha: float = 1.0
     v2t_alpha: float = 1.0
-    moment: float = 0.99
+    moment: Share = 0.99
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:

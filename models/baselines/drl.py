@@ -1,8 +1,7 @@
 """DRL: token-wise interaction of four kinds, and decorrelation of the channels of matching features.
 
 Dimension letters: A texts, B videos or pairs, N_t words, N_v frames, D width.
-Source: Disentangled Representation Learning for Text-Video Retrieval, arXiv 2203.07111, in the form of the released
-code (see `models.recipe`). Its hierarchical interaction was never released, and its MLP only as parameter names.
+Source: DRL, arXiv 2203.07111, as released (see `models.recipe`): without hierarchical interaction and MLP.
 """
 
 import argparse
@@ -25,6 +24,7 @@ from models.released import spelling
 from utils.args import AMOUNT
 from utils.distributed import gather_features
 from utils.errors import InputError
+from utils.schema import Size
 
 INTERACTIONS = ("dp", "xti", "ti", "wti")
 released_name = spelling([*NAMES, *((rf"tokens\.{side}_weight\.", f"{side}_weight_fc.") for side in ("text", "video"))])
@@ -40,15 +40,14 @@ class DRLOptions(MethodOptions):
         wti_arch: layers of the heads of "wti", 1 to 3.
         cross_num_hidden_layers: blocks of the pair encoder of "xti".
         cdcr: which samples are decorrelated: 0 none, 1 one random word and frame of each pair, 2 every token with its
-            best match, 3 the same with the weights of "wti". For "dp" all but 0 mean sentence and mean frame; "xti" has
-            none.
+            best match, 3 the same, weighted; for "dp" all but 0 mean sentence and mean frame; "xti" has none.
         cdcr_alpha1, cdcr_alpha2: weights of equal and of different channels; published 0.11 to 0.16 and 0.
         cdcr_lambda: weight in the loss.
     """
 
     interaction: str = "wti"
     wti_arch: int = 2
-    cross_num_hidden_layers: int = LAYERS
+    cross_num_hidden_layers: Size = LAYERS
     cdcr: int = 3
     cdcr_alpha1: float = 1.0
     cdcr_alpha2: float = 0.06
@@ -66,6 +65,7 @@ class DRLOptions(MethodOptions):
 class DRL(RetrievalMethod):
     """Text-video retrieval by disentangled interaction."""
 
+    method = "drl"
     Options = DRLOptions
 
     def build(self) -> None:
@@ -75,9 +75,8 @@ class DRL(RetrievalMethod):
         if options.interaction == "xti":
             self.pairs = PairEncoder(config.embed_dim, options.cross_num_hidden_layers, config.context_length)
         elif options.interaction != "dp":
-            hidden = (config.embed_dim,) * (options.wti_arch - 1)
-            weighted = options.interaction == "wti"
-            self.tokens = WeightedInteraction(config.embed_dim, recipe=self.recipe, weighted=weighted, hidden=hidden)
+            heads = {"weighted": options.interaction == "wti", "hidden": (config.embed_dim,) * (options.wti_arch - 1)}
+            self.tokens = WeightedInteraction(config.embed_dim, recipe=self.recipe, **heads)
 
     def reset_parameters(self) -> None:
         """Initialise the heads, and both transformers from CLIP's text tower."""
@@ -107,8 +106,8 @@ class DRL(RetrievalMethod):
         group.add_argument("--cross_num_hidden_layers", type=int, default=LAYERS, help="layers of xti")
         group.add_argument("--cdcr", type=int, choices=(0, 1, 2, 3), default=default.cdcr,
                            help="samples that are decorrelated: none, random tokens, best matches, weighted ones")
-        for name, text in (("alpha1", "equal channels"), ("alpha2", "different channels"), ("lambda", "the term")):
-            flag = f"cdcr_{name}"
+        parts = {"cdcr_alpha1": "equal channels", "cdcr_alpha2": "different channels", "cdcr_lambda": "the term"}
+        for flag, text in parts.items():
             group.add_argument(f"--{flag}", type=AMOUNT, default=getattr(default, flag), help=f"weight of {text}")
 
     @classmethod
@@ -140,7 +139,7 @@ class DRL(RetrievalMethod):
 
     @full_precision
     def similarity(
-        self, text: Tokens, video: Tokens, *, memory: int = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32
+        self, text: Tokens, video: Tokens, *, memory: int | None = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32
     ) -> Tensor:
         """Similarity (A, B): for dp a cosine, for ti and wti a mean of cosines, for xti the score of the pair."""
         text, video = Tokens(*text), Tokens(*video)

@@ -14,6 +14,7 @@ from torch import Tensor
 from models.method import MethodOptions, RetrievalMethod
 from models.released.emcl import released_name
 from utils.args import AMOUNT, COUNT, SHARE
+from utils.schema import Amount, Share, Size
 
 STATE = "mu"
 EPS = 1e-6
@@ -31,16 +32,17 @@ class EMOptions(MethodOptions):
         beta: weight of the reconstruction, which is added to the features.
     """
 
-    centerK: int = 32
-    stage_num: int = 9
-    momentum: float = 0.9
-    lamd: float = 1.0
-    beta: float = 3.0
+    centerK: Size = 32
+    stage_num: Size = 9
+    momentum: Share = 0.9
+    lamd: Amount = 1.0
+    beta: Amount = 3.0
 
 
 class EMMethod(RetrievalMethod):
     """A method with bases; its buffer `mu` (1, K) is what they start from."""
 
+    method = "emcl"
     optional = frozenset({STATE})
     released_name = staticmethod(released_name)
 

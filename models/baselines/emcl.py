@@ -21,6 +21,7 @@ from models.losses import contrastive
 from models.method import SIMILARITY_MEMORY, full_precision
 from models.similarity import in_blocks
 from utils.args import AMOUNT
+from utils.schema import Amount, Size
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class EMCLOptions(EMOptions):
         block: texts, and as many videos, that are reconstructed together in evaluation.
     """
 
-    temp: float = 3.0
-    block: int = 32
+    temp: Amount = 3.0
+    block: Size = 32
 
 
 class _Videos(NamedTuple):
@@ -75,7 +76,7 @@ class EMCL(EMMethod):
     @torch.no_grad()
     @full_precision
     def similarity(
-        self, text: Tokens, video: Tokens, *, memory: int = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32
+        self, text: Tokens, video: Tokens, *, memory: int | None = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32
     ) -> Tensor:
         """Cosine (A, B) of sentence and pooled video; by the recipe both are reconstructed, block by block."""
         sentences, video = Tokens(*text).sentences(), Tokens(*video)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models import HBI
+from models import RetrievalMethod
 from models.level import LevelInteraction
 from models.tokenizer import Tokenizer
 from scripts.figures.words import Piece, split_pieces
@@ -24,7 +24,7 @@ class Band:
     """One level of one pair, without padding.
 
     Attributes:
-        name: "entity", "action" or "event".
+        name: "entity", "action" or "event"; "tokens" where a method has one level.
         sim: similarity of the pair.
         words: positions of the text tokens that each text player holds, players by their first token.
         frames: the same for the frames of each video player.
@@ -56,7 +56,7 @@ class View:
 
 
 def look(
-    model: HBI,
+    model: RetrievalMethod,
     caption: str,
     video: str | Path,
     *,
@@ -77,8 +77,8 @@ def look(
         **sampling: further keywords of `utils.video.decode.decode_clip`.
 
     Raises:
-        InputError: fewer than 2 words, more words or frames than the model has positions for, or a video that
-            cannot be decoded.
+        InputError: fewer than 2 words, more words or frames than the model has positions for, a video that cannot be
+            decoded, or a method without such interactions.
     """
     check_sizes(model, max_words, max_frames)
     tokenizer = Tokenizer()

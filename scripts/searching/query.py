@@ -152,4 +152,4 @@ def load_indexed_model(manifest: Manifest, device: str | torch.device, checkpoin
             f"{options['checkpoint']}: is not the model that the index was made with; give that one by --checkpoint, "
             "or make another index"
         )
-    return load_model(method="hbi", **options, device=device)
+    return load_model(**options, device=device)

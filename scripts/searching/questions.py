@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from models import HBIVQA, load_model
+from models import AnswerMethod, load_model
 from utils.errors import InputError
 
 ANSWERS = "train_ans2label.json"
@@ -20,7 +20,7 @@ class Answer:
     probability: float
 
 
-def load_question_model(device: str | torch.device, answers: str | None = None, **options: Any) -> HBIVQA:
+def load_question_model(device: str | torch.device, answers: str | None = None, **options: Any) -> AnswerMethod:
     """Load a model that answers questions.
 
     Args:
@@ -32,8 +32,8 @@ def load_question_model(device: str | torch.device, answers: str | None = None, 
         InputError: a file cannot be read, or the model has no answer heads.
     """
     answers = answers or _answers_beside(options["checkpoint"])
-    model = load_model(method="hbi", **options, answers=answers, device=device)
-    if not isinstance(model, HBIVQA):
+    model = load_model(**options, answers=answers, device=device)
+    if not isinstance(model, AnswerMethod):
         raise InputError(f"{options['checkpoint']}: answers no questions; give a checkpoint that main_vqa.py wrote")
     return model
 

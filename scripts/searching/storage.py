@@ -51,12 +51,13 @@ class IndexedModel(Settings):
     Attributes:
         checkpoint: where its file was.
         base_encoder: name of CLIP's weights, which determines the activation of the towers.
-        recipe: as for `models.load_model`.
+        method, recipe: as for `models.load_model`.
         text_rates, video_rates, rates: as for `models.load_model`.
     """
 
     checkpoint: Text
     base_encoder: Text | None = None
+    method: Text | None = None
     recipe: Literal["released", "corrected"] | None = None
     text_rates: tuple[Share, Share] | None = None
     video_rates: tuple[Share, Share] | None = None

@@ -1,0 +1,89 @@
+"""From the weights of a checkpoint to a model: every size is derived from them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from models.clip import CLIP
+from utils.answers import read_answers
+from utils.checkpoint import load_weights
+from utils.errors import InputError, one_line
+
+CLASSIFIER = "classifier.2.weight"
+Method = TypeVar("Method", bound=nn.Module)
+
+
+def build_with_weights(
+    method: type[Method],
+    state: Mapping[str, Tensor],
+    source: str | Path,
+    *,
+    quick_gelu: bool = True,
+    answers: Sequence[str] | None = None,
+    **options: Any,
+) -> Method:
+    """Build a method with the weights of a checkpoint.
+
+    Args:
+        method: a `models.RetrievalMethod`, with `answers` a `models.AnswerMethod`.
+        state: the weights in the released spelling.
+        source: their file, for messages.
+        quick_gelu: as for `CLIPConfig`.
+        answers: in the order of their labels.
+        **options: keywords of the method; those that the keys determine may be left out.
+
+    Raises:
+        InputError: the weights are not those of such a model.
+    """
+    clip = clip_of_checkpoint(state, source, quick_gelu=quick_gelu)
+    options = temporal_options(state) | method.options_of_state(state) | options
+    model = method(clip, **options) if answers is None else method(clip, answers, **options)
+    load_weights(model, model.complete(state), source)
+    return model
+
+
+def clip_of_checkpoint(state: Mapping[str, Tensor], source: str | Path, *, quick_gelu: bool = True) -> CLIP:
+    """Build the towers, with weights, that a released checkpoint describes; `quick_gelu` as for `CLIPConfig`.
+
+    Raises:
+        InputError: the checkpoint has no complete set of `clip.*` keys.
+    """
+    prefix = "clip."
+    weights = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+    try:
+        return CLIP.from_state_dict(weights, quick_gelu=quick_gelu)
+    except (KeyError, RuntimeError) as error:
+        reason = one_line(error)
+        raise InputError(f"{source}: no retrieval model (in clip.*: {reason}); give a pytorch_model.bin.N") from error
+
+
+def temporal_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Read a checkpoint's temporal encoder and its depth off its keys."""
+    blocks = {name.split(".")[2] for name in state if name.startswith("transformerClip.resblocks.")}
+    temporal = "seqTransf" if blocks else "seqLSTM" if "lstm_visual.weight_hh_l0" in state else None
+    return {"temporal": temporal} | ({"temporal_layers": len(blocks)} if blocks else {})
+
+
+def answer_names(
+    answers: str | Path | Sequence[str] | None, state: Mapping[str, Tensor], source: str | Path | None
+) -> Sequence[str] | None:
+    """Name the answers of a model as `load_model` says; None for a retrieval model.
+
+    Raises:
+        InputError: the checkpoint's classifier has another number of answers than there are names.
+    """
+    names = read_answers(answers) if isinstance(answers, str | Path) else answers
+    if CLASSIFIER not in state:
+        return names
+    labels = len(state[CLASSIFIER])
+    if names is None:
+        return [str(label) for label in range(labels)]
+    if len(names) != labels:
+        given = answers if isinstance(answers, str | Path) else "the list of answers"
+        raise InputError(
+            f"{given}: has {len(names)} answers, but the classifier of {source} has {labels}; give the file it was "
+            "trained with"
+        )
+    return names
