@@ -91,6 +91,9 @@ class HubModel(
         hub = ("revision", "cache_dir", "force_download", "local_files_only", "token")
         folder = find_folder(model_id) if Path(model_id).is_dir() else fetch(model_id, **{x: given[x] for x in hub})
         config, state = read_config(folder), read_weights(folder / WEIGHTS)
+        if (config.method, config.answers is not None) != (cls.method, hasattr(cls, "answer")):
+            kind = f"{config.method}{' for questions' * (config.answers is not None)}"
+            raise InputError(f"{model_id}: a model of the method {kind}, not a {cls.__name__}; use models.load_model")
         options = {name: value for name, value in given.items() if name not in (*hub, *ExportConfig.model_fields)}
         options = options_of_config(config, cls.Options, folder / WEIGHTS) | options
         kind = {"quick_gelu": config.quick_gelu, "answers": config.answers}

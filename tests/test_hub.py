@@ -22,6 +22,7 @@ from utils.errors import InputError
 from utils.files import MARKER
 
 ROOT = Path(__file__).parents[1]
+COMMIT = "0" * 40
 OPTIONS = {
     "hbi": {"recipe": "corrected", "rates": (0.5, 0.25, 0.25), "kl": 3},
     "clip4clip": {"sim_header": "seqTransf", "freeze_layer_num": 1},
@@ -78,9 +79,9 @@ def hub(tmp_path, monkeypatch):
 
     def upload(self, *, repo_id, folder_path, ignore_patterns, **_):
         folder = tmp_path / "cache" / f"models--{repo_id.replace('/', '--')}"
-        shutil.copytree(folder_path, folder / "snapshots" / "0" * 40, ignore=shutil.ignore_patterns(*ignore_patterns))
+        shutil.copytree(folder_path, folder / "snapshots" / COMMIT, ignore=shutil.ignore_patterns(*ignore_patterns))
         (folder / "refs").mkdir()
-        (folder / "refs" / "main").write_text("0" * 40)
+        (folder / "refs" / "main").write_text(COMMIT)
         return f"hub/{repo_id}"
 
     class Repository:
@@ -99,8 +100,9 @@ def test_a_model_is_pushed_and_loaded_offline_by_its_name(hub):
     assert files == {"main", CONFIG, "model.safetensors", "README.md"} and MARKER not in files
     for loaded in (load_model("someone/drl-tiny"), type(model).from_pretrained("someone/drl-tiny")):
         assert loaded.options == model.options and torch.equal(loaded.scale, model.scale)
-    with pytest.raises(InputError, match="method clip4clip|weights of the method drl"):
-        load_model("someone/drl-tiny", method="clip4clip")
+    for other in (METHODS["clip4clip"], ANSWER_METHODS["emcl"]):
+        with pytest.raises(InputError, match="someone/drl-tiny: a model of the method drl, not a"):
+            other.from_pretrained("someone/drl-tiny")
 
 
 def test_a_name_that_is_nowhere_is_refused_in_one_line(hub, tmp_path, monkeypatch):
