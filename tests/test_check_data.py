@@ -120,6 +120,15 @@ def test_a_folder_with_every_problem(formats, tmp_path, capsys):
     assert "5 videos to skip" in text
 
 
+def test_a_file_that_cannot_be_read_is_reported_and_compared_with_none(formats, tmp_path):
+    root = Path(shutil.copytree(formats["csv"], tmp_path / "data"))
+    (root / "videos" / "one.mp4").unlink()
+    (root / "videos" / "one.mp4").symlink_to("nowhere.mp4")
+    report = main(words("csv", root, tmp_path / "out"))
+    assert [entry["video_id"] for entry in report["problems"]["unreadable"]] == ["one"]
+    assert report["skip"] == ["one"]
+
+
 def test_a_name_in_two_folders_is_reported(formats, tmp_path):
     root = Path(shutil.copytree(formats["csv"], tmp_path / "data"))
     for camera in ("a", "b"):

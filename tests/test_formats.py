@@ -217,6 +217,12 @@ def test_bad_files_are_named_with_the_place(copy, datatype, breaking, message):
     assert "\n" not in str(raised.value)
 
 
+def test_a_clip_of_lsmdc_may_end_when_it_starts(copy):
+    anns = copy("lsmdc")
+    rewrite(LSMDC, "00.00.03.000", "00.00.01.000")(anns)
+    assert pairs(build_split("lsmdc", anns, "test")) == spoken("test")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
