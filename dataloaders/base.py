@@ -29,6 +29,16 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Question:
+    """A question about a video, its true answer, and the kind of question that accuracy is reported by."""
+
+    question: str
+    answer: str
+    video_id: str
+    kind: str
+
+
+@dataclass(frozen=True)
 class Split:
     """What the annotations of one split say.
 

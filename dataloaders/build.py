@@ -10,23 +10,26 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dataloaders import build_dataloader, build_split, find_dataset
+from dataloaders import build_split, find_dataset, has_validation
 from dataloaders.augment import RandAugment
 from dataloaders.bad_videos import BadVideos
-from dataloaders.base import ClipDataset, PairDataset, Split, TextDataset, Tokenize
-from dataloaders.captions import read_ids
+from dataloaders.base import ClipDataset, PairDataset, Split, TextDataset, Tokenize, collate
 from dataloaders.clips import read_clip
 from dataloaders.files import find_videos
+from dataloaders.formats.schema import read_ids
 from dataloaders.frame_cache import FrameCache
 from dataloaders.isolation import IsolatedDecoder
+from dataloaders.loading import LoaderOptions, build_dataloader
 from utils.distributed import barrier, is_main, rank, world_size
 from utils.errors import InputError
 from utils.files import remove
+from utils.video.positions import RELEASED_RULES
 from utils.video.transforms import ClipTransform
 
 logger = logging.getLogger("hbi")
@@ -98,7 +101,7 @@ def build_pair_bank_loaders(
 
 def selection_split(args: argparse.Namespace) -> str:
     """The split that the best epoch is selected on: "val", or "test" where the data set has no validation videos."""
-    return "test" if read_split(args, "val") == read_split(args, "test") else "val"
+    return "val" if has_validation(args.datatype, args.anno_path, **reader_options(args)) else "test"
 
 
 def build_training_loader(
@@ -120,9 +123,13 @@ def find_split(args: argparse.Namespace, name: str) -> tuple[Split, dict[str, Pa
 
 
 def read_split(args: argparse.Namespace, name: str) -> Split:
-    """A split as its annotations have it."""
-    options = {"msrvtt_split": args.msrvtt_split} if args.datatype == "msrvtt" else {}
-    return build_split(args.datatype, args.anno_path, name, **options)
+    """Read a split as its annotations have it."""
+    return build_split(args.datatype, args.anno_path, name, **reader_options(args))
+
+
+def reader_options(args: argparse.Namespace) -> dict[str, str]:
+    """The flags that the data set's reader takes."""
+    return {name: getattr(args, name) for name in find_dataset(args.datatype).options}
 
 
 def find_files(args: argparse.Namespace, name: str, video_ids: Iterable[str]) -> dict[str, Path]:
@@ -156,7 +163,7 @@ def build_bad_videos(args: argparse.Namespace, videos: int) -> BadVideos:
 
 def build_augmentation(args: argparse.Namespace) -> RandAugment | None:
     """What training frames go through: as --augment says, or as published for the data set."""
-    config = args.augment or ("rand-m7-n4-mstd0.5-inc1" if find_dataset(args.datatype).augments else "none")
+    config = args.augment or find_dataset(args.datatype).augmentation
     return None if config == "none" else RandAugment(config)
 
 
@@ -170,7 +177,7 @@ def clip_reader(args: argparse.Namespace, resolution: int, augment: RandAugment 
         transform=ClipTransform(resolution, exact=args.exact_resize),
         framerate=args.video_framerate,
         max_frames=args.max_frames,
-        rule=args.frame_rule or dataset.frame_rule,
+        rule=RELEASED_RULES[args.frame_rule] if args.frame_rule else dataset.frame_rule,
         slice_framepos=args.slice_framepos,
         whole_seconds=dataset.whole_seconds,
         augment=augment,
@@ -179,7 +186,13 @@ def clip_reader(args: argparse.Namespace, resolution: int, augment: RandAugment 
     )
 
 
-def build_loader(args: argparse.Namespace, dataset: Dataset, **options) -> DataLoader:
-    """`build_dataloader` for this process, with `options` of it."""
-    process = {"seed": args.seed, "rank": rank(), "world_size": world_size()}
-    return build_dataloader(dataset, max_frames=args.max_frames, **process, **options)
+def build_loader(
+    args: argparse.Namespace,
+    dataset: Dataset,
+    *,
+    collate: Callable[..., dict[str, Tensor]] = collate,
+    **options: Any,
+) -> DataLoader:
+    """`build_dataloader` for this process, with further `LoaderOptions`."""
+    process = {"max_frames": args.max_frames, "seed": args.seed, "rank": rank(), "world_size": world_size()}
+    return build_dataloader(dataset, LoaderOptions(**process, **options), collate)

@@ -5,7 +5,7 @@ Dimension letters: A questions, B videos, N_t words, N_v frames, n frames of one
 
 import argparse
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
@@ -15,37 +15,24 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dataloaders.activity_qa import read_activity_qa
+from dataloaders import find_dataset
 from dataloaders.bad_videos import BadVideos
-from dataloaders.base import ClipDataset, PairDataset, Split, TextDataset, Tokenize, collate
+from dataloaders.base import Clip, ClipDataset, PairDataset, Question, Split, TextDataset, Tokenize, collate
 from dataloaders.build import build_augmentation, build_bad_videos, build_loader, clip_reader, find_files
-from dataloaders.msrvtt_qa import read_msrvtt_qa
-from dataloaders.msvd_qa import read_msvd_qa
-from dataloaders.questions import Question, as_split
 from utils.answers import frequent_answers
 from utils.errors import InputError
 
 UNKNOWN = -1
 
 
-@dataclass(frozen=True)
-class QuestionDatasetSpec:
-    """A data set of question answering as it was published.
-
-    Attributes:
-        read: file of one split -> its questions.
-        min_count: how often a training answer must occur to be in the vocabulary, where none is given.
-    """
-
-    read: Callable[[Path], list[Question]]
-    min_count: int
-
-
-DATASETS = {
-    "msrvtt": QuestionDatasetSpec(read_msrvtt_qa, min_count=1),
-    "msvd": QuestionDatasetSpec(read_msvd_qa, min_count=1),
-    "activity": QuestionDatasetSpec(read_activity_qa, min_count=2),
-}
+def as_split(questions: Sequence[Question]) -> Split:
+    """Questions as captions, each video once as a clip."""
+    clips = {video_id: place for place, video_id in enumerate(dict.fromkeys(asked.video_id for asked in questions))}
+    return Split(
+        clips=[Clip(video_id) for video_id in clips],
+        captions=[asked.question for asked in questions],
+        clip_of_caption=[clips[asked.video_id] for asked in questions],
+    )
 
 
 class QuestionDataset(TextDataset):
@@ -159,24 +146,18 @@ class QuestionLoaders:
 
 
 def read_questions(datatype: str, path: str) -> list[Question]:
-    """Read the questions of one split.
-
-    Args:
-        datatype: a key of `DATASETS`.
-        path: the file.
+    """Read a file of questions of a data set.
 
     Raises:
         InputError: unknown data set, or a missing or malformed file.
     """
-    if datatype not in DATASETS:
-        raise InputError(f"--datatype {datatype}: unknown; choose one of {', '.join(DATASETS)}")
-    return DATASETS[datatype].read(Path(path))
+    return find_dataset(datatype, with_questions=True).read_questions(Path(path))
 
 
 def build_vocabulary(args: argparse.Namespace) -> list[str]:
     """The answers of the training questions, the most frequent first: the vocabulary where none is given."""
     answers = [asked.answer for asked in read_questions(args.datatype, args.train_csv)]
-    return frequent_answers(answers, DATASETS[args.datatype].min_count)
+    return frequent_answers(answers, find_dataset(args.datatype).min_answers)
 
 
 def build_evaluation_loaders(

@@ -18,14 +18,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders import DATASETS, build_split, find_dataset
-from dataloaders.annotations import BadRowsError
+from dataloaders import DATASETS, build_split, find_dataset, has_validation
 from dataloaders.base import Split
 from dataloaders.files import Matches, match_videos
-from dataloaders.inspection import HARMLESS, PROBLEMS, Inspection, Window, find_duplicates, inspect_video
-from dataloaders.published_sizes import PUBLISHED_SIZES
+from dataloaders.formats.schema import BadRowsError
 from scripts.benchmarks.measure import count
+from scripts.inspection import HARMLESS, PROBLEMS, Inspection, Window, find_duplicates, inspect_video
 from scripts.parallel import map_videos
+from scripts.published_sizes import PUBLISHED_SIZES
 from utils.args import WORKERS, ArgumentParser
 from utils.errors import InputError, printable
 from utils.files import OUTPUTS, atomic_write, claim_folder
@@ -63,9 +63,8 @@ def check_data(
     Raises:
         InputError: annotations are missing or malformed, or no video is found.
     """
-    splits = {name: build_split(datatype, anno_path, name, **options) for name in ("train", "val", "test")}
-    if splits["val"] == splits["test"]:
-        del splits["val"]
+    names = ("train", "val", "test") if has_validation(datatype, anno_path, **options) else ("train", "test")
+    splits = {name: build_split(datatype, anno_path, name, **options) for name in names}
     ids = list(dict.fromkeys(clip.video_id for split in splits.values() for clip in split.clips))
     matches = match_videos(video_path, ids)
     if not (matches.found or matches.ambiguous):
@@ -200,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--workers", type=WORKERS, default=2, help="processes that decode, 0 for none (%(default)s)")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments = parser.parse_args(argv)
-    options = {"msrvtt_split": arguments.msrvtt_split} if arguments.datatype == "msrvtt" else {}
+    options = {name: getattr(arguments, name) for name in find_dataset(arguments.datatype).options}
     paths = arguments.anno_path, arguments.video_path
     options |= {"max_frames": arguments.max_frames, "framerate": arguments.video_framerate}
     try:

@@ -21,7 +21,7 @@ from tests.golden_case import assert_close, generator
 from utils.checkpoint import released_state, save_weights
 from utils.errors import InputError
 from utils.metrics import retrieval_metrics, text_to_video_ranks, video_to_text_ranks
-from utils.video.positions import frame_positions
+from utils.video.positions import Sampling, frame_positions
 
 FILE = "c4c_state_dict_tiny"
 HEADERS = ("meanP", "seqLSTM", "seqTransf", "tightTransf", "meanP_3d")
@@ -127,8 +127,8 @@ def test_a_header_of_another_temporal_encoder_is_refused(tmp_path):
 def test_frame_positions():
     for case in recorded_json("c4c_frame_positions"):
         expected, order = case.pop("positions"), case.pop("frame_order")
-        options = {"framerate": case.pop("feature_framerate"), "rule": "cv2"}
-        ours = frame_positions(case.pop("fps"), case.pop("frames"), **case, **options)
+        options = {"framerate": case.pop("feature_framerate"), "rule": "by_second"}
+        ours = frame_positions(case.pop("fps"), case.pop("frames"), Sampling(**case, **options, whole_seconds=True))
         assert ours == expected[:: -1 if order else 1]  # the order is published as a flag that no command sets
 
 

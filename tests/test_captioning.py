@@ -195,7 +195,7 @@ def test_what_cannot_be_captioned(trained, launch, corpus, tmp_path):
         launch(*evaluate, "--max_words", "78")
     for name in ("train", "test"):
         (tmp_path / f"{name}.csv").write_text("video,caption\nvideo0,\n")
-    with pytest.raises(InputError, match=r"test\.csv, line 2, column 'caption': is empty"):
+    with pytest.raises(InputError, match=r"test\.csv, line 2, 'caption': is empty"):
         launch(*evaluate, anno_path=tmp_path)
 
 

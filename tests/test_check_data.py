@@ -11,8 +11,8 @@ from conftest import write_video
 from formats import write_format
 from test_video import audio_only
 
-from dataloaders.inspection import find_duplicates, inspect_video
 from scripts.check_data import main
+from scripts.inspection import find_duplicates, inspect_video
 from utils.errors import InputError
 
 CHECK = ["--workers", "1"]
@@ -83,7 +83,7 @@ def test_frames_that_cannot_be_reached_by_time_are_unreliable(tmp_path):
 
 def test_the_windows_of_training_are_decoded(tmp_path):
     path = write_video(tmp_path / "video.mp4")
-    assert inspect_video(path, [(0, 1), (1, 3)], rule="cv2", whole_seconds=True).problem is None
+    assert inspect_video(path, [(0, 1), (1, 3)], rule="by_second", whole_seconds=True).problem is None
     found = inspect_video(path, [(0, 1), (7, 9)])
     assert found.problem == "window"
     assert found.reason == "no frame between 7 and 9 s, the video lasts 3.0 s"

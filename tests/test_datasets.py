@@ -11,17 +11,18 @@ import pytest
 import torch
 from numbered import numbers_of, write_numbered
 
-from dataloaders import DATASETS, build_dataloader, build_split
+from dataloaders import DATASETS, build_split
 from dataloaders.augment import RandAugment
 from dataloaders.base import Clip, ClipDataset, PairDataset, Split, TextDataset, collate
 from dataloaders.build import clip_reader
 from dataloaders.clips import read_clip
 from dataloaders.files import find_videos
+from dataloaders.loading import LoaderOptions, build_dataloader
 from models import HBI, METHODS
 from models.tokenizer import Tokenizer
 from utils.args import retrieval_parser
 from utils.errors import InputError
-from utils.video.positions import FRAME_RULES, frame_positions
+from utils.video.positions import RELEASED_RULES, Sampling, frame_positions
 from utils.video.transforms import ClipTransform
 
 SHARED_LISTS = Path(__file__).parents[2] / "shared" / "data" / "msrvtt" / "anns"
@@ -100,9 +101,9 @@ BAD_MSRVTT = {
     "cut JSON": ("train", lambda anns: (anns / DATA).write_text((anns / DATA).read_text()[:99]), "line 1: is no JSON"),
     "other JSON": ("train", lambda anns: (anns / DATA).write_text("[]"), f"{DATA}: expected dict, found []"),
     "no sentences": ("train", rewrite(DATA, '"sentences"', '"captions"'), "has no key 'sentences'"),
-    "no caption": ("train", rewrite(DATA, '"caption": "bright noise around colour 2"', '"text": 0'), "sentences[2]"),
+    "no caption": ("train", rewrite(DATA, '"caption": "bright noise around colour 2"', '"text": 0'), "[2]: has no key"),
     "number": ("train", rewrite(DATA, '"bright noise around colour 1"', "17"), "expected str, found 17"),
-    "empty caption": ("train", rewrite(DATA, "bright noise around colour 3", " "), "sentences[3], 'caption': is empty"),
+    "empty caption": ("train", rewrite(DATA, "bright noise around colour 3", " "), "[3], 'caption': is empty"),
     "binary": ("train", lambda anns: (anns / DATA).write_bytes(b"\xff\xfe\x00"), "is not UTF-8"),
     "silent video": ("train", rewrite(TRAIN, "video3", "video99"), "no caption, first video99"),
     "no rows": ("train", lambda anns: (anns / TRAIN).write_text("video_id\n"), "has no rows"),
@@ -110,7 +111,7 @@ BAD_MSRVTT = {
     "no column": ("test", rewrite(TEST, "sentence", "caption"), "line 1: has no column 'sentence'"),
     "bare comma": ("test", rewrite(TEST, '"', ""), "line 2: needs 5 values"),
     "short row": ("test", rewrite(TEST, ",a noise around colour 5,action", ""), "line 3: needs 5 values"),
-    "empty cell": ("test", rewrite(TEST, "a noise around colour 5", ""), "line 3, column 'sentence': is empty"),
+    "empty cell": ("test", rewrite(TEST, "a noise around colour 5", ""), "line 3, 'sentence': is empty"),
     "open quote": ("test", rewrite(TEST, "a noise around colour 5", '"a noise'), "is no CSV"),
 }
 
@@ -140,9 +141,11 @@ def test_unknown_names(anns):
 
 
 def test_published_settings_of_each_data_set():
-    assert (DATASETS["msrvtt"].frame_rule, DATASETS["msrvtt"].augments) == ("decord", True)
-    assert (DATASETS["activity"].frame_rule, DATASETS["activity"].augments) == ("cv2", False)
-    assert {spec.frame_rule for spec in DATASETS.values()} <= set(FRAME_RULES)
+    stepped, by_second = (RELEASED_RULES[name] for name in ("decord", "cv2"))
+    assert {name: (spec.frame_rule, spec.augmentation) for name, spec in DATASETS.items()} == {
+        "msrvtt": (stepped, "rand-m7-n4-mstd0.5-inc1"), "msvd": (stepped, "none"), "activity": (by_second, "none"),
+        "didemo": (by_second, "none"), "lsmdc": (stepped, "none"), "vatex": (stepped, "none"), "csv": (stepped, "none"),
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -175,8 +178,8 @@ BAD_ACTIVITY = {
     "number for an id": ([7], {}, "val_ids.json, [0]: expected str, found 7"),
     "no duration": (["v_a"], {"v_a": {"sentences": ["x"]}}, "val_1.json, 'v_a': has no key 'duration'"),
     "text for a duration": (["v_a"], {"v_a": entry(duration="3")}, "'duration': expected int or float, found \"3\""),
-    "endless": (["v_a"], {"v_a": entry(duration=float("inf"))}, "'v_a': lasts inf s"),
-    "no time": (["v_a"], {"v_a": entry(duration=0)}, "'v_a': lasts 0 s"),
+    "endless": (["v_a"], {"v_a": entry(duration=float("inf"))}, "'v_a', 'duration': lasts inf s"),
+    "no time": (["v_a"], {"v_a": entry(duration=0)}, "'v_a', 'duration': lasts 0 s"),
     "number in the text": (["v_a"], {"v_a": entry(sentences=["x", None])}, "'sentences': expected strings"),
     "no text": (["v_a"], {"v_a": entry(sentences=[])}, "'sentences': is empty"),
     "no videos": ([], {}, "val_ids.json: lists no video"),
@@ -194,8 +197,9 @@ def test_bad_activity_annotations_name_file_and_place(activity, ids, videos, mes
 def test_activity_window_reaches_the_clip(activity, video_file, tokenizer):
     split = activity(["v_noise"], {"v_noise": entry(duration=1.5)})
     videos = find_videos(video_file.parent, ["v_noise"])
-    clips = ClipDataset(split, videos, partial(read, rule="cv2"))
-    assert len(clips[0]["frames"]) == len(frame_positions(10, 30, start=0, end=2, rule="cv2")) == 3
+    clips = ClipDataset(split, videos, partial(read, rule="by_second"))
+    sampling = Sampling(start=0, end=2, whole_seconds=True, rule="by_second")
+    assert len(clips[0]["frames"]) == len(frame_positions(10, 30, sampling)) == 3
 
 
 @pytest.mark.parametrize(("datatype", "shown"), [("csv", [2, 3, 4, 5, 6]), ("msrvtt", list(range(11)))])
@@ -254,16 +258,17 @@ def test_collate_packs_frames_of_ragged_clips(datasets):
 def test_evaluation_shards_are_the_data_set(datasets, world_size, workers):
     _, texts, clips = datasets("train")
     options = {"batch_size": 6, "max_frames": MAX_FRAMES, "training": False, "workers": workers}
-    shards = [{"rank": rank, "world_size": world_size} for rank in range(world_size)]
-    ids = [batch["ids"] for shard in shards for batch in build_dataloader(texts, **options, **shard)]
+    shards = [LoaderOptions(**options, rank=rank, world_size=world_size) for rank in range(world_size)]
+    ids = [batch["ids"] for shard in shards for batch in build_dataloader(texts, shard)]
     assert torch.equal(torch.cat(ids), torch.stack([texts[index]["ids"] for index in range(8)]))
-    video_ids = [batch["video_ids"] for shard in shards for batch in build_dataloader(clips, **options, **shard)]
+    video_ids = [batch["video_ids"] for shard in shards for batch in build_dataloader(clips, shard)]
     assert torch.cat(video_ids).tolist() == [0, 1, 2, 3]
 
 
 def epochs(dataset, count, **options):
     """Pixels and identities of the clips of `count` epochs."""
-    loader = build_dataloader(dataset, max_frames=MAX_FRAMES, training=True, **{"batch_size": 4, **options})
+    options = {"batch_size": 4, "max_frames": MAX_FRAMES, "training": True, **options}
+    loader = build_dataloader(dataset, LoaderOptions(**options))
     seen = []
     for epoch in range(count):
         loader.sampler.set_epoch(epoch)
@@ -276,7 +281,7 @@ def test_training_order_is_shuffled_repeatable_and_shared_out(datasets):
     captions = [tuple(pairs[index]["ids"].tolist()) for index in range(8)]
 
     def order(epoch, **options):
-        loader = build_dataloader(pairs, batch_size=4, max_frames=MAX_FRAMES, training=True, workers=0, **options)
+        loader = build_dataloader(pairs, LoaderOptions(4, MAX_FRAMES, True, workers=0, **options))
         loader.sampler.set_epoch(epoch)
         return [captions.index(tuple(row)) for batch in loader for row in batch["ids"].tolist()]
 
@@ -315,9 +320,7 @@ def test_workers_and_processes_draw_apart(datasets):
     draws = [
         batch["draws"]
         for rank in (0, 1)
-        for batch in build_dataloader(
-            Draw(), batch_size=2, max_frames=1, training=False, workers=2, rank=rank, world_size=2
-        )
+        for batch in build_dataloader(Draw(), LoaderOptions(2, 1, False, workers=2, rank=rank, world_size=2))
     ]
     assert len(torch.cat(draws).unique()) == 24
 
@@ -332,7 +335,7 @@ def test_workers_and_processes_draw_apart(datasets):
 )
 def test_impossible_batches_are_refused(datasets, options, message):
     with pytest.raises(InputError, match=message):
-        build_dataloader(datasets("train")[0], max_frames=MAX_FRAMES, training=True, **options)
+        build_dataloader(datasets("train")[0], LoaderOptions(max_frames=MAX_FRAMES, training=True, **options))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -340,7 +343,7 @@ def test_broken_video_ends_in_its_reason_from_any_process(msrvtt_folder, tmp_pat
     broken = tmp_path / "video4.mp4"
     broken.write_bytes((msrvtt_folder / "videos" / "video4.mp4").read_bytes()[:-100])
     clips = ClipDataset(Split([Clip("video4")], [], []), {"video4": broken}, read)
-    loader = build_dataloader(clips, batch_size=1, max_frames=MAX_FRAMES, training=False, workers=workers)
+    loader = build_dataloader(clips, LoaderOptions(1, MAX_FRAMES, False, workers=workers))
     with pytest.raises(InputError) as raised:
         next(iter(loader))
     assert str(raised.value).splitlines()[-1] == f"{broken}: is truncated, 100 bytes are missing; replace the file"

@@ -76,7 +76,7 @@ def test_compact_frames_are_close_small_and_the_same_each_time(video_file, tmp_p
 
 
 CHANGES = [
-    *({"framerate": 2}, {"max_frames": 2}, {"start": 1.0}, {"end": 2.0}, {"rule": "cv2"}, {"slice_framepos": 0}),
+    *({"framerate": 2}, {"max_frames": 2}, {"start": 1.0}, {"end": 2.0}, {"rule": "by_second"}, {"slice_framepos": 0}),
     *({"transform": ClipTransform(16)}, {"augment": lambda frames: frames}),
 ]
 
@@ -208,8 +208,8 @@ LOADING = """
 import os, sys
 import numpy as np
 from torch.utils.data import Dataset
-from dataloaders import build_dataloader
 from dataloaders.augment import RandAugment
+from dataloaders.loading import LoaderOptions, build_dataloader
 
 def threads(_):
     import cv2
@@ -222,7 +222,7 @@ class Threads(Dataset):
     def __len__(self): return 1
     def __getitem__(self, index): return {"threads": threads(index)}
 
-loader = build_dataloader(Threads(), batch_size=1, max_frames=1, training=False, workers=int(sys.argv[1]))
+loader = build_dataloader(Threads(), LoaderOptions(1, 1, False, workers=int(sys.argv[1])))
 print([value.item() for value in next(iter(loader))["threads"]])
 """
 

@@ -36,7 +36,7 @@ def decoder():
 
 
 def test_frames_and_errors_are_those_of_the_decoder(decoder, video_file, tmp_path):
-    for options in ({}, {"max_frames": 2, "framerate": 5}, {"start": 1, "end": 2, "rule": "cv2"}):
+    for options in ({}, {"max_frames": 2, "framerate": 5}, {"start": 1, "end": 2, "rule": "by_second"}):
         frames = decoder(video_file, **options)
         assert frames.flags.writeable and np.array_equal(frames, decode_clip(video_file, **options))
     (tmp_path / "empty.mp4").touch()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dataloaders import DATASETS
 from models import ANSWER_METHODS, CAPTION_METHODS, METHODS
 from models.baselines.dicosa import DiCoSAOptions
 from models.baselines.diffusionret_options import DiffusionRetOptions
@@ -105,6 +106,7 @@ def test_every_flag_is_read_and_every_argument_read_is_a_flag():
     }
     by_field = TrainingOptions, DiCoSAOptions, DiffusionRetOptions
     read |= {field.name for options in by_field for field in fields(options)}
+    read |= {name for dataset in DATASETS.values() for name in dataset.options}
     parsers = (
         *(retrieval_parser(METHODS, method.add_arguments) for method in METHODS.values()),
         estimator_parser(["hbi"], add_estimator_arguments),

@@ -8,7 +8,7 @@ import pytest
 from conftest import write_video
 from numbered import write_numbered
 
-from dataloaders.inspection import inspect_video
+from scripts.inspection import inspect_video
 from utils.errors import InputError
 from utils.video import stream
 from utils.video.decode import decode_clip

@@ -17,12 +17,13 @@ from dataloaders.clips import read_clip
 from dataloaders.files import find_videos
 from utils.errors import InputError
 from utils.video.checks import VIDEO_SUFFIXES, missing_bytes
-from utils.video.positions import frame_positions
+from utils.video.positions import RELEASED_RULES, Sampling, frame_positions
 from utils.video.transforms import ClipTransform
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "frame_sampling.json").read_text())
 SHARED_VIDEOS = Path(__file__).parents[2] / "shared" / "data" / "videos"
 read = partial(read_clip, transform=ClipTransform(32))
+WHOLE = {"whole_seconds": True}
 
 
 def cases(recorded: bool):
@@ -37,7 +38,8 @@ def cases(recorded: bool):
 def positions_of(rule, case, **changes):
     names = ("start", "end", "framerate", "max_frames", "slice_framepos")
     options = {name: case[name] for name in names if name in case}
-    return frame_positions(case["fps"], case["n_frames"], rule=rule, **{**options, **changes})
+    sampling = Sampling(**{**WHOLE, **options, **changes}, rule=RELEASED_RULES[rule])
+    return frame_positions(case["fps"], case["n_frames"], sampling)
 
 
 @pytest.mark.parametrize(("rule", "case"), cases(recorded=True))
@@ -58,16 +60,17 @@ def test_every_frame_is_taken_where_the_published_code_fails(rule, case):
     "change", [{"fps": 0.0}, {"fps": float("nan")}, {"framerate": 0}, {"max_frames": 0}, {"rule": "x"}]
 )
 def test_impossible_sampling_is_refused(change):
+    fps = change.pop("fps", 25.0)
     with pytest.raises(ValueError):
-        frame_positions(**{"fps": 25.0, "num_frames": 100, **change})
+        frame_positions(fps, 100, Sampling(**change))
 
 
 def test_clip_holds_the_frames_at_the_chosen_positions(video_file):
     with av.open(str(video_file)) as container:
         decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-    for window in ({}, {"start": 1, "end": 2}, {"rule": "cv2"}):
+    for window in ({}, {"start": 1, "end": 2}, {"rule": "by_second"}):
         clip = read(video_file, framerate=5, **window)
-        expected = ClipTransform(32)(decoded[frame_positions(10, 30, framerate=5, **window)])
+        expected = ClipTransform(32)(decoded[frame_positions(10, 30, Sampling(**WHOLE, framerate=5, **window))])
         assert clip.dtype == torch.uint8
         # The two decoders' colour conversions round differently.
         assert clip.shape == expected.shape
@@ -184,7 +187,7 @@ def test_boxes_of_long_open_and_broken_length(tmp_path):
         assert missing_bytes(path) == missing
 
 
-@pytest.mark.parametrize("rule", ["decord", "cv2"])
+@pytest.mark.parametrize("rule", RELEASED_RULES.values())
 def test_real_videos(rule):
     if not SHARED_VIDEOS.is_dir():
         pytest.skip(f"no folder {SHARED_VIDEOS}")

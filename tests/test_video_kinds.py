@@ -179,7 +179,7 @@ def test_a_window_in_fractions_of_a_second(tmp_path):
     window = {"start": 0.2, "end": 0.6, "framerate": 10}
     assert numbers_of(decode_clip(path, **window)) == [2, 3, 4, 5, 6]
     assert numbers_of(decode_clip(path, **window, whole_seconds=True)) == list(range(11))
-    assert numbers_of(decode_clip(path, **window, rule="cv2")) == [2, 3, 4, 5, 6]
+    assert numbers_of(decode_clip(path, **window, rule="by_second")) == [2, 3, 4, 5, 6]
     assert numbers_of(decode_clip(path, start=0.27, end=0.29)) == [2]  # the frame that is shown then
 
 

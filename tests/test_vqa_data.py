@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataloaders.activity_qa import read_activity_qa
-from dataloaders.base import ClipDataset
-from dataloaders.msrvtt_qa import read_msrvtt_qa
-from dataloaders.msvd_qa import read_msvd_qa
+from dataloaders.base import ClipDataset, Question
+from dataloaders.formats.activity import read_activity_qa
+from dataloaders.formats.msrvtt import read_msrvtt_qa
+from dataloaders.formats.msvd import read_msvd_qa
+from dataloaders.formats.questions import kind_of
 from dataloaders.question_answering import UNKNOWN, QuestionDataset, QuestionVideoDataset
-from dataloaders.questions import Question, kind_of
 from models.tokenizer import Tokenizer
 from utils.answers import answer_metrics, frequent_answers, read_answers, write_answers
 from utils.errors import InputError
@@ -103,7 +103,7 @@ def test_activity_qa_joins_questions_and_answers(tmp_path):
     with pytest.raises(InputError, match=r"val_q.json, \[1\]: question 'x_1' has no answer"):
         read_activity_qa(path)
     write(tmp_path / "val_a.json", [answers[0] | {"type": 9}])
-    with pytest.raises(InputError, match=r"val_a.json, \[0\]: type is 9"):
+    with pytest.raises(InputError, match=r"val_a.json, \[0\], 'type': is 9"):
         read_activity_qa(path)
 
 

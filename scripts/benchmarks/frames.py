@@ -14,7 +14,7 @@ from dataloaders.frame_cache import FORMS, FrameCache
 from scripts.benchmarks.loader import write_video
 from scripts.benchmarks.measure import Row, count, measure_call, measure_in_turns
 from utils.video.decode import decode_clip
-from utils.video.positions import frame_positions
+from utils.video.positions import Sampling, frame_positions
 from utils.video.transforms import ClipTransform
 
 
@@ -64,7 +64,7 @@ def published_decoder(path: Path, max_frames: int) -> Callable[[], np.ndarray]:
 
     def decode() -> np.ndarray:
         reader = decord.VideoReader(str(path), num_threads=1)
-        positions = frame_positions(reader.get_avg_fps(), len(reader), max_frames=max_frames)
+        positions = frame_positions(reader.get_avg_fps(), len(reader), Sampling(max_frames=max_frames))
         return reader.get_batch(positions).asnumpy()
 
     return decode

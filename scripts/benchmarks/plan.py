@@ -13,11 +13,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import clip_grad_norm_
 
-from dataloaders.published_sizes import PUBLISHED_SIZES
 from models import HBI, Tokens
 from scripts.benchmarks.measure import Row, count
 from scripts.benchmarks.model import random_model
 from scripts.benchmarks.roofline import Device, Roofline, Shares, kept_bytes
+from scripts.published_sizes import PUBLISHED_SIZES
 from utils.devices import autocast
 from utils.engine.builders import build_optimizer
 from utils.engine.options import TrainingOptions

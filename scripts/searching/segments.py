@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dataloaders import files
-from dataloaders.inspection import check_frame_rate
+from scripts.inspection import check_frame_rate
 from utils.errors import InputError
 from utils.video.decode import Video
 from utils.video.transforms import ClipTransform

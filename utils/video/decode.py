@@ -23,7 +23,7 @@ import numpy as np
 from utils.video.checks import check_file
 from utils.video.errors import VideoError
 from utils.video.picture import Canvas
-from utils.video.positions import CHOICE_VERSION, Timeline, choose_frames
+from utils.video.positions import CHOICE_VERSION, Sampling, Timeline, choose_frames
 from utils.video.stream import MAX_REORDERING, Key, PacketStream, tells_apart
 
 DECODER = f"PyAV {av.__version__} choice {CHOICE_VERSION}"
@@ -32,28 +32,12 @@ DECODER = f"PyAV {av.__version__} choice {CHOICE_VERSION}"
 Result = TypeVar("Result")
 
 
-def decode_clip(
-    path: str | Path,
-    *,
-    start: float | None = None,
-    end: float | None = None,
-    whole_seconds: bool = False,
-    framerate: int = 1,
-    max_frames: int = 12,
-    rule: str = "decord",
-    slice_framepos: int = 2,
-) -> np.ndarray:
+def decode_clip(path: str | Path, **sampling: Any) -> np.ndarray:
     """Decode the sampled frames of a clip as they are shown, with one thread.
 
     Args:
         path: a video file.
-        start: seconds of presentation, counted from the first frame; None for the beginning.
-        end: seconds; None for the end of the video.
-        whole_seconds: cut the window to whole seconds, as the published loaders do.
-        framerate: samples a second.
-        max_frames: maximum number of frames.
-        rule: as in `positions.frame_positions`.
-        slice_framepos: as in `positions.frame_positions`.
+        **sampling: fields of `positions.Sampling`; `start` and `end` are times of presentation from the first frame on.
 
     Returns:
         uint8 (n, H, W, 3), RGB, 1 <= n <= max_frames, turned, mirrored and stretched as the file says.
@@ -62,9 +46,8 @@ def decode_clip(
         VideoError: the file is missing, empty, truncated, no video, damaged, larger than `stream` allows, or has no
             frame in the window.
     """
-    options = {"whole_seconds": whole_seconds, "framerate": framerate, "max_frames": max_frames}
     with Video(path) as video:
-        return video.clip(start=start, end=end, rule=rule, slice_framepos=slice_framepos, **options)
+        return video.clip(**sampling)
 
 
 class Video:
@@ -94,6 +77,7 @@ class Video:
 
     def clip(self, **sampling: Any) -> np.ndarray:
         """Decode a clip; keywords, result and errors are those of `decode_clip`."""
+        wanted = Sampling(**sampling)
 
         def stack(frames: Iterator[av.VideoFrame], positions: Sequence[int]) -> np.ndarray | None:
             canvas = Canvas(self.pixel_shape, len(positions))
@@ -101,9 +85,9 @@ class Video:
                 canvas.add(frame)
             return canvas.pictures
 
-        pictures = self.read(lambda timeline: choose_frames(timeline, **sampling), stack)
+        pictures = self.read(lambda timeline: choose_frames(timeline, wanted), stack)
         if pictures is None:
-            window = f"between {sampling.get('start') or 0:g} and {sampling.get('end') or self.timeline.duration:g} s"
+            window = f"between {wanted.start or 0:g} and {wanted.end or self.timeline.duration:g} s"
             lasts = f"the video lasts {self.timeline.duration:.1f} s"
             raise VideoError.of(self.path, "window", f"no frame {window}, {lasts}", "correct the annotation")
         return pictures

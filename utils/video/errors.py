@@ -9,7 +9,7 @@ class VideoError(InputError):
     """A video that cannot be used.
 
     Attributes:
-        problem: its kind, a key of `dataloaders.inspection.PROBLEMS`.
+        problem: its kind, a key of `scripts.inspection.PROBLEMS`.
         reason: in words, without the file and the remedy.
     """
 

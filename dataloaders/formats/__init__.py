@@ -1,0 +1,1 @@
+"""Annotation files of the data sets: what must be in them, and one reader each."""

@@ -1,0 +1,89 @@
+"""Loaders over data sets."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from dataloaders.base import collate
+from dataloaders.sampling import DrawnDataset, TrainingSampler
+from utils.errors import InputError
+from utils.preemption import heed_parent_only
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How batches are loaded.
+
+    Attributes:
+        batch_size: items in a batch over all processes.
+        max_frames: N_v, columns of the video mask.
+        training: shuffled, or in order.
+        workers: loading processes, each with one thread, but no more than there are batches; 0 for none.
+        seed: of the order and of all random draws.
+        rank: this process, of `world_size`.
+        world_size: number of processes.
+        device: where the batches go; their memory is pinned for CUDA.
+    """
+
+    batch_size: int
+    max_frames: int
+    training: bool
+    workers: int = 4
+    seed: int = 42
+    rank: int = 0
+    world_size: int = 1
+    device: str | torch.device = "cpu"
+
+    def check(self, items: int) -> None:
+        """Refuse a batch size that the number of processes does not divide, or that training items do not fill."""
+        size, flag = self.batch_size, "--batch_size" if self.training else "--batch_size_val"
+        if size < 1 or size % self.world_size:
+            remedy = f"choose a multiple of {self.world_size} for {flag}"
+            raise InputError(f"batch size {size}: cannot be divided among {self.world_size} processes; {remedy}")
+        if self.training and items < size:
+            raise InputError(f"batch size {size}: there are only {items} training pairs; give a smaller {flag}")
+
+
+def build_dataloader(
+    dataset: Dataset, options: LoaderOptions, collate: Callable[..., dict[str, Tensor]] = collate
+) -> DataLoader:
+    """Load batches in worker processes.
+
+    In training every process draws its part of a new permutation each epoch (call `loader.sampler.set_epoch(epoch)`,
+    which can also leave out items at its beginning), and what does not fill a global batch is left out. What is drawn
+    at random for a batch depends on the seed, the epoch and the batch's place in it alone. In evaluation process r of w
+    gets items len * r // w up to len * (r + 1) // w, so that the parts in the order of ranks are the data set.
+
+    Args:
+        dataset: a PairDataset, TextDataset or ClipDataset.
+        options: see there.
+        collate: items of a batch and `max_frames` to the batch.
+
+    Raises:
+        InputError: as `LoaderOptions.check`.
+    """
+    options.check(len(dataset))
+    rank, world_size, sampler = options.rank, options.world_size, None
+    if options.training:
+        sampler = TrainingSampler(dataset, world_size, rank, shuffle=True, seed=options.seed, drop_last=True)
+        dataset = DrawnDataset(dataset)
+    else:
+        dataset = Subset(dataset, range(*(len(dataset) * part // world_size for part in (rank, rank + 1))))
+    batch_size = options.batch_size // world_size
+    workers = min(options.workers, -(-len(sampler or dataset) // batch_size))
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        drop_last=options.training,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.device(options.device).type == "cuda",
+        collate_fn=partial(collate, max_frames=options.max_frames),
+        worker_init_fn=heed_parent_only,
+        generator=torch.Generator().manual_seed(options.seed + rank),
+    )
