@@ -14,7 +14,7 @@ from models.baselines.diffusionret import DiffusionRet
 from models.baselines.drl import DRL
 from models.baselines.emcl import EMCL
 from models.baselines.emcl_qa import EMCLQA
-from models.captioning import HBICaptioning, has_decoder
+from models.captioning import DescribedWord, Description, HBICaptioning, has_decoder
 from models.clip import CLIP, CLIPConfig
 from models.encoder import TokenEncoder, Tokens
 from models.export import find_checkpoint, options_of_config
@@ -135,6 +135,8 @@ __all__ = [
     "METHODS",
     "AnswerMethod",
     "CLIPConfig",
+    "DescribedWord",
+    "Description",
     "DiCoSA",
     "DiffusionRet",
     "RetrievalMethod",

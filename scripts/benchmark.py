@@ -18,7 +18,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from scripts.benchmarks import features, frames, labels, loader, methods, plan, shortlist, similarity, train, vqa
+from scripts.benchmarks import (
+    captions,
+    features,
+    frames,
+    labels,
+    loader,
+    methods,
+    plan,
+    shortlist,
+    similarity,
+    train,
+    vqa,
+)
 from scripts.benchmarks.measure import Row, count
 from utils.distributed import start
 from utils.errors import InputError
@@ -34,6 +46,7 @@ ON_A_DEVICE = {
     "labels": labels,
     "train": train,
     "vqa": vqa,
+    "captions": captions,
 }
 MEASURED = {**ON_A_DEVICE, "loader": loader, "frames": frames}
 SUBJECTS = {**MEASURED, "plan": plan}

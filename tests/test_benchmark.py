@@ -2,16 +2,19 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models import CLIPConfig
+from models import CLIP, CLIPConfig
+from models.caption_decoder import CaptionDecoder
+from models.level import TokenSet
 from scripts import benchmark
 from scripts.benchmark import format_table, main
-from scripts.benchmarks import labels
+from scripts.benchmarks import captions, labels
 from scripts.benchmarks import model as benchmark_model
 from scripts.benchmarks.measure import measure_call
 from scripts.benchmarks.roofline import Device, Roofline, Shares, kept_bytes
@@ -160,6 +163,10 @@ def test_arithmetic_is_counted(tmp_path, tiny_model):
             ["reading the query", "shortlist", "ranking it", "whole query"],
         ),
         (["vqa", "--videos", "2", "--questions", "2", "--words", "4"], ["encoding", "encoding and answering"]),
+        (
+            ["captions", "--videos", "2", "--words", "3"],
+            ["with the cache", "without, logits of the last word", "without, logits of all words"],
+        ),
     ],
 )
 def test_every_subject_gives_its_rows(arguments, cases, tmp_path, tiny_model):
@@ -230,3 +237,16 @@ def test_methods_agree_with_the_released_way(tmp_path, tiny_model):
           "--device", "cpu", "--json", str(file)])  # fmt: skip
     rows = json.loads(file.read_text())["rows"]
     assert len(rows) == 14 and all(row["difference"] < 1e-5 for row in rows)
+
+
+def test_captions_with_and_without_the_cache_are_the_same():
+    torch.manual_seed(0)
+    clip = CLIP(replace(benchmark_model.SIZES, vision_layers=1, text_layers=1))
+    decoder = CaptionDecoder(clip, levels=2, layers=1, dropout=0.0).eval()
+    torch.nn.init.normal_(decoder.embedding.weight, std=0.2)
+    torch.nn.init.normal_(decoder.positions)
+    sets = [TokenSet.original(torch.randn(2, tokens, 512), torch.ones(2, tokens)) for tokens in (4, 2)]
+    with torch.inference_mode():
+        ways = captions.cached, captions.last_word, captions.all_words
+        found = [captions.write(decoder, sets, 2, 6, logits_after) for logits_after in ways]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2]) and len(found[0].unique()) > 2
