@@ -98,11 +98,7 @@ def build_split(datatype: str, anno_path: str | Path, split: str, **options: str
         datatype: a key of `DATASETS`.
         anno_path: folder of annotations.
         split: "train", "val" or "test"; "val" is the test split where the data set has no validation videos.
-        **options: of the data set's reader.
-
-    Raises:
-        InputError: unknown data set, missing folder, missing or malformed file.
-        ValueError: unknown split.
+        **options: those of `DatasetSpec.options`.
     """
     spec = find_dataset(datatype)
     if split not in ("train", "val", "test"):

@@ -23,17 +23,10 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])
 class RandAugment:
     """RandAugment (arXiv 1909.13719) with one draw for all frames of a clip.
 
-    timm's parser, operations and random draws, on the frames of a clip in place of an image: operations, whether each
-    is applied, magnitude and sign are drawn once. Draws come from the generators of `random` and numpy. What is slow in
-    PIL is sampled by OpenCV, bicubic as published: an operation differs from timm's by one or two levels, and by more
-    at sharp edges that are rotated or sheared, where the two have other cubics.
-
-    Args:
-        config: timm's notation; the default is the published setting: 4 operations, each applied with probability 0.5,
-            magnitude normal(7, 0.5) of 10.
-
-    Raises:
-        InputError: timm cannot parse `config`.
+    timm's parser, operations and random draws (from `random` and numpy), on the frames of a clip in place of an image.
+    What is slow in PIL is sampled by OpenCV, bicubic as published: an operation differs from timm's by one or two
+    levels, and by more at sharp edges that are rotated or sheared, where the two have other cubics. The default setting
+    is the published one: 4 operations, each applied with probability 0.5, magnitude normal(7, 0.5) of 10.
     """
 
     def __init__(self, config: str = "rand-m7-n4-mstd0.5-inc1"):
@@ -46,14 +39,7 @@ class RandAugment:
             operation.aug_fn = _on_clips(operation)
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """Apply one draw to every frame.
-
-        Args:
-            frames: uint8 (n, H, W, 3), RGB.
-
-        Returns:
-            uint8 (n, H, W, 3).
-        """
+        """Apply one draw to every frame, uint8 (n, H, W, 3), RGB."""
         return self.transform(frames)
 
 

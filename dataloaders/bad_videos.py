@@ -10,12 +10,7 @@ logger = logging.getLogger("hbi")  # the run's log; loading processes inherit it
 
 
 class BadVideos:
-    """The broken videos of a run, in a file that the loading processes of all ranks share.
-
-    Args:
-        path: the file: a line for each, its id, a tab, and what is wrong.
-        max_count: how many there may be.
-    """
+    """The broken videos of a run, a line each in a file that the loading processes of all ranks share."""
 
     def __init__(self, path: Path, max_count: int):
         self.path = path

@@ -40,12 +40,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Split:
-    """What the annotations of one split say.
+    """What the annotations of one split say: every clip once, every caption, and the index of its clip.
 
     Attributes:
-        clips: every clip once.
-        captions: every caption.
-        clip_of_caption: for each caption the index of its clip.
         subsets: name -> indices of captions that are evaluated apart as well, such as hard negatives.
         whole: numbers of captions and clips before any were left out; None where none were.
     """
@@ -82,13 +79,7 @@ class Split:
 
 
 class TextDataset(Dataset):
-    """Every caption of a split once, for evaluation: {"ids": (N_t), "text_mask": (N_t)}, both int64.
-
-    Args:
-        split: whose captions.
-        tokenizer: captions and N_t to ids and mask.
-        max_words: N_t.
-    """
+    """Every caption of a split once, for evaluation: {"ids": (N_t), "text_mask": (N_t)}, both int64."""
 
     def __init__(self, split: Split, tokenizer: Tokenize, max_words: int):
         self.captions = split.captions
@@ -106,13 +97,8 @@ class TextDataset(Dataset):
 class ClipDataset(Dataset):
     """Every clip of a split once, for evaluation: {"frames": uint8 (n, 3, R, R), "video_id": index of the clip}.
 
-    A clip that cannot be read is an InputError. torch raises what fails in a worker process again with the same type,
-    its message behind that of the traceback; there the last line of the message is the reason alone.
-
-    Args:
-        split: whose clips.
-        videos: video id -> file.
-        read: `read(path, start=..., end=...)` -> frames, as `dataloaders.clips.read_clip` with the rest bound.
+    `videos` has the file of each video id; `read` is `dataloaders.clips.read_clip` with all but path and times bound. A
+    clip that cannot be read is an InputError, in a loading process one whose last line is the reason alone.
     """
 
     def __init__(self, split: Split, videos: Mapping[str, Path], read: Callable[..., Tensor]):
@@ -130,7 +116,7 @@ class ClipDataset(Dataset):
         except InputError as error:
             if get_worker_info() is None:
                 raise
-            # The traceback ends in "<type>: <message>"; the line break keeps the type off the reason's line.
+            # torch raises it again with a traceback that ends in "<type>: <message>"; the reason needs its own line.
             raise InputError(f"\n{error}") from error
         return {"frames": frames, "video_id": index}
 
@@ -138,12 +124,8 @@ class ClipDataset(Dataset):
 class PairDataset(Dataset):
     """Every caption of a split with its clip, for training: the items of TextDataset and ClipDataset in one.
 
-    Args:
-        split: which caption belongs to which clip.
-        texts: its captions.
-        clips: its clips.
-        bad_videos: counts the clips that cannot be read, each of which gives its place to another pair, drawn with
-            torch's generator; None: such a clip is an InputError.
+    With `bad_videos` a clip that cannot be read is counted there, and gives its place to another pair, drawn with
+    torch's generator.
     """
 
     def __init__(self, split: Split, texts: TextDataset, clips: ClipDataset, bad_videos: BadVideos | None = None):
@@ -172,16 +154,11 @@ class PairDataset(Dataset):
 
 
 def collate(items: Sequence[dict[str, Tensor | int]], max_frames: int) -> dict[str, Tensor]:
-    """Stack items, and lay the frames of all clips one after another, so that no padding is carried around.
-
-    Args:
-        items: B items of one of the data sets above.
-        max_frames: N_v.
+    """Stack items of the data sets above, and lay the frames of all clips one after another, without padding.
 
     Returns:
-        What the items have of: "ids" and "text_mask", int64 (B, N_t); "frames", uint8 (M, 3, R, R): the valid frames
-        of the first clip, then of the second, ...; "video_mask", int64 (B, N_v), whose sum is M; "video_ids", int64
-        (B,): indices of the clips in the split.
+        What the items have of "ids" and "text_mask", int64 (B, N_t); "frames", uint8 (M, 3, R, R); "video_mask", int64
+        (B, N_v), whose sum is M; "video_ids", int64 (B,): indices of the clips in the split.
     """
     batch = default_collate([{name: value for name, value in item.items() if name != "frames"} for item in items])
     if "frames" in items[0]:

@@ -1,7 +1,4 @@
-"""From the arguments of an entry script to loaders.
-
-Dimension letters: A captions.
-"""
+"""From the arguments of an entry script to loaders."""
 
 import argparse
 import logging
@@ -37,14 +34,7 @@ logger = logging.getLogger("hbi")
 
 @dataclass(frozen=True)
 class EvaluationLoaders:
-    """This process's share of a split, captions and clips apart.
-
-    Attributes:
-        text: batches of captions, each once.
-        clips: batches of clips, each decoded once.
-        clip_of_caption: int64 (A,), the clip of each caption of the whole split.
-        split: what is evaluated.
-    """
+    """This process's part of a split, captions and clips apart, and for each caption of the whole split its clip."""
 
     text: DataLoader
     clips: DataLoader
@@ -55,18 +45,7 @@ class EvaluationLoaders:
 def build_evaluation_loaders(
     args: argparse.Namespace, tokenizer: Tokenize, resolution: int, device: torch.device, name: str = "test"
 ) -> EvaluationLoaders:
-    """Loaders of a split.
-
-    Args:
-        args: of an entry script.
-        tokenizer: captions and number of words to ids and mask.
-        resolution: CLIP's, pixels.
-        device: where the batches go.
-        name: of the split.
-
-    Raises:
-        InputError: annotations or videos are missing or malformed.
-    """
+    """Loaders of the split `name`; the resolution is CLIP's."""
     split, videos = find_split(args, name)
     load = partial(build_loader, args, batch_size=args.batch_size_val, training=False, device=device)
     return EvaluationLoaders(

@@ -31,14 +31,8 @@ def read_clip(
         transform: uint8 (n, H, W, 3) -> uint8 (n, 3, R, R); with a cache its `repr` tells all of it.
         augment: uint8 (n, H, W, 3) -> the same, before `transform`.
         cache: keeps the transformed frames, or those before an augmentation.
-        decode: does what `decode_clip` does, which it is if left out.
-        **sampling: keywords of `decode_clip`.
-
-    Returns:
-        uint8 (n, 3, R, R), 1 <= n <= max_frames.
-
-    Raises:
-        InputError: as `decode_clip`.
+        decode: in place of `decode_clip`.
+        **sampling: fields of `utils.video.positions.Sampling`.
     """
     make = partial(decode or decode_clip, path, **sampling)
     if cache is None:

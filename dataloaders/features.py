@@ -1,7 +1,4 @@
-"""Tensors that are computed once and loaded like data, and data that are encoded as they are loaded.
-
-Dimension letters: B items of a batch.
-"""
+"""Tensors that are computed once and loaded like data, and data that are encoded as they are loaded."""
 
 from collections.abc import Callable, Iterator
 
@@ -12,11 +9,7 @@ Batch = dict[str, Tensor]
 
 
 class Rows(Dataset):
-    """Named tensors row by row: item i is {name: tensor[i]}.
-
-    Args:
-        tensors: by name, (number of items, ...) each.
-    """
+    """Named tensors row by row: item i is {name: tensor[i]}."""
 
     def __init__(self, tensors: Batch):
         self.tensors = tensors
@@ -33,12 +26,7 @@ class Rows(Dataset):
 
 
 class EncodedLoader:
-    """A loader whose batches go through an encoder.
-
-    Args:
-        loader: batches of named tensors.
-        encode: batch -> what is trained on, named tensors (B, ...).
-    """
+    """A loader whose batches go through an encoder."""
 
     def __init__(self, loader: DataLoader, encode: Callable[[Batch], Batch]):
         self.loader, self.encode = loader, encode

@@ -19,13 +19,7 @@ logger = logging.getLogger("hbi")
 
 @dataclass(frozen=True)
 class Matches:
-    """What a folder has of some videos.
-
-    Attributes:
-        found: id -> file, in the order of the ids.
-        ambiguous: id -> files of which any could be meant.
-        missing: ids without a file.
-    """
+    """What a folder has of some videos: their files by id, several that could be meant, and ids without any."""
 
     found: dict[str, Path] = field(default_factory=dict)
     ambiguous: dict[str, list[Path]] = field(default_factory=dict)
@@ -38,13 +32,6 @@ def match_videos(video_path: str | Path, video_ids: Iterable[str]) -> Matches:
     An id is the name of a file, or its path within the folder, with or without the ending, and a name with or without
     the prefix "v_". Letters with accents may be composed or not. Of several matches the least deep wins, then the order
     of `VIDEO_SUFFIXES`; in different folders of the same depth they are ambiguous. Links to folders are not followed.
-
-    Args:
-        video_path: the folder.
-        video_ids: the ids to look for.
-
-    Raises:
-        InputError: there is no such folder.
     """
     folder = Path(video_path)
     if not folder.is_dir():
@@ -69,20 +56,10 @@ def find_videos(
     skip_missing: bool = False,
     missing_list: str | Path | None = None,
 ) -> dict[str, Path]:
-    """Find the file of every video, as `match_videos` does.
-
-    Args:
-        video_path: the folder.
-        video_ids: the ids to look for.
-        skip_missing: log what is missing instead of raising.
-        missing_list: file that receives the missing ids, one a line.
-
-    Returns:
-        id -> file, in the order given, without the missing ones.
+    """Find the file of every video, as `match_videos` does; `missing_list` receives the ids of missing ones.
 
     Raises:
-        InputError: there is no such folder, a video is ambiguous, or missing and `skip_missing` is not set, or none is
-            there.
+        InputError: there is no such folder, a video is ambiguous, or missing without `skip_missing`, or none is there.
     """
     matches = match_videos(video_path, video_ids)
     for video_id, paths in matches.ambiguous.items():
@@ -118,7 +95,6 @@ def list_videos(folder: Path) -> list[Path]:
 
 
 def _scan(folder: Path) -> dict[str, list[Path]]:
-    """The videos below a folder by name and by path, each with and without the ending, the best match first."""
     paths = list_videos(folder)
     paths.sort(key=lambda path: (len(path.parts), VIDEO_SUFFIXES.index(path.suffix.lower())))
     files: dict[str, list[Path]] = defaultdict(list)
@@ -136,7 +112,6 @@ def without_suffix(name: str) -> str:
 
 
 def _spellings(video_id: str) -> Iterable[str]:
-    """The names under which a video may be found: as given, without its ending, each with and without "v_"."""
     for name in dict.fromkeys((video_id, without_suffix(video_id))):
         yield name
         yield name.removeprefix("v_") if name.startswith("v_") else f"v_{name}"

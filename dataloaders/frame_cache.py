@@ -41,14 +41,10 @@ class FrameCache:
 
     Args:
         folder: for the entries; created if missing.
-        gigabytes: 10^9 bytes that the entries may take.
+        gigabytes: 10^9 bytes that entries may take.
         form: "lossless" keeps the frames bit by bit, "compact" as JPEG of quality 95 without colour subsampling.
         videos: folder of the videos, which the cache must lie apart from.
         measure: count the entries again, as one process of a run should; otherwise only where no count is there.
-
-    Raises:
-        InputError: the folder cannot be written, or is not the cache's own; see `utils.files.claim_folder`.
-        ValueError: an unknown form.
     """
 
     def __init__(
@@ -71,15 +67,10 @@ class FrameCache:
             raise InputError(f"{folder}: cannot be written ({error.strerror}); give another --frame_cache") from error
 
     def get(self, path: Path, settings: dict[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray:
-        """The frames of a video, made only if they are not kept yet.
+        """The frames of a video, uint8 (n, H, W, 3), made only if they are not kept yet.
 
-        Args:
-            path: the video; another size or time of change makes it another one.
-            settings: all else that the frames depend on, of types that JSON knows.
-            make: gives the frames, uint8 (n, H, W, 3).
-
-        Returns:
-            What `make` gave now or before, uint8 (n, H, W, 3); in compact form nearly so, from the first time on.
+        Another size or time of change makes it another video; `settings` is all else that the frames depend on, of
+        types that JSON knows. In compact form the frames are nearly those made, from the first time on.
         """
         try:
             status = path.stat()
@@ -139,13 +130,11 @@ class FrameCache:
 
 
 def _write(count: IO[bytes], number: int) -> None:
-    """Put a number in a file's place."""
     count.truncate(0)
     count.write(b"%d" % number)
 
 
 def _pack(frames: np.ndarray, form: str) -> dict[str, np.ndarray]:
-    """Frames as the arrays of an entry."""
     if form == "lossless":
         return {"frames": np.ascontiguousarray(frames)}
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
@@ -156,7 +145,6 @@ def _pack(frames: np.ndarray, form: str) -> dict[str, np.ndarray]:
 
 
 def _unpack(arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """Frames from the arrays of an entry."""
     if "frames" in arrays:
         frames = arrays["frames"]
     else:

@@ -38,14 +38,7 @@ class IsolatedDecoder:
         self._connection: Connection
 
     def __call__(self, path: str | Path, **sampling: Any) -> np.ndarray:
-        """Decode as `decode_clip` does.
-
-        Returns:
-            uint8 (n, H, W, 3).
-
-        Raises:
-            InputError: as `decode_clip`, or the decoder crashed or took too long.
-        """
+        """Decode as `decode_clip` does; it is an InputError, too, if the decoder crashed or took too long."""
         request = {"path": str(path), **sampling}
         if request["path"] not in self._broken:
             if self._owner != os.getpid():
@@ -63,7 +56,6 @@ class IsolatedDecoder:
         raise InputError(f"{path}: {self._broken[request['path']]}; replace the file")
 
     def _ask(self, request: dict[str, Any]) -> np.ndarray:
-        """The answer of the process, within the time that it has."""
         self._connection.send_bytes(json.dumps(request).encode())
         if not self._connection.poll(self.seconds):
             raise TimeoutError
@@ -73,7 +65,6 @@ class IsolatedDecoder:
         return np.frombuffer(bytearray(self._connection.recv_bytes()), np.uint8).reshape(answer["shape"])
 
     def _start(self) -> None:
-        """Start the process and wait until it is ready."""
         self._connection, theirs = Pipe()
         search = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(

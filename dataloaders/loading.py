@@ -21,11 +21,7 @@ class LoaderOptions:
     Attributes:
         batch_size: items in a batch over all processes.
         max_frames: N_v, columns of the video mask.
-        training: shuffled, or in order.
         workers: loading processes, each with one thread, but no more than there are batches; 0 for none.
-        seed: of the order and of all random draws.
-        rank: this process, of `world_size`.
-        world_size: number of processes.
         device: where the batches go; their memory is pinned for CUDA.
     """
 
@@ -58,13 +54,7 @@ def build_dataloader(
     at random for a batch depends on the seed, the epoch and the batch's place in it alone. In evaluation process r of w
     gets items len * r // w up to len * (r + 1) // w, so that the parts in the order of ranks are the data set.
 
-    Args:
-        dataset: a PairDataset, TextDataset or ClipDataset.
-        options: see there.
-        collate: items of a batch and `max_frames` to the batch.
-
-    Raises:
-        InputError: as `LoaderOptions.check`.
+    `collate` makes a batch of items and `max_frames`.
     """
     options.check(len(dataset))
     rank, world_size, sampler = options.rank, options.world_size, None

@@ -1,6 +1,6 @@
 """From the arguments of main_vqa.py to loaders of questions and of the videos they ask about.
 
-Dimension letters: A questions, B videos, N_t words, N_v frames, n frames of one clip, R resolution.
+A questions, B videos, N_t words, N_v frames.
 """
 
 import argparse
@@ -38,11 +38,7 @@ def as_split(questions: Sequence[Question]) -> Split:
 class QuestionDataset(TextDataset):
     """Every question once: {"ids", "text_mask": (N_t), "labels": its answer's, "video_of_text": index of its clip}.
 
-    Args:
-        questions: what is asked.
-        answers: the vocabulary, in the order of the labels; an answer outside has the label `UNKNOWN`.
-        tokenizer: questions and N_t to ids and mask.
-        max_words: N_t.
+    Labels are places in `answers`, the vocabulary; an answer outside has the label `UNKNOWN`.
     """
 
     def __init__(self, questions: Sequence[Question], answers: Sequence[str], tokenizer: Tokenize, max_words: int):
@@ -86,7 +82,7 @@ class QuestionVideoDataset(PairDataset):
         return len(self.rows)
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor | int]]:
-        """Items of a batch: for each question of the rows `indices`, what it is, and "frames" and "video_id"."""
+        """The items of a batch: one for each question of the rows."""
         batch = copy(self)
         batch.clips = _OnceDecoded(self.clips)
         return [batch[question] for index in indices for question in self.rows[index]]
@@ -97,15 +93,11 @@ class QuestionVideoDataset(PairDataset):
 
     @staticmethod
     def collate(items: Sequence[dict[str, Tensor | int]], max_frames: int) -> dict[str, Tensor]:
-        """Stack questions and lay down the frames of each clip once.
-
-        Args:
-            items: A items of `__getitems__`.
-            max_frames: N_v.
+        """Stack A questions and lay down the frames of each of their B clips once.
 
         Returns:
             "ids", "text_mask" (A, N_t), "labels" (A,), "frames", "video_mask" (B, N_v) and "video_ids" (B,) as
-            `dataloaders.base.collate` makes them of the B different clips, and "video_of_text" (A,): which of them.
+            `dataloaders.base.collate` makes them, and "video_of_text" (A,): which of the clips.
         """
         clips = {item["video_id"]: {name: item[name] for name in ("frames", "video_id")} for item in items}
         place = {video_id: number for number, video_id in enumerate(clips)}
@@ -146,11 +138,7 @@ class QuestionLoaders:
 
 
 def read_questions(datatype: str, path: str) -> list[Question]:
-    """Read a file of questions of a data set.
-
-    Raises:
-        InputError: unknown data set, or a missing or malformed file.
-    """
+    """Read a file of questions of a data set."""
     return find_dataset(datatype, with_questions=True).read_questions(Path(path))
 
 
@@ -163,18 +151,7 @@ def build_vocabulary(args: argparse.Namespace) -> list[str]:
 def build_evaluation_loaders(
     args: argparse.Namespace, answers: Sequence[str], tokenizer: Tokenize, resolution: int, device: torch.device
 ) -> QuestionLoaders:
-    """Loaders of the evaluation questions.
-
-    Args:
-        args: of main_vqa.py.
-        answers: the vocabulary, in the order of the labels.
-        tokenizer: questions and number of words to ids and mask.
-        resolution: CLIP's, pixels.
-        device: where the batches go.
-
-    Raises:
-        InputError: questions or videos are missing or malformed.
-    """
+    """Loaders of the evaluation questions; `answers` is the vocabulary, in the order of the labels."""
     asked, files, counts = find_questions(args, "test", args.val_csv)
     questions = QuestionDataset(asked, answers, tokenizer, args.max_words)
     clips = ClipDataset(questions.split, files, clip_reader(args, resolution))
@@ -195,10 +172,7 @@ def build_training_loader(
     device: torch.device,
     logger: logging.Logger,
 ) -> DataLoader:
-    """Loader of the training questions whose answer is in the vocabulary; the log tells how many are not.
-
-    Arguments and errors are those of `build_evaluation_loaders`, and it is an error if there is no such question.
-    """
+    """Loader of the training questions whose answer is in the vocabulary; the log tells how many are not."""
     asked, files, _ = find_questions(args, "train", args.train_csv)
     vocabulary = set(answers)
     known = [question for question in asked if question.answer in vocabulary]

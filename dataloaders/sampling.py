@@ -19,8 +19,7 @@ class Draw(NamedTuple):
 class TrainingSampler(DistributedSampler):
     """Each process's part of a new permutation each epoch, from any place in it.
 
-    It yields `Draw`s for a `DrawnDataset`. Their keys are seed, epoch and place, so that what is drawn for a batch
-    depends neither on the loading process that makes it nor on what was made before.
+    What is drawn for a batch depends neither on the loading process that makes it nor on what was made before.
     """
 
     skipped = 0
@@ -43,11 +42,7 @@ class TrainingSampler(DistributedSampler):
 
 
 class DrawnDataset(Dataset):
-    """A data set for a `TrainingSampler`: the random draws of a batch follow from the key of its first item.
-
-    Args:
-        dataset: items by index; its `__getitems__`, if it has one, makes those of a batch.
-    """
+    """A data set for a `TrainingSampler`: the random draws of a batch follow from the key of its first item."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset

@@ -17,11 +17,7 @@ EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 
 
 def check_file(path: Path) -> None:
-    """Refuse what a decoder would play as something else, or refuse without a reason.
-
-    Raises:
-        VideoError: the name is not a video's, or the file is missing, empty or truncated.
-    """
+    """Refuse a file that is no video by its name, missing, empty or truncated, with a VideoError."""
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         remedy = f"known endings are {' '.join(VIDEO_SUFFIXES)}"
         raise VideoError.of(path, "unreadable", "is no video by its name", remedy)
@@ -41,16 +37,7 @@ def missing_bytes(path: str | Path) -> int:
     """How many bytes the container declares beyond the end of the file.
 
     Knows MP4 and MOV (ISO 14496-12 boxes), Matroska and WebM (EBML, RFC 8794) and AVI (RIFF); anything else, and a
-    file that declares no length, as live recordings do, counts as complete.
-
-    Args:
-        path: a file.
-
-    Returns:
-        Bytes missing, 0 if none.
-
-    Raises:
-        OSError: the file cannot be opened or read, or is a pipe or a device.
+    file that declares no length, as live recordings do, counts as complete. A pipe or a device is an OSError.
     """
     kind = stat.S_IFMT(os.stat(path).st_mode)
     if kind not in (stat.S_IFREG, stat.S_IFDIR):

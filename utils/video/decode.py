@@ -37,7 +37,7 @@ def decode_clip(path: str | Path, **sampling: Any) -> np.ndarray:
 
     Args:
         path: a video file.
-        **sampling: fields of `positions.Sampling`; `start` and `end` are times of presentation from the first frame on.
+        **sampling: fields of `positions.Sampling`.
 
     Returns:
         uint8 (n, H, W, 3), RGB, 1 <= n <= max_frames, turned, mirrored and stretched as the file says.
@@ -51,14 +51,7 @@ def decode_clip(path: str | Path, **sampling: Any) -> np.ndarray:
 
 
 class Video:
-    """An open video file; its packets are looked at once for any number of clips.
-
-    Args:
-        path: a video file.
-
-    Raises:
-        VideoError: as `decode_clip`.
-    """
+    """An open video file; its packets are looked at once for any number of clips."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -97,18 +90,11 @@ class Video:
         choose: Callable[[Timeline], list[int]],
         consume: Callable[[Iterator[av.VideoFrame], Sequence[int]], Result],
     ) -> Result:
-        """Decode frames.
-
-        Args:
-            choose: timeline -> increasing positions.
-            consume: decoded frames at these positions, and the positions -> result. If the timeline turns out to be
-                another one while the frames are decoded, it is called again for the right ones.
+        """Decode the frames at the increasing positions that `choose` takes of the timeline.
 
         Returns:
-            The result of the last call.
-
-        Raises:
-            VideoError: frames are damaged or cannot be reached reliably.
+            What `consume` makes of the frames and their positions. If the timeline turns out to be another one while
+            the frames are decoded, it is called again for the right ones.
         """
         for way in (self._from_keys, self._from_start, self._from_start):
             try:

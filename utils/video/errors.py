@@ -8,9 +8,7 @@ from utils.errors import InputError, printable
 class VideoError(InputError):
     """A video that cannot be used.
 
-    Attributes:
-        problem: its kind, a key of `scripts.inspection.PROBLEMS`.
-        reason: in words, without the file and the remedy.
+    `problem` is its kind, a key of `scripts.inspection.PROBLEMS`, `reason` says it without the file and the remedy.
     """
 
     problem: str
@@ -18,7 +16,7 @@ class VideoError(InputError):
 
     @classmethod
     def of(cls, path: Path, problem: str, reason: str, remedy: str = "replace the file") -> "VideoError":
-        """The error of a file."""
+        """Make the error of a file."""
         error = cls(f"{printable(str(path))}: {reason}; {remedy}")
         error.problem, error.reason = problem, reason
         return error

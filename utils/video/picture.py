@@ -20,14 +20,9 @@ LEAST_STRETCH, MOST_STRETCH = 1.01, 4
 
 
 class Canvas:
-    """The frames of a clip, all in the size of the first one.
+    """The frames of a clip, all in the size of the first one: `pictures`, uint8 (count, H, W, 3), RGB.
 
-    Args:
-        pixel_shape: width of a pixel divided by its height; None for square ones.
-        count: n.
-
-    Attributes:
-        pictures: uint8 (n, H, W, 3), RGB; None before the first frame.
+    `pixel_shape` is the width of a pixel divided by its height, None for square ones.
     """
 
     def __init__(self, pixel_shape: Fraction | None, count: int):
@@ -64,13 +59,7 @@ def shown_size(frame: av.VideoFrame, pixel_shape: Fraction | None, max_pixels: i
 
 @dataclass(frozen=True)
 class Turn:
-    """Which of the eight ways to turn and mirror a picture its display matrix requires.
-
-    Attributes:
-        transpose: whether rows become columns, before
-        mirror: columns are reversed, and
-        flip: rows are.
-    """
+    """How to turn and mirror a picture: rows become columns, then columns are reversed (mirror), and rows (flip)."""
 
     transpose: bool = False
     mirror: bool = False

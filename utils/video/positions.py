@@ -1,7 +1,4 @@
-"""Which frames of a video to take: the published rules, and the same by time.
-
-n frames of a video.
-"""
+"""Which frames of a video to take: the published rules, and the same by time."""
 
 import math
 from dataclasses import dataclass, replace
@@ -53,16 +50,13 @@ class Sampling:
     including the second that starts at `end`, at a frame rate cut to an integer.
 
     Attributes:
-        start: seconds; None for the beginning. Negative times count as 0, reversed ones are swapped.
-        end: seconds; None for the end of the video.
+        start: seconds from the first frame on; None for the beginning. Negative times count as 0.
+        end: seconds; None for the end of the video. Reversed times are swapped.
         whole_seconds: cut the window to whole seconds, as published; an empty one lasts one.
         framerate: samples a second, cut to an integer; of a video with fewer frames a second every frame is taken.
         max_frames: maximum number of frames.
         rule: one of the values of `RELEASED_RULES`.
         slice_framepos: what to keep of too many: 0 the first ones, 1 the last ones, 2 evenly spread ones.
-
-    Raises:
-        ValueError: `framerate` or `max_frames` below 1, an unknown rule or slice.
     """
 
     start: float | None = None
@@ -115,11 +109,7 @@ def choose_frames(timeline: Timeline, sampling: Sampling) -> list[int]:
 
 
 def frame_positions(fps: float, num_frames: int, sampling: Sampling) -> list[int]:
-    """Choose increasing positions of `num_frames` frames, `fps` a second, as the published loaders do.
-
-    Raises:
-        ValueError: a frame rate that is not positive.
-    """
+    """Choose increasing positions of `num_frames` frames, `fps` a second, as the published loaders do."""
     if not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"cannot sample a video with {fps} frames a second")
     start, end = sampling.window()

@@ -44,19 +44,12 @@ class Key:
 class PacketStream:
     """The packets of the video stream that is decoded, the container's default one.
 
-    Args:
-        path: a file that is one of `CONTAINERS`.
-
     Attributes:
         stamps: presentation time of each frame in order, in units of `time_base`; None if the packets do not say.
         is_counted: presentation times are only guessed, the number of a frame counts.
         begins_whole: the first packet gives a frame, as it does not where a recording begins anywhere.
         first_stamp: presentation time of the first frame, None if unknown.
         timeline: by `stamps`, or by the frame rate without them.
-
-    Raises:
-        av.FFmpegError: the file is broken or something else.
-        VideoError: there is no video in it, or more than allowed.
     """
 
     def __init__(self, path: Path):
@@ -92,11 +85,7 @@ class PacketStream:
         return keys
 
     def timeline_of(self, stamps: list[int | None]) -> Timeline:
-        """When decoded frames with these time stamps are presented; their order is right even where the stamps are not.
-
-        Raises:
-            VideoError: that cannot be told, or it is too long.
-        """
+        """When decoded frames with these stamps are presented; their order is right even where the stamps are not."""
         if self.is_counted:
             is_as_read = self._has_clock and len(stamps) == len(self.timeline.times)
             return self.timeline if is_as_read else self._by_rate(len(stamps))
@@ -135,7 +124,6 @@ class PacketStream:
         return bool(drift.max() <= MAX_REORDERING and np.median(drift) < 1.5)
 
     def _read(self) -> None:
-        """Read all packets."""
         shown, keys = [], []  # the first of the keys is there even if it is not shown
         is_clean = _clean_start(self.stream)
         for number, packet in enumerate(_demux(self.container, self.stream)):
@@ -180,13 +168,11 @@ class PacketStream:
         return float(self.stream.average_rate or self.stream.guessed_rate or 0)
 
     def _checked(self, timeline: Timeline) -> Timeline:
-        """Refuse a timeline that is too long."""
         if timeline.duration > MAX_SECONDS:
             raise self._too_large(f"lasts {timeline.duration:.0f} s, {MAX_SECONDS} s are allowed")
         return timeline
 
     def _check(self, frames: int, pixels: int) -> None:
-        """Refuse more frames or pixels than allowed."""
         if frames > MAX_FRAMES:
             raise self._too_large(f"has {frames} frames, {MAX_FRAMES} are allowed")
         if pixels > MAX_PIXELS:
@@ -198,22 +184,14 @@ class PacketStream:
 
 
 def open_video(path: Path) -> av.container.InputContainer:
-    """Open a file that is one of `CONTAINERS`.
-
-    Raises:
-        av.FFmpegError: it is not, or it is broken.
-    """
+    """Open a file that is one of `CONTAINERS`."""
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     # An absolute path is taken for no protocol, whatever the file is called.
     return av.open(os.path.abspath(path), options=options, metadata_errors="replace")
 
 
 def best_stream(container: av.container.InputContainer, path: Path) -> av.video.stream.VideoStream:
-    """The video stream that players show; a cover picture is none if there is another.
-
-    Raises:
-        VideoError: there is none, or no decoder for it.
-    """
+    """The video stream that players show; a cover picture is none if there is another."""
     stream = container.streams.best("video")
     if stream is None or stream.codec_context is None:
         raise VideoError.of(path, "undecodable", "cannot find video stream with a known codec")
@@ -234,7 +212,6 @@ def _is_permutation(stamps: list[int | None]) -> bool:
 
 
 def _demux(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> Iterator[av.Packet]:
-    """The packets of a stream that hold something."""
     return (packet for packet in container.demux(stream) if packet.size)
 
 

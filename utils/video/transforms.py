@@ -19,25 +19,14 @@ class ClipTransform:
 
     Resizing all frames at once is several times as fast as PIL, frame by frame, with which CLIP was published. A value
     in 400 then differs by 1 level of 255, or by 2 where frames are enlarged; frames that have the size already are
-    the same.
-
-    Args:
-        resolution: R, pixels.
-        exact: resize with PIL, as published, to the last bit.
+    the same. `exact` resizes with PIL, as published, to the last bit.
     """
 
     resolution: int
     exact: bool = False
 
     def __call__(self, frames: np.ndarray) -> Tensor:
-        """Resize and crop.
-
-        Args:
-            frames: uint8 (n, H, W, 3), RGB.
-
-        Returns:
-            uint8 (n, 3, R, R), contiguous.
-        """
+        """Resize and crop uint8 (n, H, W, 3), RGB, to uint8 (n, 3, R, R), contiguous."""
         if self.exact:
             return torch.stack([pil_to_tensor(self._fit(Image.fromarray(frame))) for frame in frames])
         return self._fit(torch.from_numpy(frames).permute(0, 3, 1, 2)).contiguous()
