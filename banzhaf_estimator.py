@@ -35,18 +35,19 @@ class Estimation(Task[tuple[dict]]):
     """Training of the estimator on frozen encoders."""
 
     def build_model(self) -> HBI:
-        """Build the encoders, frozen."""
+        """Build the encoders, frozen, and the estimator to be trained or evaluated."""
         options = HBI.options_from(self.args) | {"method": "hbi"}
-        return build_model(self.args, self.device, **options).requires_grad_(False)
+        model = build_model(self.args, self.device, **options).requires_grad_(False)
+        network = NETWORKS[self.args.network]
+        if self.args.do_train and not isinstance(model.teacher, network):
+            model.teacher = network().to(self.device)
+        return model
 
     @cached_property
     def trained(self) -> EstimatorTraining:
-        """The model's estimator, or with --network another one, ready to learn the requested labels."""
-        network = self.model.teacher
-        if self.args.do_train and not isinstance(network, NETWORKS[self.args.network]):
-            network = NETWORKS[self.args.network]().to(self.device)
+        """The model's estimator, ready to learn the requested labels."""
         return EstimatorTraining(
-            network,
+            self.model.teacher,
             game=self.args.game or self.model.recipe.label_game,
             num_samples=self.args.num_samples if self.args.labels == "sampled" else None,
             generator=torch.Generator(self.device).manual_seed(self.args.seed),

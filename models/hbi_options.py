@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from models.answering import add_freeze_argument
+from models.attended_head import ANSWER_HEADS
 from models.method import MethodOptions
 from models.ranked_estimator import NETWORKS
 from models.teacher import TEACHERS
@@ -54,6 +55,7 @@ class HBIVQAOptions(HBIOptions):
     Attributes:
         dropout: probability, before the classifiers.
         freeze_layer_num: see `models.clip.CLIP.freeze`.
+        answer_head: one of `models.attended_head.ANSWER_HEADS`.
     """
 
     text_rates: tuple[Share, Share] = (0.25, 0.125)
@@ -61,6 +63,7 @@ class HBIVQAOptions(HBIOptions):
     rates: tuple[Amount, Amount, Amount] = (0.4, 0.4, 0.2)
     dropout: Share = 0.1
     freeze_layer_num: int = 0
+    answer_head: str = "pooled"
 
 
 def add_interaction_argument(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +101,9 @@ def add_hbi_vqa_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of HBI for questions, with their own weights of the levels."""
     add_level_arguments(parser)
     add_freeze_argument(parser)
+    group = parser.add_argument_group("answer head")
+    group.add_argument("--answer_head", choices=tuple(ANSWER_HEADS), default="pooled",
+                       help="one vector a side for each level, as released, or words that attend to frames")
     parser.set_defaults(rate=list(HBIVQAOptions.rates))
 
 
@@ -125,8 +131,8 @@ def hbi_options_from(args: argparse.Namespace) -> dict[str, Any]:
             logger.warning("no --estimator: the teacher of the Banzhaf loss is random, as in the released code")
         options |= {"rates": args.rate, "trained_levels": args.num_levels, "kl": args.kl, "skl": args.skl}
         options |= {"teacher": args.teacher, "estimator": args.estimator}
-    if "freeze_layer_num" in args:
-        options["freeze_layer_num"] = args.freeze_layer_num
+    if "answer_head" in args:
+        options |= {"answer_head": args.answer_head, "freeze_layer_num": args.freeze_layer_num}
     if "t_rate0" in args:
         options |= {"text_rates": (args.t_rate0, args.t_rate1), "video_rates": (args.v_rate0, args.v_rate1)}
     return options

@@ -4,14 +4,15 @@ Dimension letters: A questions, N tokens, N_t words, N_v frames, D width, C answ
 Source: Video-Text as Game Players, arXiv 2303.14369 (CVPR 2023), section 3.4, in the form of the released code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import losses
-from models.answering import AnswerHead, AnswerMethod
+from models.answering import AnswerMethod
+from models.attended_head import ANSWER_HEADS
 from models.clip import CLIP
 from models.encoder import Tokens, init_normal
 from models.hbi import HBI
@@ -35,12 +36,19 @@ class HBIVQA(AnswerMethod, HBI):
         """
         super().__init__(clip, answers, **options)
         width = clip.config.embed_dim
-        heads = (AnswerHead(width, len(self.answers), self.options.dropout) for _ in self.levels)
+        make = ANSWER_HEADS[self.options.answer_head]
+        heads = (make(width, len(self.answers), self.options.dropout) for _ in self.levels)
         self.answer_heads = nn.ModuleList(heads)
         for modules in (self.levels, self.answer_heads):
             modules.apply(init_normal)
         for head in self.answer_heads[self.options.trained_levels :]:
             head.requires_grad_(False)
+
+    @classmethod
+    def options_of_state(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Keywords that the keys of a checkpoint determine."""
+        attended = any(name.startswith("answer_heads.0.attention.") for name in state)
+        return super().options_of_state(state) | {"answer_head": "attended" if attended else "pooled"}
 
     def freeze(self) -> None:
         """Freeze the lower layers of both towers besides what `HBI` keeps fixed."""
