@@ -14,7 +14,6 @@ from dataloaders.features import EncodedLoader, Rows
 from models import HBI, Tokens
 from models.estimator_training import FEATURES, EstimatorTraining, pair_features
 from models.hbi_options import add_estimator_arguments
-from models.ranked_estimator import NETWORKS
 from models.tokenizer import Tokenizer
 from utils.args import estimator_parser, read_command
 from utils.checkpoint import load_weights
@@ -38,9 +37,8 @@ class Estimation(Task[tuple[dict]]):
         """Build the encoders, frozen, and the estimator to be trained or evaluated."""
         options = HBI.options_from(self.args) | {"method": "hbi"}
         model = build_model(self.args, self.device, **options).requires_grad_(False)
-        network = NETWORKS[self.args.network]
-        if self.args.do_train and not isinstance(model.teacher, network):
-            model.teacher = network().to(self.device)
+        if self.args.do_train and model.options.network != self.args.network:
+            model.use_estimator(self.args.network)
         return model
 
     @cached_property

@@ -23,7 +23,7 @@ from models.hbi_vqa import HBIVQA
 from models.loading import answer_names, build_with_weights
 from models.method import RetrievalMethod
 from models.pretrained import load_clip, uses_quick_gelu
-from models.ranked_estimator import NETWORKS, network_of
+from models.ranked_estimator import network_of
 from utils.checkpoint import load_weights, read_weights
 from utils.errors import InputError
 
@@ -102,7 +102,7 @@ def load_model(
         model.source = checkpoint
     if estimator is not None and not (state and model.recipe.teacher_of_checkpoint):
         weights = read_weights(estimator)
-        model.teacher = NETWORKS[network_of(weights)]().requires_grad_(False)
+        model.use_estimator(network_of(weights))
         load_weights(model.teacher, weights, estimator)
     return model.to(device).eval()
 

@@ -5,6 +5,7 @@ Source: Video-Text as Game Players, arXiv 2303.14369 (CVPR 2023); arXiv 2412.209
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -59,6 +60,11 @@ class HBI(RetrievalMethod):
         if not self.options.skl:
             for level in self.levels:
                 level.student.requires_grad_(False)
+
+    def use_estimator(self, network: str) -> None:
+        """Make the teacher one of `NETWORKS`, at its random start and frozen."""
+        self.options = replace(self.options, network=network)
+        self.teacher = NETWORKS[network]().to(self.device).requires_grad_(False)
 
     @classmethod
     def recognises(cls, state: Mapping[str, Tensor]) -> bool:

@@ -81,6 +81,9 @@ def test_models_know_their_estimator_by_its_keys(recipe, tmp_path):
     assert not any(x.requires_grad for x in model.teacher.parameters())
     state = released_state(model)
     assert "banzhafteacher.decay" in state and HBI.recognises(state)
+    assert model.options.network == "ranked"
+    model.save_pretrained(tmp_path / "exported")
+    assert isinstance(load_model(tmp_path / "exported").teacher, RankedEstimator)
     save_weights(state, tmp_path / "model.bin")
     again = load_model(tmp_path / "model.bin")
     sim = torch.rand(2, 5, 4) + 0.1
