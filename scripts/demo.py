@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -25,6 +26,11 @@ from utils.run import run
 QUICKSTARTS = {Path("output/quickstart"): Path("data/shapes"), Path("output/quickstart-fast"): Path("data/shapes-fast")}
 """Output folder -> data folder."""
 QUICKSTART_MODEL = ("--recipe", "corrected", "--rate", "0.4", "0.3", "0.3", "--max_words", "24")
+QUICKSTART_QUERIES = (
+    "a big red circle moves left, then it spins",
+    "a small blue star bounces and then it turns green",
+    "a big pink ring grows, and then a small white square leaves",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,6 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--questions", help="checkpoint of a model that answers questions (the quickstart's, if any)")
     parser.add_argument("--answers", help="the answers of that model (train_ans2label.json next to it)")
     parser.add_argument("--recipe", choices=("released", "corrected"), default="corrected", help="of that model")
+    parser.add_argument("--examples", nargs="*", default=QUICKSTART_QUERIES, metavar="QUERY",
+                        help="queries to click on (some for the quickstart's videos)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s, this machine alone)")
     parser.add_argument("--port", type=count, default=7860, help="port to listen at (%(default)s)")
     add_device_arguments(parser)
@@ -70,23 +78,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     if importlib.util.find_spec("gradio") is None:
         raise InputError("gradio is not installed: run pip install -r requirements-demo.txt")
     path, device = args.index or index_quickstart(), start(args.device)
-    index = VideoIndex(path, device, args.checkpoint)
     checkpoint = args.questions or best_checkpoint(path.parent / "vqa")
     questions = checkpoint and load_question_model(device, args.answers, checkpoint=checkpoint, recipe=args.recipe)
-    # Thumbnails are for this user alone; gradio reads the variable when it is imported.
-    os.umask(0o077)
-    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="hbi_demo_")
-    # Slow to import, and installed for the demo alone.
-    import uvicorn
+    os.umask(0o077)  # what visitors send is for this user alone
+    with tempfile.TemporaryDirectory(prefix="hbi_demo_") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # which gradio reads when it is imported
+        # Slow to import, and installed for the demo alone.
+        import uvicorn
 
-    from scripts.webdemo.explorer import Explorer
-    from scripts.webdemo.protection import Protection
-    from scripts.webdemo.serving import build_app
+        from scripts.webdemo.explorer import Explorer
+        from scripts.webdemo.page import count_videos
+        from scripts.webdemo.playback import Converter
+        from scripts.webdemo.protection import Protection
+        from scripts.webdemo.serving import build_app
+        from scripts.webdemo.uploads import Uploads
 
-    app = Protection(build_app(Explorer(index, questions or None)), args.host)
-    address = f"http://{args.host}:{args.port}" + (f"/?token={app.token}" if app.token else "")
-    print(f"{len(index.manifest.files)} videos at {address} (Ctrl-C ends it)")
-    uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
+        uploads, converter = Uploads(Path(folder, "uploads")), Converter(Path(folder, "converted"))
+        explorer = Explorer(partial(VideoIndex, path, device, args.checkpoint), uploads, questions or None)
+        app = Protection(build_app(explorer, converter, args.examples), args.host)
+        address = f"http://{args.host}:{args.port}" + (f"/?token={app.token}" if app.token else "")
+        print(f"{count_videos(explorer)} at {address} (Ctrl-C ends it)")
+        uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -39,11 +39,11 @@ def heatmap_figure(view: View) -> Figure:
         bar.ax.tick_params(labelsize=6, length=1.5, width=0.4)
         axes.set_title(f"{band.name}, similarity {band.sim:.3f}", size=8, loc="left")
         axes.set_title(scale_label(exact=view.exact), size=6, loc="right")
-        _label_players(axes, view, band, height / len(band.words))
+        label_players(axes, view, band, height / len(band.words))
     return figure
 
 
-def _label_players(axes: Axes, view: View, band: Band, row_height: float) -> None:
+def label_players(axes: Axes, view: View, band: Band, row_height: float) -> None:
     """Label rows with words and columns with frame numbers, in a font size that fits."""
     rows = [" ".join(word.label for word in join_words(view.pieces, tokens)) for tokens in band.words]
     columns = [_short(frame_ranges(frames)) for frames in band.frames]

@@ -1,68 +1,202 @@
-"""What the page shows, without the page: pictures and numbers of an index, its model and a model of questions."""
+"""What the page and the API show: pictures and numbers of an index, its model and a model of questions."""
 
 import base64
+import hashlib
 import html
 import io
+import logging
+import math
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
 
-from models import HBIVQA
-from scripts.figures.heatmap import heatmap_figure
+from models import HBIVQA, Tokens
+from models.shortlist import vectors
 from scripts.figures.hierarchy import hierarchy_figure
 from scripts.figures.view import View, look
-from scripts.searching.query import Segment, VideoIndex
-from utils.errors import printable
+from scripts.searching.build import build_index
+from scripts.searching.query import Hit, Segment, VideoIndex
+from scripts.webdemo.comparison import comparison_figure
+from scripts.webdemo.uploads import PICTURE_SUFFIXES, Uploads
+from utils.errors import InputError, printable
+from utils.files import atomic_write
 from utils.video.decode import decode_clip
+from utils.video.transforms import ClipTransform
 
 DOTS_PER_INCH = 150
+THUMBNAIL = 320
+"""Pixels of a thumbnail's longer side."""
+KEPT_THUMBNAILS = 2000
+MAX_TEXT = 1000
+"""Letters of a query or a question that are read."""
+MAX_TOP = 50
+"""Results of a search."""
+ADDED = "uploads"
+"""Folder, within that of the videos, to which visitors' videos are added."""
+
+logger = logging.getLogger("hbi")
 
 
 class Explorer:
-    """Answers what the page asks.
+    """Answers what the page and the API ask.
 
     Args:
-        index: of the videos.
+        open_index: opens the index; called again when a video was added.
+        uploads: what visitors have sent.
         questions: a model that answers questions, None if there is none.
     """
 
-    def __init__(self, index: VideoIndex, questions: HBIVQA | None = None):
-        self.index, self.questions = index, questions
+    def __init__(self, open_index: Callable[[], VideoIndex], uploads: Uploads, questions: HBIVQA | None = None):
+        self.index, self._open_index = open_index(), open_index
+        self.uploads, self.questions = uploads, questions
+        self._thumbnails: OrderedDict[str, bytes] = OrderedDict()
 
-    def thumbnail(self, segment: Segment) -> np.ndarray:
-        """A frame from the middle of a segment, uint8 (H, W, 3)."""
-        middle = (segment.start + segment.end) / 2
-        (frame,) = decode_clip(self.index.file(segment.file), start=middle, end=middle + 1, max_frames=1)
-        return frame
+    def search(self, words: str, example: str = "", top: int = 10) -> list[Hit]:
+        """Find what a sentence describes, or where a sent file is given what looks like it.
+
+        Raises:
+            InputError: the sentence is empty, or the file cannot be read.
+        """
+        top = min(max(int(top), 1), MAX_TOP)
+        if example:
+            return self.index.like(self._example(example), top=top)
+        return self.index.search(words[:MAX_TEXT], top=top)
+
+    def sought(self, words: str, example: str = "") -> Tensor:
+        """The direction (D,) in which the frames lie that a search is for."""
+        if example:
+            return vectors(self.index.model, *self._example(example), "video")[0]
+        return self.index.model.encode_text([words[:MAX_TEXT]], self.index.manifest.max_words).last()[0]
+
+    @torch.no_grad()
+    def _example(self, key: str) -> Tokens:
+        """Frame tokens of a sent picture or video."""
+        return self._frame_tokens(self.uploads.frames(key, **self._sizes()))
+
+    def _sizes(self) -> dict[str, int]:
+        """How many frames are taken, of a segment and of a second."""
+        return self.index.manifest.sampling.model_dump(include={"max_frames", "framerate"})
+
+    @torch.no_grad()
+    def _frame_tokens(self, frames: np.ndarray) -> Tokens:
+        """Tokens (1, N_v, D) of frames, uint8 (n, H, W, 3)."""
+        model, most = self.index.model, self._sizes()["max_frames"]
+        mask = (torch.arange(most) < len(frames)).long().unsqueeze(0).to(model.device)
+        pictures = ClipTransform(model.clip.config.resolution)(frames)
+        return Tokens(model.frame_tokens(pictures.to(model.device), mask), mask)
+
+    def thumbnail(self, segment: Segment, sought: Tensor) -> tuple[str, bool]:
+        """The frame nearest to what is `sought`.
+
+        Returns:
+            Key of the thumbnail, and whether the video could be read; it is grey where the video is moved or damaged.
+        """
+        try:
+            frames = decode_clip(self.index.file(segment.file), **self.index.sampling(segment))
+        except (InputError, KeyError):
+            return self._keep(Image.new("RGB", (THUMBNAIL, THUMBNAIL * 3 // 4), "grey")), False
+        tokens = self._frame_tokens(frames).tokens[0, : len(frames)]
+        nearest = F.cosine_similarity(tokens, sought.unsqueeze(0)).argmax()
+        return self._keep(Image.fromarray(frames[nearest])), True
+
+    def _keep(self, picture: Image.Image) -> str:
+        """Keep a thumbnail of a picture, and return its key."""
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        with io.BytesIO() as file:
+            picture.save(file, "JPEG", quality=85)
+            content = file.getvalue()
+        key = hashlib.sha256(content).hexdigest()[:32]
+        self._thumbnails[key] = content
+        while len(self._thumbnails) > KEPT_THUMBNAILS:
+            self._thumbnails.popitem(last=False)
+        return key
+
+    def picture(self, key: str) -> bytes | None:
+        """A thumbnail as JPEG, if it is still kept."""
+        return self._thumbnails.get(key)
+
+    def segment(self, file: str, start: float, end: float) -> Segment:
+        """A segment of a video that the index holds.
+
+        Raises:
+            InputError: there is no such video, or no such segment of it.
+        """
+        if file not in self.index.manifest.files or file in self.index.skipped:
+            raise InputError(f"{printable(file[:MAX_TEXT])}: is no video of the index; take one that a search found")
+        segment = Segment(file, float(start), float(end))
+        if not (math.isfinite(segment.end) and 0 <= segment.start < segment.end):
+            raise InputError(f"{printable(file)}: has no segment from {start} to {end} s; take one that a search found")
+        return segment
 
     def look(self, query: str, segment: Segment, *, exact: bool) -> View:
-        """The interactions of a query and a segment."""
+        """The interactions of a query and a segment.
+
+        Raises:
+            InputError: the query is empty, or the video cannot be decoded.
+        """
+        if not query.strip():
+            raise InputError("there are no words to look at: describe what to look for")
         path, words = self.index.file(segment.file), self.index.manifest.max_words
-        return look(self.index.model, query, path, max_words=words, exact=exact, **self.index.sampling(segment))
+        sampling = self.index.sampling(segment)
+        return look(self.index.model, query[:MAX_TEXT], path, max_words=words, exact=exact, **sampling)
 
     def hierarchy(self, query: str, segment: Segment, *, exact: bool) -> str:
         """The hierarchical figure of a query and a segment, as HTML."""
         view = self.look(query, segment, exact=exact)
-        return picture(hierarchy_figure(view), f"words and frames of {printable(segment.file)} at three levels")
+        return as_html(hierarchy_figure(view), f"words and frames of {printable(segment.file)} at three levels")
 
     def answer(self, question: str, segment: Segment) -> dict[str, float]:
-        """Answers to a question about a segment, with their probabilities."""
+        """Answers to a question about a segment, with their probabilities.
+
+        Raises:
+            InputError: there is no model for questions, the question is empty, or the video cannot be decoded.
+        """
+        if self.questions is None:
+            raise InputError("no model that answers questions is loaded: start the demo with --questions")
         sampling = self.index.sampling(segment)
-        return dict(self.questions.answer(question, self.index.file(segment.file), **sampling))
+        return dict(self.questions.answer(question[:MAX_TEXT], self.index.file(segment.file), **sampling))
 
     def compare(self, query: str, segment: Segment) -> tuple[str, str]:
         """Compare the estimator with the exact interaction.
 
         Returns:
-            The correlation of the two at each level as a table in Markdown, and heat maps of both as HTML.
+            The correlation of the two at each level as a table in Markdown, and both as one figure in HTML.
         """
-        views = {kind: self.look(query, segment, exact=kind == "exact") for kind in ("estimator", "exact")}
+        estimator, exact = (self.look(query, segment, exact=exact) for exact in (False, True))
         rows = ["| level | players | correlation |", "| --- | --- | --- |"]
-        for guess, truth in zip(*(view.bands for view in views.values()), strict=True):
+        for guess, truth in zip(estimator.bands, exact.bands, strict=True):
             players = f"{len(truth.words)} x {len(truth.frames)}"
             rows.append(f"| {truth.name} | {players} | {correlation(guess.interaction, truth.interaction)} |")
-        maps = [picture(heatmap_figure(view), f"heat maps, {kind}") for kind, view in views.items()]
-        return "\n".join(rows), "".join(maps)
+        figure = comparison_figure(estimator, exact)
+        return "\n".join(rows), as_html(figure, "the estimator next to the exact interaction")
+
+    def add(self, key: str) -> str:
+        """Add a sent video to the folder and the index; returns its path within the folder.
+
+        Raises:
+            InputError: it is no video, cannot be decoded, or its name is taken.
+        """
+        name, source = self.uploads.name(key), self.uploads.path(key)
+        if source.suffix in PICTURE_SUFFIXES:
+            raise InputError(f"{name}: is a picture; only videos are added")
+        decode_clip(source, **self._sizes())  # before anything changes
+        target = Path(self.index.manifest.folder, ADDED, name)
+        if target.exists():
+            raise InputError(f"{name}: a video of this name was added before; rename the file")
+        with atomic_write(target, "wb") as file, source.open("rb") as content:
+            shutil.copyfileobj(content, file)
+        build_index(self.index.model, self.index.path, self.index.manifest)
+        self.index = self._open_index()
+        logger.info("added %s", name)
+        return f"{ADDED}/{name}"
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> str:
@@ -72,7 +206,7 @@ def correlation(one: np.ndarray, other: np.ndarray) -> str:
     return f"{np.corrcoef(one.ravel(), other.ravel())[0, 1]:.2f}"
 
 
-def picture(figure: Figure, description: str) -> str:
+def as_html(figure: Figure, description: str) -> str:
     """A figure as HTML; where the page is narrow it keeps its size and is scrolled."""
     with io.BytesIO() as file:
         figure.savefig(file, format="png", dpi=DOTS_PER_INCH)

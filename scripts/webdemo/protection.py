@@ -1,29 +1,41 @@
 """Who may use the server, and how much of it."""
 
+import asyncio
 import hmac
 import secrets
+import time
+from collections import Counter
 from http.cookies import SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from scripts.webdemo.uploads import MAX_UPLOAD
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 COOKIE = "hbi_token"
+UPLOAD = "/upload"
 MAX_BODY = 2**20
-"""Bytes of a request: the page sends only text."""
+"""Bytes of a request: text, but for the files that are sent to /upload."""
+MAX_RATE = 3000
+"""Requests with a body that one address may make in a minute."""
+PATIENCE = 60.0
+"""Seconds that a client may take between two parts of a request."""
 
 
 class Protection:
-    """ASGI middleware: known host names, pages of the same origin, a token beyond loopback, small bodies, no uploads.
+    """ASGI middleware: known host names, pages of the same origin, a token beyond loopback, limits of size, rate, time.
 
     Args:
         app: what is protected.
         host: address that the server listens at.
+        max_rate: requests with a body that one address may make in a minute.
     """
 
-    def __init__(self, app: ASGIApp, host: str):
-        self.app = app
+    def __init__(self, app: ASGIApp, host: str, max_rate: int = MAX_RATE):
+        self.app, self.max_rate = app, max_rate
+        self._minute, self._counts = 0, Counter()
         self.hosts = {*LOOPBACK, host}
         self.token = None if host in LOOPBACK else secrets.token_urlsafe(24)
         if host in ("0.0.0.0", "::"):  # every address of the machine: the token protects
@@ -41,7 +53,7 @@ class Protection:
             return
         if self.token and _given_token(scope):
             send = self._remembering(send)
-        await self.app(scope, _Bounded(receive), send)
+        await self.app(scope, _Bounded(receive, _max_body(scope)), send)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         """Status and reason of a refusal."""
@@ -52,19 +64,31 @@ class Protection:
             return 403, "only the page of this server may ask"
         if self.token and not self._knows_token(scope, headers):
             return 401, "open the address with the token that the server printed"
-        if scope["path"].rstrip("/").endswith("/upload") or "/proxy=" in scope["path"]:
-            return 403, "there are no uploads and no proxy"
+        if "/proxy=" in scope["path"] or (scope["path"].rstrip("/").endswith("/upload") and scope["path"] != UPLOAD):
+            return 403, f"files are sent to {UPLOAD}, and there is no proxy"
         if "\0" in scope["path"]:
             return 400, "no such path"
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > MAX_BODY:
+        if not length.isdecimal() or int(length) > _max_body(scope):
             return 413, "too large"
+        if scope.get("method") == "POST" and self._is_flooding(scope):
+            return 429, "too many requests; wait a minute"
         return None
 
+    def _is_flooding(self, scope: Scope) -> bool:
+        """Count a request of an address; whether it has made too many in this minute."""
+        minute = int(time.monotonic() // 60)
+        if minute != self._minute:
+            self._minute, self._counts = minute, Counter()
+        address = (scope.get("client") or ("",))[0]
+        self._counts[address] += 1
+        return self._counts[address] > self.max_rate
+
     def _knows_token(self, scope: Scope, headers: dict[str, str]) -> bool:
-        """Whether the token is in the address or in the cookie."""
+        """Whether the token is in the address, in the cookie, or that of a program: "Authorization: Bearer TOKEN"."""
         cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        given = _given_token(scope) or (cookie.value if cookie else "")
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        given = _given_token(scope) or (cookie.value if cookie else bearer)
         return hmac.compare_digest(given.encode(), self.token.encode())
 
     def _remembering(self, send: Send) -> Send:
@@ -80,15 +104,26 @@ class Protection:
 
 
 class _Bounded:
-    """A `receive` that ends a request whose body grows beyond `MAX_BODY`, whatever its headers say."""
+    """A `receive` that ends a request whose body grows too large or too slowly, whatever its headers say."""
 
-    def __init__(self, receive: Receive):
-        self.receive, self.read = receive, 0
+    def __init__(self, receive: Receive, max_body: int):
+        self.receive, self.max_body, self.read, self.complete = receive, max_body, 0, False
 
     async def __call__(self) -> Message:
-        message = await self.receive()
+        if self.complete:  # what comes now is that the client has gone
+            return await self.receive()
+        try:
+            message = await asyncio.wait_for(self.receive(), PATIENCE)
+        except asyncio.TimeoutError:
+            return {"type": "http.disconnect"}
         self.read += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if self.read > MAX_BODY else message
+        self.complete = not message.get("more_body", False)
+        return {"type": "http.disconnect"} if self.read > self.max_body else message
+
+
+def _max_body(scope: Scope) -> int:
+    """Bytes that the body of a request may have."""
+    return MAX_UPLOAD if scope["path"] == UPLOAD else MAX_BODY
 
 
 def _host_name(host: str) -> str:

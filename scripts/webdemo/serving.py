@@ -1,15 +1,18 @@
-"""The server: the page, and the videos of the index and no other file."""
+"""The server: the page, thumbnails, the videos of the index and no other file, and a place to send files to."""
 
 from mimetypes import guess_type
-from pathlib import Path
 
 import gradio
-from fastapi import FastAPI, HTTPException
-from fastapi.responses import FileResponse
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
 
-from scripts.searching.query import VideoIndex
+from scripts.searching.query import Segment
+from scripts.webdemo.addresses import servable
 from scripts.webdemo.explorer import Explorer
-from scripts.webdemo.page import STYLE, build_page
+from scripts.webdemo.messages import without_paths
+from scripts.webdemo.page import SCRIPT, STYLE, build_page
+from scripts.webdemo.playback import Converter
+from utils.errors import InputError
 
 MEDIA_TYPES = {
     ".ts": "video/mp2t",
@@ -20,36 +23,54 @@ MEDIA_TYPES = {
     ".m4v": "video/mp4",
 }
 """Of endings that the system knows as something else, or not at all."""
+MAX_SEGMENT = 600.0
+"""Seconds of a converted segment."""
 
 
-def build_app(explorer: Explorer) -> FastAPI:
-    """The page at "/", and each used video of the index at "/video/<number>", numbers in the order of the manifest."""
+def build_app(explorer: Explorer, converter: Converter, examples: list[str]) -> FastAPI:
+    """Build the server.
+
+    "/" is the page, "/video/<path within the folder>" a used video of the index, "/converted/<path>?start=&end=" a
+    segment of it as all browsers play it, "/thumbnail/<key>" a picture of a result; "POST /upload?name=" takes a file.
+    """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    files = list(explorer.index.manifest.files)
 
-    @app.get("/video/{number}")
-    def video(number: int) -> FileResponse:
+    @app.get("/video/{name:path}")
+    def video(name: str) -> FileResponse:
         """A video, or the bytes of it that the browser asks for."""
-        path = _servable(explorer.index, files[number]) if 0 <= number < len(files) else None
+        path = servable(explorer.index, name)
         if path is None:
             raise HTTPException(404)
         return FileResponse(path, media_type=MEDIA_TYPES.get(path.suffix.lower()) or guess_type(path.name)[0])
 
-    addresses = {
-        file: f"/video/{number}" for number, file in enumerate(files) if _servable(explorer.index, file) is not None
-    }
-    page = build_page(explorer, addresses)
-    options = {"css": STYLE, "footer_links": [], "show_error": False, "ssr_mode": False, "max_file_size": "1kb"}
-    return gradio.mount_gradio_app(app, page, path="/", **options)
+    @app.get("/converted/{name:path}")
+    def converted(name: str, start: float, end: float) -> FileResponse:
+        """A segment as H.264."""
+        path = servable(explorer.index, name)
+        if path is None or not 0 <= start < end <= start + MAX_SEGMENT:
+            raise HTTPException(404)
+        segment = Segment(name, start, end)
+        try:
+            return FileResponse(converter.segment(path, segment.start, segment.end), media_type="video/mp4")
+        except InputError as error:
+            raise HTTPException(404) from error
 
+    @app.get("/thumbnail/{key}")
+    def thumbnail(key: str) -> Response:
+        """A frame of a result."""
+        content = explorer.picture(key)
+        if content is None:
+            raise HTTPException(404)
+        return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
-def _servable(index: VideoIndex, name: str) -> Path | None:
-    """The file of a used video, if it lies below the folder of the index whatever links lead to it."""
-    if name in index.skipped:
-        return None
-    try:
-        path = index.file(name).resolve(strict=True)
-        folder = Path(index.manifest.folder).resolve(strict=True)
-    except OSError:
-        return None
-    return path if folder in path.parents and path.is_file() else None
+    @app.post("/upload")
+    async def upload(request: Request, name: str) -> JSONResponse:
+        """Receive a picture or a video, and return its key."""
+        try:
+            return JSONResponse({"key": await explorer.uploads.receive(name, request.stream())})
+        except InputError as error:
+            return JSONResponse({"error": without_paths(str(error), explorer)}, 400)
+
+    page = build_page(explorer, examples)
+    options = {"css": STYLE, "head": SCRIPT, "footer_links": [], "show_error": False, "ssr_mode": False}
+    return gradio.mount_gradio_app(app, page, path="/", max_file_size="1kb", **options)

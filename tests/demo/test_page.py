@@ -1,68 +1,24 @@
-"""The web demo: what its server gives out, and a real browser that searches, chooses a result and asks."""
+"""The page in a real browser: search, choose a result, ask, follow a link, play old formats, send a file."""
 
 import json
-from types import SimpleNamespace
 from urllib.parse import quote, urlsplit
 
 import pytest
-from fastapi.testclient import TestClient
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from scripts.demo import build_parser
-from scripts.demo import main as demo
-from scripts.webdemo.serving import build_app
-from tests.demo.conftest import PATIENCE, SECRET, get
-from utils.errors import InputError
+from tests.conftest import write_video
+from tests.demo.conftest import PATIENCE, make_site, serve
 
 QUERY = "a bright noise"
-
-
-def test_videos_of_the_index_are_served_whole_and_in_part(explorer, address):
-    for number, name in enumerate(explorer.index.manifest.files):
-        if name in ("broken.mp4", "linked.mp4"):  # skipped, and outside of the folder
-            assert get(address, f"/video/{number}")[0] == 404
-            continue
-        content = explorer.index.file(name).read_bytes()
-        assert get(address, f"/video/{number}") == (200, content)
-        assert get(address, f"/video/{number}", Range="bytes=100-199") == (206, content[100:200])
-
-
-@pytest.mark.parametrize(
-    ("suffix", "media_type"), [("mp4", "video/mp4"), ("ts", "video/mp2t"), ("webm", "video/webm"), ("avi", "video/x-")]
-)
-def test_videos_are_served_as_videos(tmp_path, suffix, media_type):
-    path = tmp_path / f"video.{suffix}"
-    path.write_bytes(b"content")
-    manifest = SimpleNamespace(files={path.name: (7, 0)}, folder=str(tmp_path))
-    index = SimpleNamespace(manifest=manifest, file=lambda name: tmp_path / name, skipped={})
-    with TestClient(build_app(SimpleNamespace(index=index, questions=None))) as client:
-        response = client.get("/video/0")
-    assert response.headers["content-type"].startswith(media_type) and response.content == b"content"
-
-
-def test_no_other_file_is_served(explorer, address):
-    videos = explorer.index.file("long.mp4").parent
-    files = [videos / "notes.txt", videos.parent / "outside.mp4", explorer.index.path / "manifest.json", "/etc/passwd"]
-    files += [explorer.index.manifest.model.checkpoint, videos / ".." / "outside.mp4"]
-    paths = [f"{route}{quote(str(file))}" for file in files for route in ("/gradio_api/file=", "/file=", "/video/", "")]
-    paths += ["/video/5", "/video/-1", "/video/notes.txt", "/video/../../outside.mp4", "/video/%2e%2e%2foutside.mp4"]
-    paths += [f"/gradio_api/file=file://{videos / 'notes.txt'}", "/gradio_api/file=../videos/notes.txt"]
-    for path in paths:
-        status, content = get(address, path)
-        assert 400 <= status < 500, path
-        assert SECRET.encode() not in content and b"root:" not in content
-
-
-def test_the_demo_listens_to_its_own_machine_alone_by_default():
-    assert build_parser().parse_args([]).host == "127.0.0.1"
-
-
-def test_without_an_index_it_says_what_to_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="run bash scripts/quickstart.sh") as error:
-        demo([])
-    assert "\n" not in str(error.value)
+IN_VIEW = "(place => place.top >= 0 && place.bottom <= innerHeight)(arguments[0].getBoundingClientRect())"
+BRIGHTNESS = """video => {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = 1;
+  const context = canvas.getContext("2d");
+  context.drawImage(video, 0, 0, 1, 1);
+  return context.getImageData(0, 0, 1, 1).data[0];
+}"""
 
 
 def resize(browser, width, height):
@@ -91,17 +47,34 @@ def requested(browser):
     return {urlsplit(url).hostname for url in urls if url.startswith(("http", "ws"))}
 
 
+def start_page(browser, address, path="/"):
+    browser.get("http://{}:{}{}".format(*address, path))
+    return find(browser, "#query textarea, #query input")[0]
+
+
+def click_file(browser, name):
+    """Click the result of a file."""
+    for result in find(browser, "#results .thumbnail-item"):
+        if name in result.find_element(By.XPATH, "..").text or name in result.text:
+            result.click()
+            return
+    raise AssertionError(name)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
 def test_search_choose_look_and_ask_in_a_browser(explorer, address, browser, width, height):
     resize(browser, width, height)
-    browser.get("http://{}:{}/".format(*address))
-    (query,) = find(browser, "#query textarea, #query input")
+    query = start_page(browser, address)
+    assert "HBI video search" in find(browser, "#how-to h1")[0].text
     query.send_keys(QUERY)
     find(browser, "#search")[0].click()
     hits = explorer.index.search(QUERY)
     results = find(browser, "#results .thumbnail-item", len(hits))
     assert len(results) == len(hits)
+    pictures = browser.find_elements(By.CSS_SELECTOR, "#results .thumbnail-item img")
+    wait_until(browser, "arguments[0].every(picture => picture.naturalWidth > 0)", pictures)
+    assert "moved or damaged" in find(browser, "#results")[0].text
     place, hit = next((place, hit) for place, hit in enumerate(hits) if hit.start)
     results[place].click()
 
@@ -112,6 +85,7 @@ def test_search_choose_look_and_ask_in_a_browser(explorer, address, browser, wid
     wait_until(browser, "arguments[0].readyState >= 2 && arguments[0].currentTime >= arguments[1]", video, hit.start)
     assert browser.execute_script("return arguments[0].currentTime", video) <= hit.end + 0.5
     assert hit.file in find(browser, "#player")[0].text
+    wait_until(browser, IN_VIEW, video)
 
     (question,) = find(browser, "#question textarea, #question input")
     question.send_keys("what colour is it?\n")
@@ -122,7 +96,51 @@ def test_search_choose_look_and_ask_in_a_browser(explorer, address, browser, wid
 
     find(browser, "button[role=tab]", 2)[1].click()
     find(browser, "#compare")[0].click()
-    find(browser, "#maps img", 2)
+    find(browser, "#maps img")
     assert [cell.text for cell in find(browser, "#correlations td:first-child", 3)] == ["entity", "action", "event"]
     assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
     assert requested(browser) == {"127.0.0.1"}
+
+
+@pytest.mark.slow
+def test_a_link_and_an_example_make_the_same_search(explorer, address, browser):
+    start_page(browser, address, "/?q=a+dark+noise&top=3")
+    assert len(find(browser, "#results .thumbnail-item", 3)) == 3
+    assert find(browser, "#query textarea, #query input")[0].get_attribute("value") == "a dark noise"
+    find(browser, "#examples button")[0].click()
+    wait_until(browser, "location.search == '?q=a+bright+noise&top=3'")
+    browser.get("about:blank")
+    start_page(browser, address, "/?q=a+bright+noise&top=3")
+    captions = [element.text for element in find(browser, "#results .caption-label", 3)]
+    assert [text.split(" · ")[2] for text in captions] == [hit.file for hit in explorer.search("a bright noise", top=3)]
+
+
+@pytest.mark.slow
+def test_late_pictures_and_old_formats_play_in_a_browser(explorer, address, browser):
+    resize(browser, 1280, 900)
+    start_page(browser, address, f"/?q={quote(QUERY)}&top=50")
+    find(browser, "#results .thumbnail-item", 8)
+    for name in ("old.avi", "part 2.mp4", "late.mp4"):
+        click_file(browser, name)
+        wait_until(browser, "document.querySelector('#player p')?.textContent.includes(arguments[0])", name)
+        (video,) = find(browser, "#player video")
+        wait_until(browser, "arguments[0].readyState >= 2 && arguments[0].videoWidth > 0", video)
+    browser.execute_script("arguments[0].pause(); arguments[0].currentTime = 2.05", video)  # the picture begins at 2 s
+    wait_until(browser, f"!arguments[0].seeking && ({BRIGHTNESS})(arguments[0]) < 30", video)
+    browser.execute_script("arguments[0].currentTime = 2 + 2.9", video)
+    wait_until(browser, f"!arguments[0].seeking && ({BRIGHTNESS})(arguments[0]) > 200", video)
+
+
+@pytest.mark.slow
+def test_ones_own_file_is_searched_for_and_added_in_a_browser(tmp_path, browser):
+    explorer = make_site(tmp_path, seconds=2)
+    path = write_video(tmp_path / "mine.mp4", hue=7)
+    with serve(explorer, tmp_path) as address:
+        start_page(browser, address)
+        find(browser, "#own button")[0].click()
+        find(browser, "#own-file")[0].send_keys(str(path))
+        find(browser, "#add")[0].click()
+        wait_until(browser, "document.body.textContent.includes('uploads/mine.mp4 is in the index now')")
+        find(browser, "#alike")[0].click()
+        find(browser, "#results .thumbnail-item", 2)
+        assert "mine.mp4" in find(browser, "#results .caption-label")[0].text

@@ -1,7 +1,9 @@
 """The demo answers its own page alone, and nobody without limits."""
 
+import asyncio
 import http.server
 import json
+import os
 import socket
 import stat
 import threading
@@ -13,14 +15,19 @@ from urllib.parse import quote
 
 import gradio
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from selenium.webdriver.support.ui import WebDriverWait
 
-from scripts.webdemo.page import MAX_TEXT, shown
+from scripts.demo import main as demo
+from scripts.webdemo import protection
+from scripts.webdemo.explorer import MAX_TEXT
+from scripts.webdemo.messages import shown
 from scripts.webdemo.protection import MAX_BODY, Protection
+from scripts.webdemo.uploads import MAX_UPLOAD
 from tests.demo.conftest import PATIENCE, SECRET, get
 from utils.errors import InputError
 
@@ -35,7 +42,7 @@ def ask(address, method="GET", path="/", body=None, **headers):
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "[::2]", "", "a b"])
 def test_other_host_names_are_refused(address, host):
-    for path in ("/", "/video/0", "/config"):
+    for path in ("/", "/video/long.mp4", "/config"):
         assert ask(address, path=path, Host=host)[0] == 400
     assert ask(address, Host=f"localhost:{address[1]}")[0] == 200
 
@@ -51,7 +58,7 @@ def test_other_host_names_are_refused(address, host):
     ],
 )
 def test_pages_of_other_origins_are_refused(address, headers):
-    for path in ("/video/0", "/config", "/gradio_api/queue/join"):
+    for path in ("/video/long.mp4", "/config", "/gradio_api/queue/join"):
         assert ask(address, path=path, **headers)[0] == 403
     assert ask(address, "POST", "/gradio_api/queue/join", "{}", Content_Type="text/plain", **headers)[0] == 403
 
@@ -62,10 +69,11 @@ def test_a_link_to_the_page_and_its_own_requests_are_answered(address):
     assert ask(address, path="/config", Origin=own, Sec_Fetch_Site="same-origin")[0] == 200
 
 
-def test_uploads_and_large_requests_are_refused(address):
-    for path in ("/upload", "/gradio_api/upload", "/gradio_api/upload/"):
+def test_other_uploads_and_large_requests_are_refused(address):
+    for path in ("/upload/", "/gradio_api/upload", "/gradio_api/upload/"):
         assert ask(address, "POST", path, b"x" * 100, Content_Type="multipart/form-data; boundary=x")[0] == 403
     assert ask(address, "POST", "/gradio_api/queue/join", b"x" * (MAX_BODY + 1))[0] == 413
+    assert ask(address, "POST", "/upload?name=a.mp4", b"", Content_Length=str(MAX_UPLOAD + 1))[0] == 413
     assert ask(address, "POST", "/gradio_api/queue/join", b"", Content_Length="-5")[0] in (400, 413)
 
     def endless():
@@ -87,22 +95,50 @@ def test_beyond_loopback_a_token_is_needed():
             assert client.get("/?token=wrong").status_code == 401
             assert client.get(f"/?token={app.token}").status_code == 200
             assert client.get("/").status_code == 200  # by the cookie
+        with TestClient(app, base_url="http://192.0.2.7", headers={"Authorization": f"Bearer {app.token}"}) as program:
+            assert program.get("/").status_code == 200
         with TestClient(app, base_url="http://192.0.2.7") as other:
             assert other.get("/", cookies={"hbi_token": "x"}).status_code == 401
     assert Protection(inner, "127.0.0.1").token is None
 
 
+def test_one_address_cannot_flood_the_server():
+    inner = FastAPI()
+    inner.post("/")(lambda: "answer")
+    with TestClient(Protection(inner, "127.0.0.1", max_rate=5), base_url="http://127.0.0.1") as client:
+        answers = [client.post("/").status_code for _ in range(12)]
+    assert answers[:5] == [200] * 5 and 429 in answers[5:]  # a minute may begin in between
+
+
+def test_a_request_that_comes_too_slowly_is_ended(monkeypatch):
+    monkeypatch.setattr(protection, "PATIENCE", 0.05)
+    seen = []
+
+    async def inner(scope, receive, send):
+        seen.append(await receive())
+
+    async def never():
+        await asyncio.sleep(60)
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"host", b"127.0.0.1")], "query_string": b""}
+    asyncio.run(Protection(inner, "127.0.0.1")(scope, never, None))
+    assert seen == [{"type": "http.disconnect"}]
+
+
 def test_messages_are_escaped_and_without_paths():
-    index = SimpleNamespace(manifest=SimpleNamespace(folder="/home/someone/videos"))
+    index = SimpleNamespace(manifest=SimpleNamespace(folder="/home/some one/videos"))
+    explorer = SimpleNamespace(index=index, uploads=SimpleNamespace(folder="/tmp/x/uploads"))
     name = "<img src=//evil.example/x onerror=alert(1)>\x1b[31m.mp4"
+    for folder in ("/home/some one/videos", "/tmp/x/uploads", "/home/someone/models"):
 
-    def fail():
-        raise InputError(f"/home/someone/videos/{name}: cannot be decoded; replace the file")
+        def fail(folder=folder):
+            raise InputError(f"{folder}/{name}: cannot be decoded; replace the file")
 
-    with pytest.raises(gradio.Error) as error:
-        shown(SimpleNamespace(index=index), fail)()
-    message = error.value.message
-    assert "<" not in message and "\x1b" not in message and "/home" not in message and "cannot be decoded" in message
+        with pytest.raises(gradio.Error) as error:
+            shown(explorer, fail)()
+        message = error.value.message
+        assert "<" not in message and "\x1b" not in message and "cannot be decoded" in message
+        assert not any(part in message for part in ("/home", "some one", "someone", "/tmp"))
 
 
 def test_long_queries_are_cut(explorer):
@@ -110,17 +146,33 @@ def test_long_queries_are_cut(explorer):
     assert hits
 
 
-def test_thumbnails_are_private(tmp_path, monkeypatch):
-    """As scripts/demo.py sets them up: a folder of its own, and a mask for files."""
-    source = (Path(__file__).parents[2] / "scripts" / "demo.py").read_text()
-    assert "os.umask(0o077)" in source and 'os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp' in source
-    assert source.index("GRADIO_TEMP_DIR") < source.index("from scripts.webdemo.serving")
-    import tempfile
+def test_what_visitors_send_is_private(explorer, monkeypatch, capsys):
+    """The server's folder is its user's alone, and the line that it prints tells videos used from videos skipped."""
+    seen = {}
 
-    assert stat.S_IMODE(Path(tempfile.mkdtemp(dir=tmp_path)).stat().st_mode) == 0o700
+    def serve(app, **_):
+        folder = Path(os.environ["GRADIO_TEMP_DIR"])
+        (folder / "file").touch()
+        seen.update({path: stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / "file")})
+
+    monkeypatch.setattr(uvicorn, "run", serve)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    mask = os.umask(0o022)
+    try:
+        demo(["--index", str(explorer.index.path), "--device", "cpu"])
+    finally:
+        os.umask(mask)
+    assert sorted(seen.values()) == [0o600, 0o700]
+    assert not any(path.exists() for path in seen)
+    files, skipped = len(explorer.index.manifest.files), len(explorer.index.skipped)
+    line = f"{files - skipped} videos, {skipped} skipped at http://127.0.0.1:7860"
+    assert skipped and line in capsys.readouterr().out
 
 
-ROUTES = ("/video/", "/gradio_api/file=", "/file=", "/gradio_api/proxy=", "/static/", "/assets/", "/theme.css?")
+ROUTES = (
+    "/video/", "/converted/", "/thumbnail/", "/upload?name=", "/gradio_api/file=", "/file=", "/gradio_api/proxy=",
+    "/static/", "/assets/", "/theme.css?",
+)  # fmt: skip
 NAMES = (
     "../../outside.mp4", "%2e%2e%2foutside.mp4", "/etc/passwd", "-1", "99999999999999999999", "3", "1e3", "%00",
     "notes.txt", "..;/notes.txt", "broken.mp4", "file:///etc/passwd", "http://127.0.0.1:1/",
@@ -152,11 +204,11 @@ def foreign_page():
     attempts = """<script>
       const found = [];
       async function attempt(demo) {
-        for (const mode of ["cors", "no-cors"]) for (const path of ["/video/0", "/config"])
+        for (const mode of ["cors", "no-cors"]) for (const path of ["/video/long.mp4", "/config"])
           try { const r = await fetch(demo + path, {mode}); found.push(r.status + (await r.text())); } catch (e) {}
         const video = document.createElement("video");
         video.onloadeddata = () => found.push("video"); video.onerror = () => document.title = "refused";
-        video.src = demo + "/video/0"; document.body.append(video);
+        video.src = demo + "/video/long.mp4"; document.body.append(video);
         document.found = found;
       }
     </script><body></body>"""
@@ -189,7 +241,7 @@ def test_a_foreign_page_in_a_browser_gets_nothing(address, foreign_page, browser
 @pytest.mark.slow
 @pytest.mark.parametrize("browser", [["host-resolver-rules=MAP evil.test 127.0.0.1"]], indirect=True)
 def test_a_rebound_name_in_a_browser_gets_nothing(address, browser):
-    browser.get(f"http://evil.test:{address[1]}/video/0")
+    browser.get(f"http://evil.test:{address[1]}/video/long.mp4")
     assert "unknown host name" in browser.page_source
     browser.get(f"http://evil.test:{address[1]}/")
     assert "unknown host name" in browser.page_source

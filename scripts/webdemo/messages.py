@@ -1,0 +1,33 @@
+"""What visitors are told of errors."""
+
+import html
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import gradio
+
+from scripts.webdemo.explorer import Explorer
+from utils.errors import InputError, printable
+
+
+def shown(explorer: Explorer, respond: Callable) -> Callable:
+    """A response to a request whose InputError is shown, escaped and without paths of the machine."""
+
+    @wraps(respond)
+    def wrapped(*values: Any, **named: Any) -> Any:
+        try:
+            return respond(*values, **named)
+        except (InputError, TypeError, ValueError, OverflowError) as error:
+            reason = str(error) if isinstance(error, InputError) else "a value of another kind is expected"
+            raise gradio.Error(html.escape(without_paths(reason, explorer)), print_exception=False) from error
+
+    return wrapped
+
+
+def without_paths(message: str, explorer: Explorer) -> str:
+    """A message that names files without the folders of the machine."""
+    for folder in (explorer.index.manifest.folder, str(explorer.uploads.folder)):
+        message = message.replace(f"{folder}/", "").replace(folder, "the folder")
+    return printable(re.sub(r"(?<![\w.])/(?:[^\s/:]+/)+", "", message))
