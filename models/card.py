@@ -97,7 +97,7 @@ TASKS = {
     ),
     "describe": Task(
         "video captioning",
-        'print(model.describe("my_video.mp4").text)',
+        'print(model.describe("my_video.mp4").caption)',
         "Its sentences are those of its training data, and may be wrong.",
     ),
 }
@@ -150,7 +150,7 @@ def _metrics(metrics: Mapping[str, Any] | None) -> str:
     elif "t2v" in metrics:
         rows = {"text to video": metrics["t2v"], "video to text": metrics["v2t"]}
     else:
-        rows = {"captions": {name: value for name, value in metrics.items() if isinstance(value, float)}}
+        rows = {"captions": metrics["captions"]}
     columns = [name for name in next(iter(rows.values())) if name not in ("questions", "R50")]
     lines = [[label, *(f"{values[name]:g}" for name in columns)] for label, values in rows.items()]
     table = "\n".join("| " + " | ".join(line) + " |" for line in (["", *columns], ["---"] * (len(columns) + 1), *lines))
