@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # From an empty machine to a table of results: sets up .venv, makes the built-in videos, pretrains a small CLIP, trains an
-# estimator, retrieval and question answering, evaluates them, and draws one video's interactions.
+# estimator, retrieval, question answering and captioning, evaluates them, and draws one video's interactions.
 #   bash scripts/quickstart.sh [--fast]      --fast: the same steps with little data
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case "${1:-}" in
   "") output=output/quickstart data=data/shapes corpus=(--train 1200 --test 200 --captions 3) pretraining=(--steps 1000)
-      epochs=2 estimator_epochs=4 question_epochs=2 batch=64 questions=128 ;;
+      epochs=2 estimator_epochs=4 question_epochs=2 caption_epochs=5 batch=64 questions=128 captions=63 ;;
   --fast) output=output/quickstart-fast data=data/shapes-fast corpus=(--train 48 --test 24) pretraining=(--steps 60)
-      epochs=1 estimator_epochs=1 question_epochs=1 batch=32 questions=64 ;;
+      epochs=1 estimator_epochs=1 question_epochs=1 caption_epochs=1 batch=32 questions=64 captions=33 ;;
   *) echo "usage: bash scripts/quickstart.sh [--fast]" >&2; exit 2 ;;
 esac
 
@@ -24,6 +24,10 @@ asked=(--max_words 24 --max_frames 12 --num_thread_reader 1 --frame_cache "$outp
   --recipe corrected --train_csv "$data/qa/train.jsonl" --val_csv "$data/qa/test.jsonl"
   --data_path "$data/qa/train_ans2label.json" --features_path "$data/MSRVTT_Videos")
 answering=(--do_train --epochs "$question_epochs" --batch_size "$questions" --questions_per_clip 16 --batch_size_val 256
+  --lr 1e-3 --coef_lr 0.3 --n_display 10)
+written=(--max_words 26 --max_frames 12 --workers 1 --augment none --frame_cache "$output/frames" --datatype csv
+  --anno_path "$data/captions" --video_path "$data/MSRVTT_Videos" --recipe corrected)
+writing=(--do_train 1 --epochs "$caption_epochs" --batch_size "$captions" --captions_per_clip 3 --retrieval_weight 0
   --lr 1e-3 --coef_lr 0.3 --n_display 10)
 training=(--do_train 1 --epochs "$epochs" --batch_size "$batch" --lr 1e-3 --coef_lr 0.3 --n_display 40)
 
@@ -60,10 +64,19 @@ $python main_vqa.py "${answering[@]}" "${asked[@]}" --num_levels 1 --rate 1 0 0 
 step "questions about videos: HBI, three levels, taught by the exact interaction"
 $python main_vqa.py "${answering[@]}" "${asked[@]}" --teacher exact --output_dir "$output/vqa"
 
+encoder=$(ls "$output"/hbi_exact/pytorch_model.bin.best.*)
+step "captions: entity level only"
+$python main_captioning.py "${writing[@]}" "${written[@]}" --init_model "$encoder" --num_levels 1 --output_dir "$output/captions_entity"
+
+step "captions: three levels"
+$python main_captioning.py "${writing[@]}" "${written[@]}" --init_model "$encoder" --output_dir "$output/captions"
+$python scripts/score_stories.py "$output/captions_entity" "$output/captions"
+
 step "results"
 $python scripts/compare_runs.py "zero-shot=$output/zero_shot" "interaction only=$output/interaction" \
   "HBI=$output/hbi" "HBI, exact teacher=$output/hbi_exact" \
-  "answers, entity level only=$output/vqa_entity" "answers, HBI=$output/vqa" --output "$output/results.json"
+  "answers, entity level only=$output/vqa_entity" "answers, HBI=$output/vqa" \
+  "captions, entity level only=$output/captions_entity" "captions, three levels=$output/captions" --output "$output/results.json"
 
 step "the levels of one test video"
 IFS=, read -r _ _ video caption < <(sed -n 2p "$data/anns/MSRVTT_JSFUSION_test.csv")
