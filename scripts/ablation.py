@@ -107,7 +107,7 @@ def summarise(grid: Grid, found: Outcomes) -> dict:
     effects = []
     for first, second in grid.comparisons:
         both = sorted(found.get(first, {}).keys() & found.get(second, {}))
-        if len(both) > 1:
+        if both:
             for measure in measures:
                 arms = (np.stack([found[name][seed][measure] for seed in both]) for name in (first, second))
                 effects.append({"of": first, "against": second, "measure": measure, **paired_effect(*arms)})
@@ -118,8 +118,7 @@ def report(found: dict, folder: Path) -> None:
     """Print and write the tables, the picture and the numbers."""
     measures = list(next(iter(found["variants"].values())))
     rows = [
-        [name, len(cells[measures[0]]["values"])]
-        + ["{mean:.1f} +- {interval:.1f}".format(**cells[measure]) for measure in measures]
+        [name, len(cells[measures[0]]["values"])] + [_mean(cells[measure]) for measure in measures]
         for name, cells in found["variants"].items()
     ]
     text = table(["variant", "seeds", *measures], rows) + "\n\n"
@@ -130,19 +129,25 @@ def report(found: dict, folder: Path) -> None:
             each["seeds"],
             f"{each['effect']:+.2f}",
             "[{:+.2f}, {:+.2f}]".format(*each["interval"]),
-            f"{each['p_seeds']:.4f}",
+            "-" if each["p_seeds"] is None else f"{each['p_seeds']:.4f}",
             f"{each['p_queries']:.4f}",
         ]
         for each in found["effects"]
     ]
     text += table(["effect", "measure", "seeds", "points", "95 %", "p seeds", "p queries"], effects)
-    text += "\n\nMeans +- 95 % over seeds. Effects: 95 % by a bootstrap of seeds and queries, p by randomisation.\n"
+    text += (
+        "\n\nMeans +- 95 % over seeds. Effects: 95 % by a bootstrap of seeds and queries, p by randomisation of each.\n"
+    )
     print(text)
     with atomic_write(folder / "table.txt") as file:
         file.write(text)
     write_metrics(folder / "ablation.json", found)
     if found["effects"]:
         save_figure(effects_figure(found["effects"]), folder / "effects.png")
+
+
+def _mean(cell: dict) -> str:
+    return ("{mean:.1f} +- {interval:.1f}" if len(cell["values"]) > 1 else "{mean:.1f}").format(**cell)
 
 
 if __name__ == "__main__":

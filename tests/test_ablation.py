@@ -62,7 +62,7 @@ def test_a_grid_runs_goes_on_and_is_summarised(corpus, tmp_path, monkeypatch, ca
     (unfinished / "metrics.json").unlink()
     partial = ablation.main([*words[:3], "--report", *words[3:]])
     assert len(partial["variants"]["levels, mixed"]["t2v R@1"]["values"]) == 1
-    assert {each["of"] for each in partial["effects"]} == {"levels"}
+    assert {each["of"]: each["seeds"] for each in partial["effects"]} == {"levels": 2, "levels, mixed": 1}
     capsys.readouterr()
     assert ablation.main(words) == found  # as each run draws from its seed alone
     assert capsys.readouterr().out.count(".py --seed") == 1
@@ -127,6 +127,16 @@ def test_effects_against_their_definitions():
     assert [low, high] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=1.5)
     mirrored = paired_effect(second, first)
     assert mirrored["effect"] == -found["effect"] and mirrored["p_seeds"] == found["p_seeds"]
+
+
+def test_a_single_seed_has_the_interval_of_its_queries():
+    draw = np.random.default_rng(0)
+    first, second = draw.random((1, 400)) < 0.6, draw.random((1, 400)) < 0.4
+    found = paired_effect(first, second)
+    difference = 100.0 * (first[0].astype(float) - second[0])
+    half = 1.96 * difference.std() / 20
+    assert found["interval"] == pytest.approx([found["effect"] - half, found["effect"] + half], abs=1.5)
+    assert found["p_seeds"] is None and found["p_queries"] < 0.01 and found["seeds"] == 1
 
 
 def test_equal_variants_have_no_effect():

@@ -34,13 +34,15 @@ def paired_effect(first: np.ndarray, second: np.ndarray) -> dict:
     Returns:
         "effect"; "interval", 95 % by a bootstrap that draws seeds and queries, which takes both the training runs and
         the test set for samples; "p_seeds" and "p_queries", by randomisation tests that exchange the variants for each
-        seed or each query; "seeds", their number.
+        seed or each query; "seeds", their number. Of a single seed the interval says how queries differ, and nothing of
+        other trainings; "p_seeds" is then None.
     """
     difference = 100.0 * (first.astype(float) - second)
+    sampled = difference if len(difference) > 1 else difference[0]
     draws = np.random.default_rng(0)
     interval = stats.bootstrap(
-        tuple(map(np.arange, difference.shape)),
-        lambda seeds, queries: difference[np.ix_(seeds, queries)].mean(),
+        tuple(map(np.arange, sampled.shape)),
+        lambda *drawn: sampled[np.ix_(*drawn)].mean(),
         vectorized=False,
         n_resamples=RESAMPLES // 5,
         method="percentile",
@@ -62,7 +64,7 @@ def paired_effect(first: np.ndarray, second: np.ndarray) -> dict:
     return {
         "effect": float(difference.mean()),
         "interval": [float(interval.low), float(interval.high)],
-        "p_seeds": exchanged(difference.mean(axis=1)),
+        "p_seeds": exchanged(difference.mean(axis=1)) if len(difference) > 1 else None,
         "p_queries": exchanged(difference.mean(axis=0)),
         "seeds": len(difference),
     }
