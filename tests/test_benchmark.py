@@ -236,7 +236,7 @@ def test_methods_agree_with_the_released_way(tmp_path, tiny_model):
     main(["methods", "--size", "5", "--pair_size", "3", "--words", "8", "--frames", "4", "--repeats", "1",
           "--device", "cpu", "--json", str(file)])  # fmt: skip
     rows = json.loads(file.read_text())["rows"]
-    assert len(rows) == 14 and all(row["difference"] < 1e-5 for row in rows)
+    assert len(rows) == 18 and all(row["difference"] < 1e-5 for row in rows)
 
 
 def test_captions_with_and_without_the_cache_are_the_same():

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
-from models import CLIP, HBI, HBIVQA, CLIPConfig, load_model
+from models import ANSWER_METHODS, CLIP, HBI, HBIVQA, METHODS, CLIPConfig, load_model
 from models.export import model_digest
 from models.recipe import RELEASED
 from scripts.export import main
@@ -160,6 +160,57 @@ def test_answers_become_a_graph(tmp_path):
     logits = torch.from_numpy(onnxruntime.InferenceSession(path).run(["answers"], feed)[0])
     text, text_mask, video, video_mask = asked.values()
     assert torch.allclose(logits, model.mixed_logits((text, text_mask), (video, video_mask)), atol=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("clip4clip", {"sim_header": "meanP"}),
+        ("clip4clip", {"sim_header": "tightTransf", "cross_num_hidden_layers": 1}),
+        ("drl", {"interaction": "wti"}),
+        ("drl", {"interaction": "dp"}),
+        ("drl", {"interaction": "xti", "cross_num_hidden_layers": 1}),
+        ("emcl", {"recipe": "corrected"}),
+        ("dicosa", {"center": 4}),
+        ("diffusionret", {"stage": "discrimination"}),
+    ],
+)
+def test_the_similarity_of_every_method_becomes_a_graph(method, options, tmp_path):
+    torch.manual_seed(0)
+    model = METHODS[method](CLIP(SMALL), temporal_layers=1, **options).eval()
+    found = write_graph_of(Similarity(model), tmp_path / "similarity.onnx")
+    text, video = tokens(5, WORDS, seed=0), tokens(3, FRAMES, seed=1)
+    computed = found(text=text[0], text_mask=text[1], video=video[0], video_mask=video[1])[-1]
+    with torch.no_grad():
+        assert torch.allclose(computed, model.similarity(text, video), atol=TOLERANCE)
+
+
+def write_graph_of(module, path):
+    """Write a graph of texts and videos, and return what runs it."""
+    inputs = example_inputs(module, 2, 2, WORDS, FRAMES)
+    texts, videos = (torch.export.Dim(name, min=1) for name in ("texts", "videos"))
+    shapes = {name: {0: batch} for name, batch in zip(inputs, (texts, texts, videos, videos), strict=True)}
+    write_graph(module, inputs, shapes, module.outputs, path)
+    session = onnxruntime.InferenceSession(path)
+    return lambda **feed: [torch.from_numpy(x) for x in session.run(None, {key: x.numpy() for key, x in feed.items()})]
+
+
+def test_a_score_that_depends_on_its_block_has_no_graph(tmp_path):
+    METHODS["emcl"](CLIP(SMALL), temporal_layers=1).save_pretrained(tmp_path / "model")
+    words = ["--checkpoint", f"{tmp_path}/model", "--output", f"{tmp_path}/out", "--max_words", str(WORDS)]
+    with pytest.raises(InputError, match="EMCL: a score of the released recipe depends on the other captions"):
+        main(words)
+    assert not (tmp_path / "out").exists()
+    main([*words, "--without_onnx"])
+    assert load_model(tmp_path / "out").method == "emcl"
+
+
+def test_answers_of_emcl_are_the_only_output():
+    model = ANSWER_METHODS["emcl"](CLIP(SMALL), ANSWERS, temporal_layers=1).eval()
+    inputs = example_inputs(Similarity(model), 3, 3, WORDS, FRAMES)
+    (logits,) = Similarity(model)(**inputs)
+    assert Similarity(model).outputs == ["answers"] and logits.shape == (3, len(ANSWERS))
 
 
 @pytest.mark.parametrize("flag", ["--max_words", "--max_frames"])

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.transforms import Bbox
 
 from dataloaders.clips import read_clip
+from models import CLIP, METHODS
 from models.tokenizer import Tokenizer
 from scripts.figures.curves import curves_figure, panels, read_scalars
 from scripts.figures.heatmap import frame_ranges, heatmap_figure
@@ -196,6 +198,32 @@ def test_wrong_input_is_refused_in_one_line(checkpoint, video_file, tmp_path, fl
         visualize([*map(str, argv), *flags])
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("method", "options"), [("drl", {"interaction": "wti"}), ("diffusionret", {})])
+def test_words_and_frames_of_other_methods_are_one_level(method, options, video_file, tmp_path):
+    torch.manual_seed(0)
+    model = METHODS[method](CLIP(SMALL), temporal_layers=1, **options).eval()
+    view = view_of(model, video_file, exact=True)
+    text = model.encode_text([SHORT], max_words=32)
+    video = model.encode_video([video_file], max_frames=12, framerate=4)
+    (band,) = view.bands
+    assert band.name == "tokens" and band.sim == pytest.approx(model.similarity(text, video).item(), abs=1e-5)
+    assert band.interaction.shape == (int(text[1].sum()), int(video[1].sum()))
+    (axes,) = (axes for axes in drawn(hierarchy_figure(view)).axes if axes.get_label() == "tokens")
+    assert len(lines_of(axes, "tokens").get_segments()) == band.interaction.size
+    with pytest.raises(InputError, match="has no estimator of the interaction; give --interaction exact"):
+        view_of(model, video_file)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"), [("clip4clip", {}), ("drl", {"interaction": "dp"}), ("emcl", {}), ("dicosa", {"center": 4})]
+)
+def test_methods_without_words_and_frames_have_no_figure(method, options, video_file, tmp_path):
+    METHODS[method](CLIP(SMALL), temporal_layers=1, **options).save_pretrained(tmp_path / "model")
+    argv = ["--video", video_file, "--caption", SHORT, "--checkpoint", tmp_path / "model"]
+    with pytest.raises(InputError, match="compares pooled features or whole pairs, not words with frames"):
+        visualize([*map(str, argv), "--output", str(tmp_path / "a.png"), "--interaction", "exact"])
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from utils.config import CONFIG, RunConfig, config_path, find_config
 from utils.devices import PRECISIONS
+from utils.presets import PRESETS
 from utils.run import complain
 
 
@@ -309,7 +310,9 @@ def retrieval_parser(methods: Collection[str], add_method_arguments: AddArgument
     """The command line of main_retrieval.py, with the flags of a method."""
     method = partial(_add_method, methods), add_method_arguments
     groups = (add_data_arguments, add_model_arguments, *method, add_similarity_arguments)
-    return _parser("Trains and evaluates text-video retrieval.", groups, method)
+    parser = _parser("Trains and evaluates text-video retrieval.", groups, method)
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="other defaults: small for some hundred pairs or less")
+    return parser
 
 
 def _add_method(methods: Collection[str], parser: argparse.ArgumentParser) -> None:
@@ -384,8 +387,12 @@ def parse(
         SystemExit: code 2 and one line on standard error.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    args = parser.parse_args(argv)
-    notes = []
+    args, notes = parser.parse_args(argv), []
+    if getattr(args, "preset", None):
+        defaults = {name: value for name, value in PRESETS[args.preset].items() if name in args}
+        notes.append(f"--preset {args.preset}: {' '.join(parser.words(defaults))}, where no flag says otherwise")
+        parser.set_defaults(**defaults)
+        args = parser.parse_args(argv)
     if args.ineffective_flags:
         notes.append(f"accepted, without effect: {' '.join(dict.fromkeys(args.ineffective_flags))}")
     if args.init_model and (frozen or not args.do_train):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models import METHODS, RetrievalMethod, Tokens
+from models.baselines.pooling import pool_frames
 from models.interaction import token_similarity, unit
 from models.level import TokenSet
 from scripts.benchmarks.measure import Row, count, measure_in_turns
@@ -21,6 +22,8 @@ CASES = {
     "drl xti": ("drl", {"interaction": "xti"}, 32),
     "emcl": ("emcl", {}, 32),
     "emcl corrected": ("emcl", {"recipe": "corrected"}, 32),
+    "dicosa": ("dicosa", {}, 16),
+    "diffusionret": ("diffusionret", {"stage": "discrimination"}, 32),
 }
 """Method, its options, and the texts and videos of a block in the released code."""
 
@@ -65,8 +68,10 @@ def released_way(model: RetrievalMethod) -> Callable[[RetrievalMethod, Tokens, T
     """How the released code of a method compares a block."""
     if getattr(model, "pairs", None) is not None:
         return _all_tokens_of_pairs
-    if getattr(model, "tokens", None) is not None:
+    if model.token_levels():
         return _all_token_similarities
+    if hasattr(model, "concept_weight"):
+        return _weighted_concepts
     return _pooled_videos if hasattr(model, "mu") else type(model).similarity
 
 
@@ -83,10 +88,20 @@ def _all_tokens_of_pairs(model: RetrievalMethod, text: Tokens, video: Tokens) ->
 def _all_token_similarities(model: RetrievalMethod, text: Tokens, video: Tokens) -> Tensor:
     """Token similarities of a block with their padding, (A, B, N_t, N_v)."""
     sim = token_similarity(unit(*text), unit(*video))
-    sides = ("text", text), ("video", video)
-    word, frame = (model.tokens.token_weights(TokenSet.original(*some), side)[1] for side, some in sides)
+    (level,), sides = model.token_levels(), (("text", text), ("video", video))
+    word, frame = (level.token_weights(TokenSet.original(*some), side)[1] for side, some in sides)
     best = torch.einsum("abt,at->ab", sim.amax(dim=3), word) + torch.einsum("abv,bv->ab", sim.amax(dim=2), frame)
     return best / 2
+
+
+def _weighted_concepts(model: RetrievalMethod, text: Tokens, video: Tokens) -> Tensor:
+    """Videos pooled by each text, (A, B, D), and the concepts of each pair weighed by the head, (A, B, C, 2 D / C)."""
+    sentence, concepts = text.last(), (model.options.center, -1)
+    padding = model.recipe.padding_in_pooling
+    pooled = pool_frames(sentence.expand(len(video.mask), -1, -1), *video, model.options.temp, padding=padding)
+    words, frames = sentence.unflatten(1, concepts).unsqueeze(1), pooled.transpose(0, 1).unflatten(2, concepts)
+    weight = model.concept_weight(torch.cat([words.expand_as(frames), frames], dim=3)).squeeze(3)
+    return (weight * torch.cosine_similarity(words, frames, dim=3)).sum(dim=2)
 
 
 def _pooled_videos(model: RetrievalMethod, text: Tokens, video: Tokens) -> Tensor:
