@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # From an empty machine to a table of results: sets up .venv, makes the built-in videos, pretrains a small CLIP, trains an
-# estimator, retrieval, question answering and captioning, evaluates them, and draws one video's interactions.
-#   bash scripts/quickstart.sh [--fast]      --fast: the same steps with little data
+# estimator, retrieval, question answering and captioning, evaluates them, makes an index for search, and draws one video's
+# interactions.
+#   bash scripts/quickstart.sh [--fast]      --fast: the same steps with less data
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case "${1:-}" in
   "") output=output/quickstart data=data/shapes corpus=(--train 1200 --test 200 --captions 3) pretraining=(--steps 1000)
       epochs=2 estimator_epochs=4 question_epochs=2 caption_epochs=5 batch=64 questions=128 captions=63 ;;
-  --fast) output=output/quickstart-fast data=data/shapes-fast corpus=(--train 48 --test 24) pretraining=(--steps 60)
-      epochs=1 estimator_epochs=1 question_epochs=1 caption_epochs=1 batch=32 questions=64 captions=33 ;;
+  --fast) output=output/quickstart-fast data=data/shapes-fast corpus=(--train 240 --test 48 --captions 3)
+      pretraining=(--steps 300) epochs=2 estimator_epochs=2 question_epochs=2 caption_epochs=2 batch=32 questions=64 captions=33 ;;
   *) echo "usage: bash scripts/quickstart.sh [--fast]" >&2; exit 2 ;;
 esac
 
@@ -31,7 +32,8 @@ writing=(--do_train 1 --epochs "$caption_epochs" --batch_size "$captions" --capt
   --lr 1e-3 --coef_lr 0.3 --n_display 10)
 training=(--do_train 1 --epochs "$epochs" --batch_size "$batch" --lr 1e-3 --coef_lr 0.3 --n_display 40)
 
-step() { printf '\n== %s\n' "$*"; }
+steps=$(grep -c '^step "' "$0") current=0
+step() { printf '\n== step %d of %d: %s\n' "$((current += 1))" "$steps" "$*"; }
 
 step "videos of moving shapes, captions and questions"
 $python scripts/make_shapes.py --output "$data" "${corpus[@]}"
@@ -64,13 +66,18 @@ $python main_vqa.py "${answering[@]}" "${asked[@]}" --num_levels 1 --rate 1 0 0 
 step "questions about videos: HBI, three levels, taught by the exact interaction"
 $python main_vqa.py "${answering[@]}" "${asked[@]}" --teacher exact --output_dir "$output/vqa"
 
-encoder=$(ls "$output"/hbi_exact/pytorch_model.bin.best.*)
+best=$(ls "$output"/hbi_exact/pytorch_model.bin.best.*)
 step "captions: entity level only"
-$python main_captioning.py "${writing[@]}" "${written[@]}" --init_model "$encoder" --num_levels 1 --output_dir "$output/captions_entity"
+$python main_captioning.py "${writing[@]}" "${written[@]}" --init_model "$best" --num_levels 1 --output_dir "$output/captions_entity"
 
 step "captions: three levels"
-$python main_captioning.py "${writing[@]}" "${written[@]}" --init_model "$encoder" --output_dir "$output/captions"
+$python main_captioning.py "${writing[@]}" "${written[@]}" --init_model "$best" --output_dir "$output/captions"
 $python scripts/score_stories.py "$output/captions_entity" "$output/captions"
+
+step "an index of the videos, and a search in it"
+$python scripts/search.py index "$data/MSRVTT_Videos" --checkpoint "$best" --index "$output/index" --recipe corrected \
+  --rate 0.4 0.3 0.3 --max_words 24 --workers 1
+$python scripts/search.py query "a big red circle moves left, then it spins" --index "$output/index" --top 3
 
 step "results"
 $python scripts/compare_runs.py "zero-shot=$output/zero_shot" "interaction only=$output/interaction" \
@@ -81,6 +88,6 @@ $python scripts/compare_runs.py "zero-shot=$output/zero_shot" "interaction only=
 step "the levels of one test video"
 IFS=, read -r _ _ video caption < <(sed -n 2p "$data/anns/MSRVTT_JSFUSION_test.csv")
 caption=$(sed -E 's/^"?([^"]*)"?,[a-z]*\r?$/\1/' <<<"$caption")
-$python scripts/visualize.py --checkpoint "$(ls "$output"/hbi_exact/pytorch_model.bin.best.*)" --interaction exact \
+$python scripts/visualize.py --checkpoint "$best" --interaction exact \
   --video "$data/MSRVTT_Videos/$video.mp4" --caption "$caption" --output "$output/levels.png"
 echo "$output/levels.png"
