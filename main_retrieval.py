@@ -1,8 +1,8 @@
 """Train and evaluate text-video retrieval."""
 
 import math
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,31 +19,37 @@ from dataloaders.build import (
     build_training_loader,
     selection_split,
 )
+from dataloaders.captioning import clip_name
 from models import METHODS, RetrievalMethod, Tokens
 from models.shortlist import check_shortlist, two_stage_similarity
 from models.tokenizer import Tokenizer
 from utils.args import read_command, retrieval_parser
 from utils.devices import PRECISIONS
-from utils.distributed import gather_shards, rank, world_size
+from utils.distributed import from_main, gather_shards, gather_to_main, rank, world_size
 from utils.engine.builders import build_model
+from utils.engine.ranking import Ranking, find_best, own_rows, rank_split, shortlist_metrics, write_predictions
 from utils.engine.task import Task, run_task
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.logger import table, used, write_metrics
-from utils.metrics import percent_within, rank_statistics, retrieval_metrics, text_to_video_ranks, video_to_text_ranks
 from utils.post_processing import dual_softmax_metrics, query_bank_metrics, query_bank_norm
 from utils.run import run
 
 CHECKED = 200
 """Captions, about as many, that are compared with all clips to see what a shortlist leaves out."""
+NAMES = {"t2v": "text to video", "v2t": "video to text"}
 
 
 class Results(NamedTuple):
-    """Metrics, the similarity (A, B) of all captions with all clips, and ranks from 0: both ways, and of subsets."""
+    """Metrics and ranks on every process; what predictions.jsonl holds; in the main process the similarity (A, B).
+
+    The similarity is None where neither post-processing nor --save_similarity needs it.
+    """
 
     metrics: dict
-    sim: Tensor
     ranks: dict[str, Tensor]
+    found: dict[str, Tensor]
+    sim: Tensor | None
 
 
 class Retrieval(Task[Results]):
@@ -94,20 +100,38 @@ class Retrieval(Task[Results]):
 
     def select(self) -> float:
         """R@1 of text to video on the selection split."""
-        return self.rank(self.selection).metrics["t2v"]["R1"]
+        return self.rank(self.selection, *self.encode_split(self.selection)).metrics["t2v"]["R1"]
 
+    @torch.no_grad()
     def evaluate(self) -> Results:
         """Rank on the test split, and apply post-processing."""
         self.model.eval()
-        results = self.rank(self.test)
-        processed, clip_of_caption = results.metrics["post_processed"], self.test.clip_of_caption
+        text, video = self.encode_split(self.test)
+        ranking = self.rank(self.test, text, video)
+        metrics, sim = ranking.metrics | {"post_processed": {}}, None
+        if self.args.shortlist:
+            metrics["shortlist"] = self.check_shortlist(ranking, text, video)
+        if self.args.save_similarity or self.args.post_process:
+            sim = gather_to_main(ranking.sim)
+        for name, process in self.post_processing(video).items():
+            metrics["post_processed"][name] = from_main(partial(process, sim, self.test.clip_of_caption))
+        found = find_best(ranking, self.test.clip_of_caption, self.level_similarities(text, video))
+        return Results(metrics, ranking.ranks, found, sim)
+
+    def post_processing(self, video: Tokens) -> dict[str, Callable[..., dict]]:
+        """The requested normalisations by name: similarities and the clips of captions to metrics."""
+        chosen: dict[str, Callable[..., dict]] = {}
         if "dsl" in self.args.post_process:
-            processed["dual softmax"] = dual_softmax_metrics(results.sim, clip_of_caption)
+            chosen["dual softmax"] = dual_softmax_metrics
         if "qbnorm" in self.args.post_process:
             text = self.encode_texts(build_bank_loader(self.args, Tokenizer(), self.device))
-            bank = self.compare(text, self.encode_clips(self.test.clips))
-            processed["QB-Norm"] = query_bank_metrics(results.sim, clip_of_caption, bank)
-        return results
+            chosen["QB-Norm"] = partial(query_bank_metrics, bank=gather_to_main(self.compare(text, video)))
+        return chosen
+
+    def encode_split(self, loaders: EvaluationLoaders) -> tuple[Tokens, Tokens]:
+        """Word tokens of this process's captions, and frame tokens of all clips."""
+        video = self.encode_clips(loaders.clips)
+        return self.encode_texts(loaders.text), video
 
     @cached_property
     def banks(self) -> tuple[DataLoader, DataLoader]:
@@ -115,65 +139,67 @@ class Retrieval(Task[Results]):
         return build_pair_bank_loaders(self.args, Tokenizer(), self.model.clip.config.resolution, self.device)
 
     @torch.no_grad()
-    def rank(self, loaders: EvaluationLoaders) -> Results:
-        """Rank all clips for each caption and all captions for each clip.
+    def rank(self, loaders: EvaluationLoaders, text: Tokens, video: Tokens) -> Ranking:
+        """Rank all clips for each caption and all captions for each clip, each process by its captions' scores.
 
-        Each process encodes its shard of captions and clips and compares its captions with all clips, or with
-        --shortlist with those of nearest pooled features; clips outside of a caption's shortlist then have smaller
-        similarities than those inside, see `two_stage_similarity`.
+        With --shortlist a caption is compared with the clips of nearest pooled features; the others then have smaller
+        similarities than those, see `two_stage_similarity`.
         """
-        video, text = self.encode_clips(loaders.clips), self.encode_texts(loaders.text)
         sim = self.compare(text, video, self.args.shortlist)
-        t2v, v2t = self.scores(sim, text, video)
-        t2v_ranks = text_to_video_ranks(t2v, loaders.clip_of_caption)
-        ranks = {"t2v": t2v_ranks, "v2t": video_to_text_ranks(v2t, loaders.clip_of_caption)}
-        subsets = {name: t2v_ranks[rows] for name, rows in loaders.split.subsets.items() if rows}
-        metrics = {side: rank_statistics(found) for side, found in ranks.items()}
-        if t2v is not sim:
-            metrics["plain"] = retrieval_metrics(sim, loaders.clip_of_caption)
-        metrics["subsets"] = {name: rank_statistics(found) for name, found in subsets.items()}
-        metrics["post_processed"] = {}
-        if self.args.shortlist:
-            step = math.ceil(len(sim) / CHECKED)
-            own = [place for place, caption in enumerate(loaders.text.dataset.indices) if caption % step == 0]
-            best = self.compare(Tokens(*(tensor[own] for tensor in text)), video).argmax(dim=1)
-            metrics["shortlist"] = {
-                "clips": self.args.shortlist,
-                "true": percent_within(t2v_ranks, self.args.shortlist),
-                "best": percent_within(text_to_video_ranks(sim[::step], best), self.args.shortlist),
-                "checked": len(best),
-            }
-        figures = metrics["t2v"]["R1"], metrics["v2t"]["R1"]
-        self.logger.info("text to video R@1 %.1f, video to text R@1 %.1f", *figures)
-        return Results(metrics, sim, ranks | {f"t2v {name}": found for name, found in subsets.items()})
+        scores = self.scores(sim, text, video)
+        ranking = rank_split(sim, scores, loaders.clip_of_caption, loaders.split.subsets)
+        figures = (ranking.metrics[side][name] for side in NAMES for name in ("R1", "R5", "R10"))
+        self.logger.info("R@1, 5 and 10: text to video %.1f, %.1f, %.1f, video to text %.1f, %.1f, %.1f", *figures)
+        return ranking
 
     def compare(self, text: Tokens, video: Tokens, shortlist: int | None = None) -> Tensor:
-        """Similarity (A, B) of the captions of all processes with all clips, on the CPU."""
+        """Similarity (A_r, B) of this process's captions with all clips."""
         memory = self.args.similarity_memory * 2**20
         if shortlist:
-            sim = two_stage_similarity(self.model, text, video, shortlist, memory=memory)
-        else:
-            text = own_blocks(text, self.model.block)
-            sim = self.model.similarity(text, video, memory=memory, dtype=PRECISIONS[self.args.precision])
-        return gather_shards(sim).cpu()
+            return two_stage_similarity(self.model, text, video, shortlist, memory=memory)
+        text = own_blocks(text, self.model.block)
+        return self.model.similarity(text, video, memory=memory, dtype=PRECISIONS[self.args.precision])
 
     def scores(self, sim: Tensor, text: Tokens, video: Tokens) -> tuple[Tensor, Tensor]:
-        """Scores (A, B) that clips and captions are ranked by: the method's, and after QB-Norm if it is part of it."""
-        t2v, v2t = self.model.rerank(sim, text, video, memory=self.args.similarity_memory * 2**20)
-        if norms := self.model.bank_norms:
+        """Scores (A_r, B) that clips and captions are ranked by: the method's, after QB-Norm if it is part of it.
+
+        Methods that rank again, or normalise, need the similarity of all captions on every process.
+        """
+        norms, count = self.model.bank_norms, len(sim)
+        if not norms and type(self.model).rerank is RetrievalMethod.rerank:
+            return sim, sim
+        whole = gather_shards(sim).cpu()
+        t2v, v2t = self.model.rerank(whole, text, video, memory=self.args.similarity_memory * 2**20)
+        if norms:
             captions, clips = self.banks
-            t2v = query_bank_norm(t2v, self.compare(self.encode_texts(captions), video), **norms["t2v"])
-            v2t = query_bank_norm(v2t.T, self.compare(text, self.encode_clips(clips)).T, **norms["v2t"]).T
-        return t2v, v2t
+            bank = gather_shards(self.compare(self.encode_texts(captions), video)).cpu()
+            t2v = query_bank_norm(t2v, bank, **norms["t2v"])
+            bank = gather_shards(self.compare(text, self.encode_clips(clips))).cpu()
+            v2t = query_bank_norm(v2t.T, bank.T, **norms["v2t"]).T
+        return (sim, sim) if t2v is whole else (own_rows(t2v, count), own_rows(v2t, count))
+
+    def check_shortlist(self, ranking: Ranking, text: Tokens, video: Tokens) -> dict[str, float]:
+        """What the shortlists leave out, of some captions that are compared with all clips."""
+        step = math.ceil(len(self.test.clip_of_caption) / CHECKED)
+        own = [place for place, caption in enumerate(self.test.text.dataset.indices) if caption % step == 0]
+        best = gather_shards(self.compare(Tokens(*(tensor[own] for tensor in text)), video).argmax(dim=1))
+        return shortlist_metrics(ranking, self.args.shortlist, gather_shards(ranking.sim[own]), best)
+
+    def level_similarities(self, text: Tokens, video: Tokens) -> Iterator[tuple[str, Tensor]]:
+        """Name and similarity (A_r, B) of each level that evaluation mixes, if there are several."""
+        if self.model.used_levels > 1:
+            memory, dtype = self.args.similarity_memory * 2**20, PRECISIONS[self.args.precision]
+            sets = self.model.level_sets(text, video, self.model.used_levels)
+            for level, texts, videos in sets:
+                yield level.name, level.similarity(texts, videos, memory, dtype)
 
     def report(self, results: Results) -> None:
-        """Print the results as a table; write ranks.npz, metrics.json, and the similarities if requested."""
-        metrics, names = results.metrics, {"t2v": "text to video", "v2t": "video to text"}
-        rows = {label: metrics[key] for key, label in names.items()}
-        rows |= {f"{names[key]}, similarity alone": values for key, values in metrics.get("plain", {}).items()}
+        """Print the results as a table; write the metrics, ranks and predictions, and the similarities if requested."""
+        metrics, rows = results.metrics, {label: results.metrics[key] for key, label in NAMES.items()}
+        rows |= {f"{NAMES[key]}, similarity alone": values for key, values in metrics.get("plain", {}).items()}
         rows |= {f"text to video, {name} negatives": values for name, values in metrics["subsets"].items()}
         for method, values in metrics["post_processed"].items():
-            rows |= {f"{names[key]}, after {method}": values[key] for key in values}
+            rows |= {f"{NAMES[key]}, after {method}": values[key] for key in values}
         columns = list(metrics["t2v"])
         cells = [[label, *(values[name] for name in columns)] for label, values in rows.items()]
         print(table([used(self.counts), *columns], cells))
@@ -183,11 +209,14 @@ class Retrieval(Task[Results]):
                 "most similar of all clips for {best:.1f} % of {checked} captions".format(**metrics["shortlist"])
             )
         folder = Path(self.args.output_dir)
-        if self.args.save_similarity:
+        if results.sim is not None and self.args.save_similarity:
             with atomic_write(folder / "similarity.npy", "wb") as file:
                 np.save(file, results.sim.numpy())
         with atomic_write(folder / "ranks.npz", "wb") as file:
             np.savez(file, **{name: ranks.numpy() for name, ranks in results.ranks.items()})
+        split = self.test.split
+        names = [clip_name(clip) for clip in split.clips]
+        write_predictions(folder / "predictions.jsonl", split.captions, names, results.found, results.ranks)
         write_metrics(folder / "metrics.json", metrics | {"run": self.about()})
 
 

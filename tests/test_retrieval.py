@@ -97,7 +97,7 @@ def similarity(outcome):
 def test_training_writes_checkpoints_log_metrics_and_scalars(trained):
     names = {path.name for path in trained.folder.iterdir()} - {MARKER}
     weights = {"pytorch_model.bin.0", "pytorch_model.bin.best.0"}
-    assert names == {*weights, "config.json", "log.txt", "metrics.json", "ranks.npz", "tensorboard"}
+    assert names == {*weights, "config.json", "log.txt", "metrics.json", "predictions.jsonl", "ranks.npz", "tensorboard"}
     with np.load(trained.folder / "ranks.npz") as ranks:
         assert {*ranks} >= {"t2v", "v2t", "t2v action", "t2v event"}
         for side in ("t2v", "v2t"):

@@ -243,6 +243,37 @@ def gather_shards(shard: Tensor) -> Tensor:
     return torch.cat([part[:size] for part, size in zip(parts, sizes.tolist(), strict=True)])
 
 
+def gather_to_main(shard: Tensor) -> Tensor | None:
+    """The shards of all processes in the main process's memory, one after another; None in the others.
+
+    Each shard is received in its place, so that the processes together hold the whole twice at most.
+
+    Args:
+        shard: as for `gather_shards`.
+    """
+    shard = shard.detach().cpu().contiguous()
+    lengths = gather_shards(torch.tensor([len(shard)])).tolist()
+    if not is_main():
+        if len(shard):
+            dist.send(shard, 0)
+        return None
+    if len(lengths) == 1:
+        return shard
+    whole = shard.new_empty(sum(lengths), *shard.shape[1:])
+    whole[: len(shard)] = shard
+    for source, place in enumerate(whole.split(lengths)):
+        if source and len(place):
+            dist.recv(place, source)
+    return whole
+
+
+def all_reduce(tensor: Tensor, how: str) -> Tensor:
+    """Reduce a tensor in place over all processes, by "max" or "sum", and return it."""
+    if world_size() > 1:
+        dist.all_reduce(tensor, {"max": dist.ReduceOp.MAX, "sum": dist.ReduceOp.SUM}[how])
+    return tensor
+
+
 def gather_features(features: Tensor, exact: bool) -> Tensor:
     """The features of all processes, through which the gradient flows back.
 

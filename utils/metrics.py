@@ -3,13 +3,16 @@
 Dimension letters: A captions, B clips, C clips that have a caption.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from utils.distributed import all_reduce, gather_shards, is_main, rank
 from utils.errors import InputError
 
 _RECALL_DEPTHS = (1, 5, 10, 50)
-_CHUNK_CELLS = 1 << 24
+_CHUNK_CELLS = 1 << 20
 
 
 def retrieval_metrics(sim: Tensor, clip_of_caption: Tensor | None = None) -> dict[str, dict[str, float]]:
@@ -62,9 +65,7 @@ def text_to_video_ranks(sim: Tensor, clip_of_caption: Tensor | None = None) -> T
     Returns:
         (A,) int64, from 0.
     """
-    clip_of_caption = _checked(sim, clip_of_caption)
-    right = sim.gather(1, clip_of_caption[:, None])  # (A, 1)
-    return _count_at_least(sim, right) - 1
+    return _text_ranks(sim, _checked(sim, clip_of_caption))
 
 
 def video_to_text_ranks(sim: Tensor, clip_of_caption: Tensor | None = None) -> Tensor:
@@ -79,12 +80,60 @@ def video_to_text_ranks(sim: Tensor, clip_of_caption: Tensor | None = None) -> T
     Returns:
         (C,) int64, from 0, for the clips that have a caption, in their order.
     """
-    clip_of_caption = _checked(sim, clip_of_caption)
-    clips, owner = clip_of_caption.unique(return_inverse=True)  # (C,), (A,)
-    best = sim.new_full((len(clips), sim.shape[1]), -torch.inf)
-    best.scatter_reduce_(0, owner[:, None].expand_as(sim), sim, "amax")
-    scores = best[:, clips].T  # (C, C): of clip and the best caption of each
-    return _count_at_least(scores, scores.diagonal()[:, None]) - 1
+    return _video_ranks(sim, _checked(sim, clip_of_caption))
+
+
+def sharded_ranks(t2v: Tensor, v2t: Tensor, clip_of_caption: Tensor) -> dict[str, Tensor]:
+    """The ranks of both directions from the rows of this process alone; all processes call it together.
+
+    Only integers and one row of bests travel; of clips whose captions lie on several processes also which clips they
+    reach.
+
+    Args:
+        t2v: (A_r, B), scores of consecutive captions, in the order of the processes' numbers.
+        v2t: (A_r, B), scores by which captions are ranked for each clip.
+        clip_of_caption: (A,), the clips of all processes' captions.
+
+    Returns:
+        "t2v" (A,) and "v2t" (C,), as `text_to_video_ranks` and `video_to_text_ranks` give them, on the CPU.
+
+    Raises:
+        InputError: a score on some process is not finite.
+    """
+    lengths = gather_shards(torch.tensor([len(t2v)]))
+    start = int(lengths[: rank()].sum())
+    clip_of_caption = _checked_clips(clip_of_caption, (int(lengths.sum()), t2v.shape[1]))
+    totals = torch.stack([t2v.sum(dtype=torch.float64), v2t.sum(dtype=torch.float64)]).cpu()
+    _check_finite(gather_shards(totals.unsqueeze(0)), (len(clip_of_caption), t2v.shape[1]))
+    own = slice(start, start + len(t2v))
+    text_ranks = _text_ranks(t2v, clip_of_caption[own].to(t2v.device))
+    return {"t2v": gather_shards(text_ranks).cpu(), "v2t": _video_ranks(v2t, clip_of_caption, own).cpu()}
+
+
+def _text_ranks(sim: Tensor, clip_of_caption: Tensor) -> Tensor:
+    return _count_at_least(sim, sim.gather(1, clip_of_caption[:, None])) - 1
+
+
+def _video_ranks(sim: Tensor, clip_of_caption: Tensor, own: slice | None = None) -> Tensor:
+    """Ranks (C,) of all clips; `own` are the captions that are this process's rows, None where it has all."""
+    clips, owner = clip_of_caption.to(sim.device).unique(return_inverse=True)  # (C,), (A,)
+    owner, columns = owner[own or slice(None)], max(1, _CHUNK_CELLS // (len(sim) + len(clips)))
+    best = sim.new_full((len(clips),), -torch.inf)  # of each clip's own captions
+    best.scatter_reduce_(0, owner, sim.gather(1, clips[owner][:, None]).squeeze(1), "amax")
+    divided = torch.zeros(len(clips), dtype=torch.bool, device=sim.device)  # captions on several processes
+    if own is not None:
+        all_reduce(best, "max")
+        divided = all_reduce(owner.bincount(minlength=len(clips)).clamp(max=1), "sum") > 1
+    counts = []
+    for chosen, bound in zip(clips.split(columns), best.split(columns), strict=True):
+        found = sim.new_full((len(clips), len(chosen)), -torch.inf)
+        found.scatter_reduce_(0, owner[:, None].expand(-1, len(chosen)), sim[:, chosen], "amax")
+        reached = (found >= bound).to(torch.uint8)
+        if own is not None and divided.any():
+            reached[divided] = all_reduce(reached[divided], "max") * int(is_main())  # counted by one process
+        counts.append(reached.sum(dim=0))
+    counts = torch.cat(counts)
+    return (counts if own is None else all_reduce(counts, "sum")) - 1
 
 
 def correlation(x: Tensor, y: Tensor) -> float:
@@ -109,17 +158,23 @@ def _count_at_least(scores: Tensor, bound: Tensor) -> Tensor:
 
 def _checked(sim: Tensor, clip_of_caption: Tensor | None) -> Tensor:
     """The clip of each caption, once it and `sim` are known to make sense."""
-    captions, clips = sim.shape
-    if clip_of_caption is None:
-        clip_of_caption = torch.arange(captions)
-    clip_of_caption = clip_of_caption.to(sim.device)
+    clip_of_caption = _checked_clips(torch.arange(len(sim)) if clip_of_caption is None else clip_of_caption, sim.shape)
+    _check_finite(sim.sum(dtype=torch.float64), sim.shape)
+    return clip_of_caption.to(sim.device)
+
+
+def _checked_clips(clip_of_caption: Tensor, shape: Sequence[int]) -> Tensor:
+    captions, clips = shape
     if clip_of_caption.shape != (captions,) or captions == 0:
-        raise ValueError(f"clip_of_caption has shape {tuple(clip_of_caption.shape)}, similarity {tuple(sim.shape)}")
+        raise ValueError(f"clip_of_caption has shape {tuple(clip_of_caption.shape)}, similarity {tuple(shape)}")
     if clip_of_caption.min() < 0 or clip_of_caption.max() >= clips:
         raise ValueError(f"clip_of_caption names clips outside the {clips} of the similarity")
-    if not sim.sum(dtype=torch.float64).isfinite():
+    return clip_of_caption
+
+
+def _check_finite(totals: Tensor, shape: Sequence[int]) -> None:
+    if not totals.isfinite().all():
         raise InputError(
-            f"the {captions} x {clips} similarities are not all finite numbers: the weights have diverged; "
+            f"the {shape[0]} x {shape[1]} similarities are not all finite numbers: the weights have diverged; "
             "train with a lower --lr or --precision fp32, or give another --init_model"
         )
-    return clip_of_caption

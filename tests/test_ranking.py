@@ -1,0 +1,118 @@
+"""Ranks from the shards of several processes, and the lines of predictions.jsonl."""
+
+import json
+import resource
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from tests.test_estimator import free_port
+from utils import distributed
+from utils.engine.ranking import Ranking, find_best, rank_split, write_predictions
+from utils.errors import InputError
+from utils.metrics import rank_statistics, retrieval_metrics, sharded_ranks, text_to_video_ranks, video_to_text_ranks
+
+
+def start(rank, port, world):
+    torch.set_num_threads(1)
+    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RANK": str(rank), "WORLD_SIZE": str(world), **address}.items():
+            patch.setenv(name, value)
+        distributed.start("cpu", rank)
+
+
+def cases():
+    """Similarities full of ties, with the clip of each caption: one caption a clip, several mixed, clips without."""
+    draw = torch.Generator().manual_seed(0)
+    for captions, clips in ((9, 9), (23, 7), (23, 11), (5, 3), (3, 5)):
+        sim = torch.randint(0, 6, (captions, clips), generator=draw).float()
+        owner = torch.arange(captions) if captions == clips else torch.randint(0, clips, (captions,), generator=draw)
+        yield sim, owner
+        yield torch.randn(captions, clips, generator=draw), owner.sort().values
+
+
+def shards_of(captions, world):
+    """Ways to divide captions among processes, among them empty parts."""
+    yield [captions * (part + 1) // world - captions * part // world for part in range(world)]
+    yield [captions] + [0] * (world - 1)
+    yield [0] * (world - 1) + [captions]
+
+
+def check(rank, port, world):
+    start(rank, port, world)
+    for sim, owner in cases():
+        expected = {"t2v": text_to_video_ranks(sim, owner), "v2t": video_to_text_ranks(sim, owner)}
+        other = sim.flip(1)
+        for sizes in shards_of(len(sim), world):
+            own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+            found = sharded_ranks(sim[own], sim[own], owner)
+            assert all(torch.equal(found[side], ranks) for side, ranks in expected.items()), (sizes, found, expected)
+            assert torch.equal(sharded_ranks(sim[own], other[own], owner)["v2t"], video_to_text_ranks(other, owner))
+            whole = distributed.gather_to_main(sim[own])
+            assert whole is None if rank else torch.equal(whole, sim)
+            ranking = rank_split(sim[own], (sim[own], other[own]), owner, {"even": list(range(0, len(sim), 2))})
+            best = find_best(ranking, owner, [("level", other[own])])
+            assert torch.equal(best["clips"][:, 0], owner)
+            assert torch.equal(best["level"], other.gather(1, best["clips"]))
+    broken = torch.full((2, 4), torch.nan if rank == world - 1 else 1.0)
+    with pytest.raises(InputError, match="not all finite"):
+        sharded_ranks(broken, broken, torch.arange(2 * world) % 4)
+    distributed.stop()
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_shards_have_the_ranks_of_the_whole(world):
+    if world == 1:
+        check(0, 0, 1)
+    else:
+        mp.spawn(check, (free_port(), world), nprocs=world)
+
+
+CAPTIONS, CLIPS = 59_800 // 4, 2_990
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure(rank, port, world, folder, save):
+    """Rank a matrix by shards, and write how much memory this process took more than before it had its shard."""
+    start(rank, port, world)
+    owner = torch.arange(CAPTIONS) * CLIPS // CAPTIONS
+    small = torch.rand(64, 32)
+    sharded_ranks(small, small, torch.arange(64 * world) % 32)
+    before = peak()
+    sim = torch.rand(len(owner) // world + (rank < len(owner) % world), CLIPS)
+    found = rank_split(sim, (sim, sim), owner, {})
+    find_best(found, owner, [])
+    if save:
+        distributed.gather_to_main(sim)
+    (folder / f"{rank}.txt").write_text(str(peak() - before))
+    distributed.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("save", "bound"), [(False, 2), (True, 2.5)], ids=["ranks alone", "matrix saved"])
+def test_all_processes_together_hold_little_more_than_the_matrix(save, bound, tmp_path):
+    """MSR-VTT's full split, a quarter of its captions: 179 MB; of larger ones the parts of fixed size count less."""
+    mp.spawn(measure, (free_port(), 4, tmp_path, save), nprocs=4)
+    taken = sum(int(file.read_text()) for file in tmp_path.glob("*.txt"))
+    assert taken < bound * 4 * CAPTIONS * CLIPS, f"{taken / (4 * CAPTIONS * CLIPS):.2f} times the matrix"
+
+
+def test_predictions(tmp_path):
+    sim = torch.tensor([[0.1, 0.9, 0.5], [0.2, 0.1, 0.3], [0.7, 0.6, 0.5]])
+    owner = torch.tensor([1, 0, 0])
+    ranking = Ranking(retrieval_metrics(sim, owner), sharded_ranks(sim, sim, owner), sim, sim)
+    found = find_best(ranking, owner, [("entity", 2 * sim), ("action", -sim)])
+    write_predictions(tmp_path / "predictions.jsonl", ["one", "two", "drei"], ["a", "b", "c"], found, ranking.ranks)
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [line["query"] for line in lines] == ["one", "two", "drei"]
+    assert [line["true"]["video"] for line in lines] == ["b", "a", "a"]
+    assert [line["rank"] for line in lines] == [1, 2, 1] and [line["video_rank"] for line in lines] == [1, 1, 1]
+    assert [clip["video"] for clip in lines[1]["found"]] == ["c", "a", "b"]
+    assert lines[1]["found"][0] == {"video": "c", "score": 0.3, "levels": {"action": -0.3, "entity": 0.6}}
+    ranks = torch.tensor([line["rank"] - 1 for line in lines])
+    assert rank_statistics(ranks) == ranking.metrics["t2v"]

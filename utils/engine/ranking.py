@@ -1,0 +1,122 @@
+"""How a split is ranked by the scores of each process's captions with all clips.
+
+Dimension letters: A captions of all processes, A_r those of this process, B clips, K found clips.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from utils.distributed import gather_shards, rank
+from utils.files import atomic_write
+from utils.metrics import percent_within, rank_statistics, sharded_ranks, text_to_video_ranks
+
+FOUND = 10
+"""Clips of each caption in predictions.jsonl."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A ranked split.
+
+    Attributes:
+        metrics: "t2v", "v2t", "subsets", and "plain" where scores are not the similarity.
+        ranks: from 0, of both directions, and as "t2v NAME" of the subsets; on every process.
+        sim: (A_r, B), similarity of this process's captions with all clips.
+        scores: (A_r, B), by which clips are ranked.
+    """
+
+    metrics: dict
+    ranks: dict[str, Tensor]
+    sim: Tensor
+    scores: Tensor
+
+
+def rank_split(
+    sim: Tensor, scores: tuple[Tensor, Tensor], clip_of_caption: Tensor, subsets: Mapping[str, list[int]]
+) -> Ranking:
+    """Rank by scores of text-to-video and video-to-text retrieval, each (A_r, B); all processes call it together."""
+    ranks = sharded_ranks(*scores, clip_of_caption)
+    parts = {name: ranks["t2v"][rows] for name, rows in subsets.items() if rows}
+    metrics: dict = {side: rank_statistics(found) for side, found in ranks.items()}
+    if scores[0] is not sim:
+        plain = sharded_ranks(sim, sim, clip_of_caption)
+        metrics["plain"] = {side: rank_statistics(found) for side, found in plain.items()}
+    metrics["subsets"] = {name: rank_statistics(found) for name, found in parts.items()}
+    return Ranking(metrics, ranks | {f"t2v {name}": found for name, found in parts.items()}, sim, scores[0])
+
+
+def own_rows(whole: Tensor, count: int) -> Tensor:
+    """The rows of `whole` (A, B) that are this process's, which has `count` of them."""
+    start = int(gather_shards(torch.tensor([count]))[: rank()].sum())
+    return whole[start : start + count]
+
+
+def shortlist_metrics(ranking: Ranking, clips: int, checked: Tensor, best: Tensor) -> dict[str, float]:
+    """How often a shortlist holds the right clip.
+
+    Args:
+        ranking: with a shortlist.
+        clips: in a shortlist.
+        checked: (N, B), similarities with it of some captions of all processes.
+        best: (N,), the most similar of all clips to these.
+    """
+    inside = percent_within(text_to_video_ranks(checked, best), clips)
+    return {"clips": clips, "true": percent_within(ranking.ranks["t2v"], clips), "best": inside, "checked": len(best)}
+
+
+def find_best(ranking: Ranking, clip_of_caption: Tensor, levels: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """What predictions.jsonl holds of each caption; all processes call it together.
+
+    Args:
+        ranking: of the split.
+        clip_of_caption: (A,).
+        levels: name and similarity (A_r, B) of each level.
+
+    Returns:
+        "clips" (A, K + 1): the true clip's number and those of the best clips; of these (A, K + 1) their "scores",
+        and by name of a level their similarities there; on the CPU.
+    """
+    own = own_rows(clip_of_caption, len(ranking.scores)).to(ranking.scores.device)
+    best = ranking.scores.topk(min(FOUND, ranking.scores.shape[1]), dim=1).indices
+    clips = torch.cat([own[:, None], best], dim=1)
+    values = {"clips": clips, "scores": ranking.scores.gather(1, clips)}
+    values |= {name: sim.gather(1, clips) for name, sim in levels}
+    return {name: gather_shards(value).cpu() for name, value in values.items()}
+
+
+def write_predictions(
+    path: Path, captions: list[str], names: list[str], found: Mapping[str, Tensor], ranks: Mapping[str, Tensor]
+) -> None:
+    """Write a line of JSON for each caption: the query, its true video and the best ones, and ranks from 1.
+
+    Args:
+        path: of the file.
+        captions: A queries.
+        names: of B clips.
+        found: as `find_best` returns it.
+        ranks: "t2v" (A,) and "v2t" (C,), the latter of the clips that have a caption, in their order.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    place = dict(zip(found["clips"][:, 0].unique().tolist(), ranks["v2t"].tolist(), strict=True))
+    levels = found.keys() - {"clips", "scores"}
+
+    def entry(row: int, column: int) -> dict:
+        of_levels = {name: round(found[name][row, column].item(), 6) for name in sorted(levels)}
+        clip, score = found["clips"][row, column].item(), round(found["scores"][row, column].item(), 6)
+        return {"video": names[clip], "score": score, **({"levels": of_levels} if levels else {})}
+
+    with atomic_write(path) as file:
+        for row, caption in enumerate(captions):
+            true, *best = (entry(row, column) for column in range(found["clips"].shape[1]))
+            places = {"rank": ranks["t2v"][row].item() + 1, "video_rank": place[found["clips"][row, 0].item()] + 1}
+            line = {"query": caption, **places, "true": true, "found": best}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
