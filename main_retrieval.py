@@ -100,7 +100,9 @@ class Retrieval(Task[Results]):
 
     def select(self) -> float:
         """R@1 of text to video on the selection split."""
-        return self.rank(self.selection, *self.encode_split(self.selection)).metrics["t2v"]["R1"]
+        metrics = self.rank(self.selection, *self.encode_split(self.selection)).metrics
+        self.scalars = {f"{side}.{name}": metrics[side][name] for side in NAMES for name in ("R1", "R5", "R10")}
+        return metrics["t2v"]["R1"]
 
     @torch.no_grad()
     def evaluate(self) -> Results:

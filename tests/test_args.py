@@ -126,6 +126,7 @@ def test_help_is_in_groups_and_shows_defaults():
         ("--do_train --teacher exact --estimator e.bin", "--teacher exact needs no estimator"),
         ("--do_eval --shortlist 0", "argument --shortlist: a whole number is needed, 1 or more, not '0'"),
         ("--do_eval --shortlist 9 --post_process dsl", "--post_process needs all similarities"),
+        ("--do_train --report_to trackio", "--report_to trackio: not installed; pip install trackio, or leave it out"),
         ("--do_eval --epoch 3", "unrecognized arguments: --epoch 3"),
     ],
 )

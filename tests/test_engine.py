@@ -36,6 +36,7 @@ class CountingTask:
     evaluate_every: int | None = None
     evaluated: list[int] = field(default_factory=list)
     args: argparse.Namespace = field(default_factory=argparse.Namespace)
+    scalars: dict[str, float] = field(default_factory=dict)
     run: Run | None = None
 
     def select(self) -> float:

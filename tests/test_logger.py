@@ -1,6 +1,7 @@
 import json
 import logging
 import sys
+import types
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -97,3 +98,16 @@ def test_scalars_can_be_read_back(tmp_path):
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 2.0), (2, 1.0)]
     assert [(event.step, event.value) for event in events.Scalars("lr")] == [(1, 0.5)]
+
+
+def test_scalars_go_to_a_client_as_well(tmp_path, monkeypatch):
+    """A stand-in with the interface that wandb and trackio share."""
+    calls = []
+    client = types.ModuleType("wandb")
+    client.init = lambda **options: calls.append(("init", options))
+    client.log = lambda values, step: calls.append(("log", values, step))
+    client.finish = lambda: calls.append(("finish",))
+    monkeypatch.setitem(sys.modules, "wandb", client)
+    with Scalars(tmp_path / "run" / "tensorboard", client="wandb") as scalars:
+        scalars.add({"loss": 2.0}, step=3)
+    assert calls == [("init", {"project": "hbi", "name": "run"}), ("log", {"loss": 2.0}, 3), ("finish",)]

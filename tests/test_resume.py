@@ -154,11 +154,14 @@ def test_a_full_disk_leaves_the_states_before(states):
 
 def test_signals_are_noted_and_then_as_before():
     before = signal.getsignal(signal.SIGTERM)
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         with StopRequest() as stop:
             assert not stop.received
             os.kill(os.getpid(), number)
             assert stop.received
+    with StopRequest(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -175,7 +178,7 @@ def test_loading_processes_outlive_signals_but_not_their_parent():
     loader = torch.utils.data.DataLoader(Slow(), num_workers=1, worker_init_fn=heed_parent_only)
     iterator = iter(loader)
     worker = next(iterator).item()
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         subprocess.run(["kill", f"-{int(number)}", str(worker)], check=True)
     assert [item.item() for item in iterator] == [worker] * 39
     again = iter(loader)
@@ -280,13 +283,14 @@ def test_deterministic_kernels_only(monkeypatch):
     assert not torch.are_deterministic_algorithms_enabled() and draw_all() == first
 
 
-def test_a_signal_saves_and_ends_the_run(whole, corpus, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_saves_and_ends_the_run(number, whole, corpus, tmp_path, monkeypatch, capsys):
     folder, _ = whole
     words = command_line(corpus, "--workers", 0, "--output_dir", tmp_path)
     step = Trainer.step
 
     def step_and_signal(self, *arguments, **options):
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         return step(self, *arguments, **options)
 
     monkeypatch.setattr(Trainer, "step", step_and_signal)
@@ -294,10 +298,23 @@ def test_a_signal_saves_and_ends_the_run(whole, corpus, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         run(main_retrieval.main)
     assert ended.value.code == 75
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("main_retrieval.py: ")]
+    assert len(said) == 1 and "asked to stop after step 1" in said[0] and "--resume auto" in said[0]
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "training_state").iterdir()] == ["step_1"]
     main_retrieval.main([*words, "--resume", "auto"])
     assert_same(weights(tmp_path), weights(folder))
+
+
+def test_ctrl_c_where_there_is_no_state_to_save_is_one_line(monkeypatch, capsys):
+    def interrupted(_):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+    monkeypatch.setattr(sys, "argv", ["main_retrieval.py"])
+    with pytest.raises(SystemExit) as ended:
+        run(interrupted)
+    assert ended.value.code == 130 and capsys.readouterr().err == "main_retrieval.py: interrupted\n"
 
 
 def test_steps_that_are_not_finite_are_told_and_end_the_run(corpus, tmp_path, monkeypatch):

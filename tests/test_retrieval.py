@@ -21,6 +21,8 @@ from utils.files import MARKER
 from utils.metrics import rank_statistics, retrieval_metrics, text_to_video_ranks
 
 SIZES = ["--max_words", "16", "--max_frames", "4", "--batch_size", "10", "--batch_size_val", "4", "--workers", "0"]
+EVERY = {"loss", "score", "learning_rate", "gradient_norm", "samples_per_second"}
+EVERY |= {f"{side}.{name}" for side in ("t2v", "v2t") for name in ("R1", "R5", "R10")}
 RANDOM_TEACHER = "the teacher of the Banzhaf loss is random"
 
 
@@ -96,8 +98,8 @@ def similarity(outcome):
 
 def test_training_writes_checkpoints_log_metrics_and_scalars(trained):
     names = {path.name for path in trained.folder.iterdir()} - {MARKER}
-    weights = {"pytorch_model.bin.0", "pytorch_model.bin.best.0"}
-    assert names == {*weights, "config.json", "log.txt", "metrics.json", "predictions.jsonl", "ranks.npz", "tensorboard"}
+    written = {"pytorch_model.bin.0", "pytorch_model.bin.best.0", "config.json", "log.txt", "metrics.json"}
+    assert names == {*written, "predictions.jsonl", "ranks.npz", "tensorboard"}
     with np.load(trained.folder / "ranks.npz") as ranks:
         assert {*ranks} >= {"t2v", "v2t", "t2v action", "t2v event"}
         for side in ("t2v", "v2t"):
@@ -106,10 +108,13 @@ def test_training_writes_checkpoints_log_metrics_and_scalars(trained):
             assert rank_statistics(torch.from_numpy(ranks[f"t2v {name}"])) == metrics
     assert "epoch 1, step 4 of 4: loss" in trained.log
     assert read_metrics(trained.folder) == trained.metrics
+    assert trained.scalars("learning_rate")[0][1] == pytest.approx(1e-4 * 0.5 * (1 + np.cos(np.pi * 3 / 20)), rel=1e-5)
+    assert trained.scalars("gradient_norm")[0][1] > 0 and trained.scalars("samples_per_second")[0][1] > 0
+    for side in ("t2v", "v2t"):
+        for name in ("R1", "R5", "R10"):
+            assert trained.scalars(f"{side}.{name}") == [(4, pytest.approx(trained.metrics[side][name]))]
     of_levels = ("ce_t2v", "ce_v2t", "kl_banzhaf", "kl_banzhaf_reversed")
-    assert trained.terms() == {
-        "loss",
-        "score",
+    assert trained.terms() == EVERY | {
         *(f"{level}.{term}" for level in ("entity", "action", "event") for term in of_levels),
         *(f"kl_{side}_{level}_entity" for side in ("t2v", "v2t") for level in ("action", "event")),
     }
@@ -169,7 +174,7 @@ def test_clips_outside_of_the_shortlist_rank_behind_it(trained, evaluate, evalua
 
 def test_one_level_alone(train):
     outcome = train("--num_levels", "1", "--skl", "0", "--kl", "0")
-    assert outcome.terms() == {"loss", "score", "entity.ce_t2v", "entity.ce_v2t"}
+    assert outcome.terms() == EVERY | {"entity.ce_t2v", "entity.ce_v2t"}
     assert RANDOM_TEACHER not in outcome.log
 
 

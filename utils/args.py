@@ -1,6 +1,7 @@
 """The command lines of the entry scripts."""
 
 import argparse
+import importlib.util
 import math
 import os
 import sys
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 
 from utils.config import CONFIG, RunConfig, config_path, find_config
 from utils.devices import PRECISIONS
+from utils.logger import CLIENTS
 from utils.presets import PRESETS
 from utils.run import complain
 
@@ -215,6 +217,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--grad_checkpointing", action="store_true", help="less memory for more time in training")
     group.add_argument("--max_bad_steps", type=COUNT, default=20,
                        help="steps in a row without a finite loss and gradient that end the run; each is skipped")
+    group.add_argument("--report_to", choices=CLIENTS,
+                       help="send losses and scores to Weights & Biases or trackio, too, if its package is installed")
 
 
 def add_resume_arguments(parser: argparse.ArgumentParser) -> None:
@@ -430,6 +434,8 @@ def _check(parser: ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse flags that contradict each other."""
     if not (args.do_train or args.do_eval):
         parser.error("nothing to do: give --do_train 1 or --do_eval 1")
+    if args.report_to and importlib.util.find_spec(args.report_to) is None:
+        parser.error(f"--report_to {args.report_to}: not installed; pip install {args.report_to}, or leave it out")
     if "rate" in args and not any(args.rate):
         parser.error("argument --rate: one level at least must have a weight above 0")
     if args.do_train and "num_levels" in args and any(args.rate[args.num_levels :]):

@@ -1,5 +1,6 @@
 """What a run says: log file and console, progress, tables, metrics files and TensorBoard scalars."""
 
+import importlib
 import json
 import logging
 import sys
@@ -16,6 +17,8 @@ from utils.errors import InputError, printable, without_terminal_codes
 from utils.files import OUTPUTS, atomic_write, claim_folder, open_own
 
 Item = TypeVar("Item")
+CLIENTS = ("wandb", "trackio")
+"""Packages that scalars can be sent to; both have the same interface, and neither is a requirement."""
 
 
 class _Console(logging.Handler):
@@ -155,25 +158,33 @@ def write_metrics(path: str | Path, metrics: Mapping) -> None:
 
 
 class Scalars:
-    """TensorBoard scalars of the main process; the others write none. A context manager that closes the file.
+    """Scalars of the main process in TensorBoard's form, and at a client; the others write none.
+
+    A context manager that closes both.
 
     Args:
-        folder: where the event file goes.
+        folder: where the event file goes; the folder above it names the run at the client.
         done: steps done before; what an earlier run noted of later ones is void.
+        client: one of `CLIENTS`, or None.
     """
 
-    def __init__(self, folder: str | Path, done: int = 0) -> None:
-        self._writer = None
+    def __init__(self, folder: str | Path, done: int = 0, client: str | None = None) -> None:
+        self._writer = self._client = None
         if is_main():
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and this class alone needs it
 
             self._writer = SummaryWriter(folder, purge_step=done + 1 if done else None)
+            if client:
+                self._client = importlib.import_module(client)
+                self._client.init(project="hbi", name=Path(folder).resolve().parent.name)
 
     def add(self, values: Mapping[str, float], step: int) -> None:
         """Add the named values of one step."""
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
+        if self._client is not None:
+            self._client.log(dict(values), step=step)
 
     def __enter__(self) -> "Scalars":
         return self
@@ -181,3 +192,5 @@ class Scalars:
     def __exit__(self, *exception: object) -> None:
         if self._writer is not None:
             self._writer.close()
+        if self._client is not None:
+            self._client.finish()

@@ -103,8 +103,8 @@ def sharded_ranks(t2v: Tensor, v2t: Tensor, clip_of_caption: Tensor) -> dict[str
     lengths = gather_shards(torch.tensor([len(t2v)]))
     start = int(lengths[: rank()].sum())
     clip_of_caption = _checked_clips(clip_of_caption, (int(lengths.sum()), t2v.shape[1]))
-    totals = torch.stack([t2v.sum(dtype=torch.float64), v2t.sum(dtype=torch.float64)]).cpu()
-    _check_finite(gather_shards(totals.unsqueeze(0)), (len(clip_of_caption), t2v.shape[1]))
+    totals = torch.stack([_total(t2v), _total(v2t)]).cpu()
+    _check_finite(gather_shards(totals), (len(clip_of_caption), t2v.shape[1]))
     own = slice(start, start + len(t2v))
     text_ranks = _text_ranks(t2v, clip_of_caption[own].to(t2v.device))
     return {"t2v": gather_shards(text_ranks).cpu(), "v2t": _video_ranks(v2t, clip_of_caption, own).cpu()}
@@ -159,7 +159,7 @@ def _count_at_least(scores: Tensor, bound: Tensor) -> Tensor:
 def _checked(sim: Tensor, clip_of_caption: Tensor | None) -> Tensor:
     """The clip of each caption, once it and `sim` are known to make sense."""
     clip_of_caption = _checked_clips(torch.arange(len(sim)) if clip_of_caption is None else clip_of_caption, sim.shape)
-    _check_finite(sim.sum(dtype=torch.float64), sim.shape)
+    _check_finite(_total(sim), sim.shape)
     return clip_of_caption.to(sim.device)
 
 
@@ -170,6 +170,12 @@ def _checked_clips(clip_of_caption: Tensor, shape: Sequence[int]) -> Tensor:
     if clip_of_caption.min() < 0 or clip_of_caption.max() >= clips:
         raise ValueError(f"clip_of_caption names clips outside the {clips} of the similarity")
     return clip_of_caption
+
+
+def _total(sim: Tensor) -> Tensor:
+    """The sum in float64, to which a whole matrix would be copied."""
+    rows = max(1, _CHUNK_CELLS // sim.shape[1])
+    return torch.stack([chunk.sum(dtype=torch.float64) for chunk in sim.split(rows)]).sum()
 
 
 def _check_finite(totals: Tensor, shape: Sequence[int]) -> None:

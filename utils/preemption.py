@@ -1,11 +1,11 @@
-"""Signals that ask a run to stop: SIGTERM, as schedulers and torchrun send it, and SIGUSR1."""
+"""Signals that ask a run to stop: SIGTERM, as schedulers and torchrun send it, SIGUSR1, and Ctrl-C."""
 
 import multiprocessing
 import os
 import signal
 import threading
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 PREEMPTED = os.EX_TEMPFAIL  # exit code 75: not finished, start it again
 
 
@@ -14,7 +14,7 @@ class Preempted(Exception):
 
 
 class StopRequest:
-    """A context manager in which `SIGNALS` end nothing and are only noted, in `received`."""
+    """A context manager in which `SIGNALS` are only noted, in `received`; a second Ctrl-C ends the run at once."""
 
     def __init__(self) -> None:
         self.received = False
@@ -27,15 +27,17 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, *_: object) -> None:
+    def _note(self, number: int, _: object) -> None:
+        if number == signal.SIGINT and self.received:
+            raise KeyboardInterrupt
         self.received = True
 
 
 def heed_parent_only(_worker: int) -> None:
     """In a loading process, let SIGTERM end it only if it comes from its parent.
 
-    A scheduler signals every process of a job. The run still needs its loading processes for the step it is in, and
-    ends them itself.
+    A scheduler, and Ctrl-C in a terminal, signal every process of a job. The run still needs its loading processes for
+    the step it is in, and ends them itself.
     """
     # Blocked in all threads, the signals wait for the one that asks who sent them.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -1,5 +1,6 @@
 """How an entry script starts and ends."""
 
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,7 +21,8 @@ figures' font lacks."""
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Run an entry script: an InputError ends it with one line and code 2, or with its traceback under --debug.
 
-    A run that was asked to stop and has saved its state ends with one line and code 75, `PREEMPTED`.
+    A run that was asked to stop and has saved its state ends with one line and code 75, `PREEMPTED`; where there is no
+    state to save, Ctrl-C ends with one line and code 130.
 
     Args:
         main: takes the words after the script's name.
@@ -50,6 +52,9 @@ def _outcome(main: Callable[[Sequence[str]], None]) -> int:
         advice = "give a smaller --batch_size, --precision bf16 or --grad_checkpointing"
         complain(f"{Path(sys.argv[0]).name}: error: the memory of the GPU is full; {advice}")
         return 2
+    except KeyboardInterrupt:
+        complain(f"{Path(sys.argv[0]).name}: interrupted")
+        return 128 + signal.SIGINT
     except RuntimeError:
         if another_failed():  # it has said why; that a collective with it fails here is no news
             return 2

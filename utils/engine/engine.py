@@ -3,6 +3,7 @@
 import argparse
 import logging
 import re
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -128,7 +129,8 @@ class Run:
             Preempted: a signal asked to stop.
             InputError: too many steps without a finite loss and gradient.
         """
-        with StopRequest() as stop, Scalars(self.output_dir / "tensorboard", self.done) as scalars:
+        log = Scalars(self.output_dir / "tensorboard", self.done, self.options.report_to)
+        with StopRequest() as stop, log as scalars:
             if self.done:
                 self._follow_up(scalars)
             for epoch in range(self.done // len(self.loader), self.options.epochs):
@@ -141,7 +143,7 @@ class Run:
         seen = self.done % len(self.loader)
         self.loader.sampler.set_epoch(epoch, seen * self.loader.batch_size)
         self.trainer.model.train()
-        window, since_update = [], []
+        window, since_update, started = [], [], time.monotonic()
         title = f"epoch {epoch + 1} of {self.options.epochs}"
         batches = progress(self.loader, title, self.logger, total=len(self.loader) - seen)
         for step, batch in enumerate(batches, start=seen + 1):
@@ -157,14 +159,23 @@ class Run:
             elif update:
                 self._report_bad_step(step, since_update)
             if window and (last or step % self.options.n_display == 0):
-                means = _means(window)
-                window = []
+                means, started, taken = _means(window), time.monotonic(), time.monotonic() - started
                 self.logger.info("epoch %d, step %d of %d: loss %.4f", epoch + 1, step, len(self.loader), means["loss"])
-                scalars.add(means, self.done)
+                scalars.add(means | self._pace(len(window), taken), self.done)
+                window = []
             if update:
                 since_update = []
                 self._save_if_due(last, stop)
             self._follow_up(scalars)
+
+    def _pace(self, steps: int, seconds: float) -> dict[str, float]:
+        """Scalars of how training goes: of the last update, and of `steps` steps of all processes in some time."""
+        samples = steps * self.loader.batch_size * world_size()
+        return {
+            "learning_rate": self.trainer.learning_rate,
+            "gradient_norm": self.trainer.gradient_norm,
+            "samples_per_second": samples / seconds,
+        }
 
     def _follow_up(self, scalars: Scalars) -> None:
         """What comes after the step just done, if anything: an evaluation, and after an epoch its checkpoint."""
@@ -172,7 +183,7 @@ class Run:
         if step == 0:
             if is_main():
                 save_weights(self.task.state(), self.output_dir / f"{PREFIX}{finished - 1}")
-            scalars.add({"score": self._evaluate(finished - 1)}, self.done)
+            scalars.add({"score": self._evaluate(finished - 1), **self.task.scalars}, self.done)
         elif self.task.evaluate_every and self.done % self.task.evaluate_every == 0:
             self._evaluate(finished)
             self.trainer.model.train()

@@ -139,10 +139,10 @@ class BertAdam(Optimizer):
         if group["weight_decay"]:
             torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
 
-        rates = [
-            -group["lr"] * warmup_cosine(state["steps"] / group["total_steps"], group["warmup"]) for state in states
-        ]
-        torch._foreach_mul_(updates, rates)
+        shares = (warmup_cosine(state["steps"] / group["total_steps"], group["warmup"]) for state in states)
+        rates = [group["lr"] * share for share in shares]
+        group["rate"] = rates[0]  # for the log
+        torch._foreach_mul_(updates, [-rate for rate in rates])
         torch._foreach_add_(parameters, updates)
         for state in states:
             state["steps"] += 1

@@ -21,6 +21,7 @@ class TrainingOptions:
         keep: number of states that are kept.
         max_bad_steps: updates in a row without a finite loss and gradient that end the run.
         resume: "auto", a state's folder, or None.
+        report_to: client that gets the scalars next to TensorBoard, a key of `utils.logger.CLIENTS`, or None.
     """
 
     output_dir: Path = Path(".")
@@ -37,6 +38,7 @@ class TrainingOptions:
     keep: int = 2
     max_bad_steps: int = 20
     resume: str | None = None
+    report_to: str | None = None
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "TrainingOptions":

@@ -33,6 +33,7 @@ class Task(ABC, Generic[Results]):
     Attributes:
         args: the command line.
         model: with encoders, on `device`.
+        scalars: figures of the last `select` by name, for the log.
         checkpoint: whose weights it has; None: those of CLIP alone.
         evaluate_every: batches between evaluations, counted over all epochs; None: after each epoch only.
     """
@@ -41,6 +42,7 @@ class Task(ABC, Generic[Results]):
 
     def __init__(self, args: argparse.Namespace, device: torch.device, logger: logging.Logger):
         self.args, self.device, self.logger = args, device, logger
+        self.scalars: dict[str, float] = {}
         self.checkpoint = args.init_model
         self.model = self.build_model()
 

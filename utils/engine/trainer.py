@@ -26,6 +26,7 @@ class Trainer:
         finite: whether the loss and the gradient of the last update were finite on every process. If not, it moved
             nothing.
         average: moving average of the weights, where the model has a `moment`.
+        gradient_norm: of the last update, before clipping.
         overflowed: whether only the scaled gradient of float16 was not finite: the scale was too large.
     """
 
@@ -46,7 +47,7 @@ class Trainer:
         ddp = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
         self.parallel = DistributedDataParallel(model, **ddp) if world_size() > 1 else model
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")
-        self.finite, self.overflowed, self._losses = True, False, []
+        self.finite, self.overflowed, self.gradient_norm, self._losses = True, False, 0.0, []
         moment = getattr(model, "moment", None)
         self.average = None if moment is None else WeightAverage(self._trained(), moment)
 
@@ -82,9 +83,10 @@ class Trainer:
         """
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self._trained(), MAX_GRADIENT_NORM)
-        *losses, norm = torch.stack([*self._losses, norm]).tolist()
+        *losses, self.gradient_norm = torch.stack([*self._losses, norm]).tolist()
         self._losses.clear()
-        loss_failed, norm_failed = any_rank(not all(map(math.isfinite, losses)), not math.isfinite(norm))
+        failed = not all(map(math.isfinite, losses)), not math.isfinite(self.gradient_norm)
+        loss_failed, norm_failed = any_rank(*failed)
         self.finite = not (loss_failed or norm_failed)
         self.overflowed = self.scaler.is_enabled() and norm_failed and not loss_failed
         if self.finite:
@@ -94,6 +96,11 @@ class Trainer:
                 self.average.update()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+
+    @property
+    def learning_rate(self) -> float:
+        """Outside of CLIP, in the last update."""
+        return max(group.get("rate", group["lr"]) for group in self.optimizer.param_groups)
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
