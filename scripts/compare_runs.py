@@ -1,6 +1,6 @@
-"""Print the results of several runs as one table for each task.
+"""Print the results of several runs as one table for each task, and two retrieval runs query by query.
 
-python scripts/compare_runs.py "zero-shot=output/zero" "HBI=output/hbi" [--output table.json]
+python scripts/compare_runs.py "zero-shot=output/zero" "HBI=output/hbi" [--output table.json] [--queries 20]
 """
 
 import argparse
@@ -9,6 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from scripts.benchmarks.measure import count
+from scripts.experiments.queries import MEASURES, difference, paired_ranks, read_queries
 from utils.errors import InputError
 from utils.logger import table, used, write_metrics
 from utils.run import run
@@ -22,6 +24,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Print the results of several runs as one table for each task.")
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER", help="name of the row and output folder of the run")
     parser.add_argument("--output", help="JSON file that receives the same numbers")
+    parser.add_argument("--queries", type=count, nargs="?", const=20, metavar="N",
+                        help="of two retrieval runs: how far their ranks differ, and the N queries whose ranks changed "
+                             "most (20)")
     arguments = parser.parse_args(argv)
     runs = dict(read_run(text) for text in arguments.runs)
     retrieval = {name: metrics for name, metrics in runs.items() if "t2v" in metrics}
@@ -29,6 +34,8 @@ def main(argv: list[str] | None = None) -> None:
     captions = {name: metrics for name, metrics in runs.items() if "captions" in metrics}
     tasks = ((compare_retrieval, retrieval), (compare_answers, questions), (compare_captions, captions))
     print("\n\n".join(compare(task) for compare, task in tasks if task))
+    if arguments.queries:
+        print("\n" + compare_queries(arguments.runs, arguments.queries))
     if arguments.output:
         write_metrics(arguments.output, runs)
 
@@ -83,6 +90,32 @@ def compare_captions(runs: dict[str, dict]) -> str:
         return [counts(metrics), *(found.get(name, "-") for name in (*scores, *stories))]
 
     return table(header, [[name, *row(metrics)] for name, metrics in runs.items()])
+
+
+def compare_queries(runs: list[str], shown: int) -> str:
+    """Two tables of two runs: the means and their difference, and the queries whose ranks changed most.
+
+    Raises:
+        InputError: there are not two runs, or not of retrieval with the same queries.
+    """
+    if len(runs) != 2:
+        raise InputError(f"--queries: compares two runs, not {len(runs)}")
+    names, folders = zip(*(text.partition("=")[::2] for text in runs), strict=True)
+    queries = [read_queries(folder) for folder in folders]
+    ranks = paired_ranks(*queries)
+    rows = []
+    for name, measure in MEASURES.items():
+        found = difference(*map(measure, ranks))
+        interval = f"{found['low']:+.1f} to {found['high']:+.1f}"
+        means = found["first"], found["second"], f"{found['difference']:+.1f}"
+        rows.append([name, *means, interval, f"{found['p']:.4f}"])
+    change = ranks[1] - ranks[0]
+    largest = [place for place in (-abs(change)).argsort(kind="stable")[:shown].tolist() if change[place]]
+    changed = [[queries[0][place].query, queries[0][place].true.video, *(int(run[place]) for run in ranks)]
+               for place in largest]  # fmt: skip
+    title = f"{int((change < 0).sum())} of {len(change)} ranks improve, {int((change > 0).sum())} worsen"
+    first = table([f"{len(change)} queries", *names, "difference", "95 % interval", "p"], rows)
+    return f"{first}\n\n{title}\n" + table(["query", "true video", *(f"rank, {name}" for name in names)], changed)
 
 
 def counts(metrics: dict) -> str:
