@@ -95,6 +95,7 @@ class HBICaptioning(HBI):
 
     def complete(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Add a decoder at its start to the weights of a retrieval model."""
+        state = super().complete(state)
         if has_decoder(state):
             return state
         return state | {f"{DECODER}{name}": tensor for name, tensor in self.decoder.state_dict().items()}

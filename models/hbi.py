@@ -22,6 +22,9 @@ from models.released.hbi import released_name
 from models.teacher import teacher_interaction
 from utils.distributed import gather_features, shard
 
+RECONSTRUCTION = ".reconstruction."
+"""In the names of the weights of `models.reconstruction`."""
+
 
 class HBI(RetrievalMethod):
     """Text-video retrieval by hierarchical Banzhaf interaction."""
@@ -38,7 +41,14 @@ class HBI(RetrievalMethod):
         self.rates = tuple(options.rates)
         merges = (None, *zip(options.text_rates, options.video_rates, strict=True))
         self.levels = nn.ModuleList(
-            Level(name, width, weighted=options.interaction == "wti", rates=rates, recipe=self.recipe)
+            Level(
+                name,
+                width,
+                weighted=options.interaction == "wti",
+                rates=rates,
+                recipe=self.recipe,
+                reconstruct=(options.reconstruct, options.reconstruct_share),
+            )
             for name, rates in zip(LEVELS, merges, strict=True)
         )
         self.teacher = NETWORKS[options.network]()
@@ -75,7 +85,12 @@ class HBI(RetrievalMethod):
     def options_of_state(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Keywords that the keys of a checkpoint determine."""
         interaction = "wti" if "text_weight_fc.0.weight" in state else "mean"
-        return {"interaction": interaction, "network": network_of(state, "banzhafteacher.")}
+        found = {"interaction": interaction, "network": network_of(state, "banzhafteacher.")}
+        return found | ({"reconstruct": "score"} if any(RECONSTRUCTION in name for name in state) else {})
+
+    def complete(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Add learned shares of reconstruction, at their start, to weights that were trained without."""
+        return {name: tensor for name, tensor in self.state_dict().items() if RECONSTRUCTION in name} | state
 
     def token_levels(self) -> nn.ModuleList:
         """See `RetrievalMethod.token_levels`."""

@@ -9,6 +9,7 @@ from models.answering import add_freeze_argument
 from models.attended_head import ANSWER_HEADS
 from models.method import MethodOptions
 from models.ranked_estimator import NETWORKS
+from models.reconstruction import SCOPES
 from models.teacher import TEACHERS
 from utils.args import AMOUNT, SHARE
 from utils.schema import Amount, Share
@@ -31,6 +32,8 @@ class HBIOptions(MethodOptions):
         skl: weight of the Banzhaf alignment; with 0 it is not computed.
         network: of the estimator, one of `models.ranked_estimator.NETWORKS`.
         teacher: one of `models.teacher.TEACHERS`; the estimator is frozen.
+        reconstruct: one of `models.reconstruction.SCOPES`.
+        reconstruct_share: of the reconstruction in the game; 0: there is none.
     """
 
     interaction: str = "wti"
@@ -42,10 +45,14 @@ class HBIOptions(MethodOptions):
     skl: Amount = 1.0
     network: str = "released"
     teacher: str = "estimator"
+    reconstruct: str = "none"
+    reconstruct_share: Share = 0.3
 
     def __post_init__(self) -> None:
         if self.teacher not in TEACHERS:
             raise ValueError(f"unknown teacher {self.teacher!r}: choose one of {', '.join(TEACHERS)}")
+        if self.reconstruct not in SCOPES:
+            raise ValueError(f"unknown scope {self.reconstruct!r}: choose one of {', '.join(SCOPES)}")
 
 
 @dataclass(frozen=True)
@@ -117,10 +124,20 @@ def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
                            help=f"merged {tokens} of the event level, as a share of the action level's")
 
 
+def add_reconstruction_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the reconstruction, an experiment."""
+    group = parser.add_argument_group("reconstruction, an experiment")
+    group.add_argument("--reconstruct", choices=SCOPES, default=HBIOptions.reconstruct,
+                       help="reconstruct tokens by the other side: not, in the Banzhaf game, or in all similarities")
+    group.add_argument("--reconstruct_share", type=SHARE, default=HBIOptions.reconstruct_share,
+                       help="how much of it in the game; in the similarities it is learned")
+
+
 def add_hbi_arguments(parser: argparse.ArgumentParser) -> None:
     """Add all flags of HBI for retrieval."""
     add_level_arguments(parser)
     add_merge_arguments(parser)
+    add_reconstruction_arguments(parser)
 
 
 def hbi_options_from(args: argparse.Namespace) -> dict[str, Any]:
@@ -135,4 +152,6 @@ def hbi_options_from(args: argparse.Namespace) -> dict[str, Any]:
         options |= {"answer_head": args.answer_head, "freeze_layer_num": args.freeze_layer_num}
     if "t_rate0" in args:
         options |= {"text_rates": (args.t_rate0, args.t_rate1), "video_rates": (args.v_rate0, args.v_rate1)}
+    if "reconstruct" in args:
+        options |= {"reconstruct": args.reconstruct, "reconstruct_share": args.reconstruct_share}
     return options

@@ -5,13 +5,14 @@ Source: HBI, arXiv 2303.14369.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from models.banzhaf import BanzhafModule
 from models.interaction import (
+    BLOCK_MEMORY,
     PADDED_SCORE,
     TokenWeight,
     repeat_first,
@@ -20,6 +21,7 @@ from models.interaction import (
     unit,
 )
 from models.recipe import Recipe
+from models.reconstruction import Reconstruction
 from models.similarity import Sequences, similarity_without_padding
 from models.token_merge import Clusters, MergeStage
 
@@ -69,6 +71,7 @@ class LevelOutput:
             level.
         text_score, video_score: (A, N_t) and (B, N_v), the scores whose softmax weighs the tokens.
         text, video: `Clusters`, which token of this level each original word and frame is in.
+        reconstruction: of the tokens that play the Banzhaf game; None: they are as they are.
     """
 
     name: str
@@ -79,6 +82,7 @@ class LevelOutput:
     video_score: Tensor
     text: Clusters
     video: Clusters
+    reconstruction: Reconstruction | None = None
 
     @property
     def token_sim(self) -> Tensor:
@@ -88,6 +92,9 @@ class LevelOutput:
     @property
     def pair_sim(self) -> Tensor:
         """Token similarity of the true pairs, text b with video b: (B, N_t, N_v)."""
+        if self.reconstruction is not None:
+            weights = self.text_score.softmax(dim=-1), self.video_score.softmax(dim=-1)
+            return self.reconstruction.pairs(self.text_unit, self.video_unit, *weights)
         return self.text_unit @ self.video_unit.mT
 
 
@@ -204,7 +211,16 @@ class WeightedInteraction(nn.Module):
 class Level(WeightedInteraction):
     """The merge stages that lead into a level, its token weights and its student estimator."""
 
-    def __init__(self, name: str, width: int, *, weighted: bool, rates: tuple[float, float] | None, recipe: Recipe):
+    def __init__(
+        self,
+        name: str,
+        width: int,
+        *,
+        weighted: bool,
+        rates: tuple[float, float] | None,
+        recipe: Recipe,
+        reconstruct: tuple[str, float] = ("none", 0.0),
+    ):
         """Build a level.
 
         Args:
@@ -213,6 +229,7 @@ class Level(WeightedInteraction):
             weighted: learned token weights; otherwise all valid tokens have the same weight.
             rates: clusters per token of the text and the video merge into this level; None at the entity level.
             recipe: see `models.recipe`.
+            reconstruct: scope and share, see `Reconstruction.build`.
         """
         super().__init__(width, recipe=recipe, weighted=weighted)
         self.name = name
@@ -220,3 +237,25 @@ class Level(WeightedInteraction):
         options = {"noise": recipe.cluster_noise, "fill_over_batch": recipe.distance_fill_over_batch}
         self.text_merge = MergeStage(width, rates[0], **options) if rates else None
         self.video_merge = MergeStage(width, rates[1], **options) if rates else None
+        self.reconstruction = Reconstruction.build(*reconstruct)
+
+    def forward(self, text: TokenSet, video: TokenSet) -> LevelOutput:
+        """Compare every text (A) with every video (B), with gradient."""
+        return replace(super().forward(text, video), reconstruction=self.reconstruction)
+
+    def compare(
+        self, text: TokenSet, video: TokenSet, memory: int = BLOCK_MEMORY
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """See `WeightedInteraction.compare`; `memory`: bytes of the token similarities that are kept at a time."""
+        if self.reconstruction is None or not self.reconstruction.in_scores:
+            return super().compare(text, video)
+        units = unit(text.tokens, text.mask), unit(video.tokens, video.mask)
+        scores, weights = zip(self.token_weights(text, "text"), self.token_weights(video, "video"), strict=True)
+        options = {"padding_in_maxima": self.padding_in_maxima, "memory": memory}
+        return self.reconstruction.similarity([*units, *weights], **options), units, scores
+
+    def similarity(self, text: TokenSet, video: TokenSet, memory: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """See `WeightedInteraction.similarity`; reconstructed tokens are compared in float32."""
+        if self.reconstruction is None or not self.reconstruction.in_scores:
+            return super().similarity(text, video, memory, dtype)
+        return self.compare(text, video, memory)[0]

@@ -23,9 +23,9 @@ from utils.files import atomic_write, remove, temporary_names
 # Of another run: the state does not fit, or the batches already seen were others.
 DECISIVE = (
     "method", "stage", "center", "diffusion_steps", "noise_schedule",
-    "recipe", "agg_module", "num_hidden_layers", "interaction", "num_levels", "datatype", "msrvtt_split", "labels",
-    "game", "decoder_layers", "retrieval_weight", "seed", "batch_size", "questions_per_clip", "captions_per_clip",
-    "gradient_accumulation_steps",
+    "recipe", "agg_module", "num_hidden_layers", "interaction", "num_levels", "reconstruct", "datatype", "msrvtt_split",
+    "labels", "game", "decoder_layers", "retrieval_weight", "seed", "batch_size", "questions_per_clip",
+    "captions_per_clip", "gradient_accumulation_steps",
 )  # fmt: skip
 STATE_FILES = r"state\.(json|pt)"
 VISIBLE_WITHIN = 20.0

@@ -1,0 +1,142 @@
+"""Reconstructed tokens: each token moved towards what the other side picks out of its own side. An experiment.
+
+Built after the description of HBI's journal version, arXiv 2412.20964, of which no formula is public; this one is ours.
+
+Dimension letters: A texts, B videos or pairs, N tokens, N_t words, N_v frames, D width.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+SCOPES = ("none", "game", "score")
+"""Not at all; in the Banzhaf game of the true pairs alone; also in the similarities of all pairs."""
+TEMPERATURE = 0.07
+START = 0.1
+"""Of a learned share."""
+
+
+class Reconstruction(nn.Module):
+    """Adds a share of the tokens that the other modality attends to: v' = (1 - s) v + s c, with c the mean of the
+    video's frames by the softmax of their cosines with the text's pooled tokens; words in the same way.
+
+    Tokens have length 1, and padding length 0, as `models.interaction.unit` makes them.
+    """  # noqa: D205
+
+    def __init__(self, share: float | None):
+        """Args: share: s, fixed; None: learned, a word's and a frame's."""
+        super().__init__()
+        # Named as what does not decay; the shares are their sigmoids.
+        self.bias = nn.Parameter(torch.full((2,), math.log(START / (1 - START)))) if share is None else None
+        self.share = share
+
+    @classmethod
+    def build(cls, scope: str, share: float) -> "Reconstruction | None":
+        """The reconstruction of one of `SCOPES`: with a fixed share in the game, a learned one in scores."""
+        if scope == "score":
+            return cls(None)
+        return cls(share) if scope == "game" and share else None
+
+    @property
+    def in_scores(self) -> bool:
+        """Whether similarities are those of reconstructed tokens, too."""
+        return self.bias is not None
+
+    def shares(self) -> tuple[Tensor | float, Tensor | float]:
+        """The shares of words and of frames."""
+        return (self.share, self.share) if self.bias is None else self.bias.sigmoid().unbind()
+
+    def pairs(self, text: Tensor, video: Tensor, text_weight: Tensor, video_weight: Tensor) -> Tensor:
+        """Cosines of the reconstructed tokens of true pairs: (B, N_t, N_v).
+
+        Args:
+            text: (B, N_t, D).
+            video: (B, N_v, D).
+            text_weight: (B, N_t), by which words are pooled.
+            video_weight: (B, N_v).
+        """
+        alpha, beta = self.shares()
+        text_query, video_query = pooled(text, text_weight), pooled(video, video_weight)
+        return reconstructed(text, video_query, alpha) @ reconstructed(video, text_query, beta).mT
+
+    def all_pairs(self, text: Tensor, video: Tensor, text_weight: Tensor, video_weight: Tensor) -> Tensor:
+        """The same of every text with every video, (A, B, N_t, N_v), without tokens of each pair."""
+        alpha, beta = self.shares()
+        sim = torch.einsum("atd,bvd->abtv", text, video)
+        # Attention of each text over frames p (A, B, N_v), of each video over words q (A, B, N_t).
+        frames = attention(torch.einsum("ad,bvd->abv", pooled(text, text_weight), video), valid(video))
+        words = attention(torch.einsum("bd,atd->abt", pooled(video, video_weight), text), valid(text).unsqueeze(1))
+        to_words, to_frames = torch.einsum("abtv,abv->abt", sim, frames), torch.einsum("abtv,abt->abv", sim, words)
+        between = (to_words * words).sum(dim=-1)
+        product = (1 - alpha) * (1 - beta) * sim + (1 - alpha) * beta * to_words.unsqueeze(-1)
+        product = product + alpha * ((1 - beta) * to_frames + beta * between.unsqueeze(-1)).unsqueeze(-2)
+        among_words = torch.einsum("atu,abu->abt", text @ text.mT, words)
+        among_frames = torch.einsum("bvw,abw->abv", video @ video.mT, frames)
+        text_square = squared_length(valid(text).unsqueeze(1), among_words, words, alpha)
+        video_square = squared_length(valid(video), among_frames, frames, beta)
+        length = (text_square.unsqueeze(-1) * video_square.unsqueeze(-2)).clamp(min=1e-12).sqrt()
+        return product / length * both_valid(text, video)
+
+    def similarity(self, tokens: list[Tensor], *, padding_in_maxima: bool, memory: int) -> Tensor:
+        """Weighted best matches of reconstructed tokens, (A, B), block by block with activation checkpointing.
+
+        Args:
+            tokens: text, video, text_weight, video_weight as for `all_pairs`.
+            padding_in_maxima: the cosines of padding, 0, take part in them.
+            memory: bytes of the cosines of a block.
+        """
+        text, video, text_weight, video_weight = tokens
+
+        def compare(text: Tensor, text_weight: Tensor) -> Tensor:
+            sim = self.all_pairs(text, video, text_weight, video_weight)
+            if not padding_in_maxima:
+                sim = sim.masked_fill(both_valid(text, video) == 0, -2)  # below all cosines
+            best_frame, best_word = sim.amax(dim=3), sim.amax(dim=2)
+            return ((best_frame * text_weight.unsqueeze(1)).sum(-1) + (best_word * video_weight).sum(-1)) / 2
+
+        texts = max(1, memory // (16 * text.shape[1] * video.shape[0] * video.shape[1]))
+        blocks = zip(text.split(texts), text_weight.split(texts), strict=True)
+        return torch.cat([checkpoint(compare, *block, use_reentrant=False) for block in blocks])
+
+
+def valid(tokens: Tensor) -> Tensor:
+    """1 for tokens of (B, N, D), 0 for padding: (B, N)."""
+    return tokens.detach().any(dim=-1).float()
+
+
+def both_valid(text: Tensor, video: Tensor) -> Tensor:
+    """1 where a valid word meets a valid frame: (A, B, N_t, N_v)."""
+    return torch.einsum("at,bv->abtv", valid(text), valid(video))
+
+
+def pooled(tokens: Tensor, weight: Tensor) -> Tensor:
+    """The weighted mean of tokens (B, N, D), of length 1: (B, D)."""
+    return F.normalize(torch.einsum("bnd,bn->bd", tokens, weight), dim=-1)
+
+
+def attention(cosines: Tensor, valid: Tensor) -> Tensor:
+    """Softmax over the last axis, without padding."""
+    return (cosines / TEMPERATURE).masked_fill(valid == 0, -torch.inf).softmax(dim=-1)
+
+
+def reconstructed(tokens: Tensor, query: Tensor, share: Tensor | float) -> Tensor:
+    """Tokens (B, N, D), with a share of what the other side's query (B, D) picks out of them, of length 1."""
+    weight = attention(torch.einsum("bnd,bd->bn", tokens, query), valid(tokens))
+    context = torch.einsum("bn,bnd->bd", weight, tokens).unsqueeze(1)
+    return F.normalize((1 - share) * tokens + share * context, dim=-1) * valid(tokens).unsqueeze(-1)
+
+
+def squared_length(own: Tensor, among: Tensor, weight: Tensor, share: Tensor | float) -> Tensor:
+    """Squared lengths of reconstructed tokens, (A, B, N), from their cosines with the context.
+
+    Args:
+        own: squared lengths of the tokens.
+        among: products of the tokens with the context.
+        weight: of the tokens in the context.
+        share: s.
+    """
+    context = (among * weight).sum(dim=-1, keepdim=True)
+    return (1 - share) ** 2 * own + 2 * share * (1 - share) * among + share**2 * context
