@@ -21,11 +21,13 @@ import torch
 from scripts.benchmarks import (
     captions,
     features,
+    films,
     frames,
     labels,
     loader,
     methods,
     plan,
+    search,
     shortlist,
     similarity,
     train,
@@ -48,8 +50,8 @@ ON_A_DEVICE = {
     "vqa": vqa,
     "captions": captions,
 }
-MEASURED = {**ON_A_DEVICE, "loader": loader, "frames": frames}
-SUBJECTS = {**MEASURED, "plan": plan}
+MEASURED = {**ON_A_DEVICE, "loader": loader, "frames": frames, "search": search}
+SUBJECTS = {**MEASURED, "plan": plan, "films": films}
 """Each has `add_arguments(parser)` and `measure`, which takes those arguments and gives the rows of the table, all
 at once or one after another."""
 

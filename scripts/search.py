@@ -2,6 +2,7 @@
 
 python scripts/search.py index FOLDER --checkpoint pytorch_model.bin.N --index output/index
 python scripts/search.py query "a red circle moves left" --index output/index
+python scripts/search.py query --index output/index                                  # asks for queries
 python scripts/search.py ask "what colour is the circle?" VIDEO --checkpoint output/vqa/pytorch_model.bin.N
 """
 
@@ -9,28 +10,33 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models import load_model
+from models import RetrievalMethod, load_model
 from models.export import model_digest
-from models.shortlist import check_shortlist
 from scripts.benchmarks.measure import count
 from scripts.model_arguments import add_device_arguments, add_model_arguments, model_options
+from scripts.searching.about import IndexedModel, Manifest, Sampling
+from scripts.searching.arguments import add_index_arguments, add_query_arguments
 from scripts.searching.build import build_index
-from scripts.searching.query import SHORTLIST, Hit, VideoIndex, clock
+from scripts.searching.details import read_details
+from scripts.searching.query import VideoIndex, clock
 from scripts.searching.questions import Answer, load_question_model
-from scripts.searching.storage import IndexedModel, Manifest, Sampling
-from utils.args import WORKERS, ArgumentParser
+from scripts.searching.watch import changes
+from utils.args import ArgumentParser
 from utils.distributed import is_main, start
 from utils.engine.builders import check_sizes
 from utils.errors import InputError, printable
 from utils.files import atomic_write
 from utils.logger import table
 from utils.run import run
+from utils.texts import read_text
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,25 +44,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     options = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
-
     index = commands.add_parser("index", help="make an index of a folder, or bring it up to date", **options)
-    index.add_argument("folder", type=Path, help="folder of videos, its subfolders included")
-    index.add_argument("--max_words", type=count, default=32, help="tokens of a query, its ends included")
-    index.add_argument("--max_frames", type=count, default=12, help="frames of a segment")
-    index.add_argument("--framerate", type=count, default=1, help="frames taken from a second of video")
-    index.add_argument("--segment", type=count, default=30, help="seconds of a segment; a shorter video is one")
-    index.add_argument("--overlap", type=int, default=10, help="seconds that neighbouring segments share")
-    index.add_argument("--workers", type=WORKERS, default=2, help="decoding processes of each process")
-    add_model_arguments(index)
-    add_device_arguments(index)
-
+    add_index_arguments(index)
     query = commands.add_parser("query", help="find the segments that a sentence describes", **options)
-    query.add_argument("query", help="sentence")
-    query.add_argument("--top", type=count, default=10, help="segments to show")
-    query.add_argument("--shortlist", type=count, default=SHORTLIST, help="segments that the interaction ranks")
-    query.add_argument("--checkpoint", help="where the index's model lies now; left out: where it lay then")
+    add_query_arguments(query)
     for command in (index, query):
-        command.add_argument("--index", type=Path, default=Path("output/index"), help="folder of the index")
+        command.add_argument("--index", default="output/index", help="folder of the index, or address as s3://...")
 
     ask = commands.add_parser("ask", help="answer a question about a video", **options)
     ask.add_argument("question", help="question")
@@ -72,7 +65,6 @@ def build_parser() -> argparse.ArgumentParser:
 
     for command in (query, ask):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the results here as well")
-    add_device_arguments(query)
     return parser
 
 
@@ -83,34 +75,65 @@ def make_index(args: argparse.Namespace) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("hbi").setLevel(logging.INFO)
     device = start(args.device)
-    options = {**model_options(args), "checkpoint": str(Path(args.checkpoint).resolve())}
-    model = load_model(**options, device=device)
-    check_shortlist(model)
+    model = load_model(**model_options(args), device=device)
     check_sizes(model, args.max_words, args.max_frames)
+    names = ("max_frames", "framerate", "cut", "segment", "overlap", "group")
     manifest = Manifest(
         folder=str(args.folder.resolve()),
-        model=IndexedModel(**options),
+        model=IndexedModel.of(model, args.checkpoint, args.base_encoder),
         digest=model_digest(args.checkpoint),
-        sampling=Sampling(**{name: getattr(args, name) for name in ("max_frames", "framerate", "segment", "overlap")}),
+        sampling=Sampling(**{name: getattr(args, name) for name in names}),
         max_words=args.max_words,
+        bits=args.bits,
     )
-    changes = build_index(model, args.index, manifest, args.workers)
+    update_index(model, manifest, args, rebuild=args.rebuild)
+    if args.watch:
+        for _ in changes(args.folder, args.watch):
+            update_index(model, manifest, args)
+
+
+def update_index(
+    model: RetrievalMethod, manifest: Manifest, args: argparse.Namespace, *, rebuild: bool = False
+) -> None:
+    """Bring the index of the command line up to date and say what changed."""
+    details = None if args.details is None else read_details(args.details)
+    changed = build_index(model, args.index, manifest, args.workers, details=details, rebuild=rebuild)
     if is_main():
-        for file, reason in changes.skipped.items():
+        for file, reason in changed.skipped.items():
             print(f"skipped {printable(file)}: {reason}")
-        print(
-            f"{args.index}: {changes.computed} videos computed, {changes.kept} kept, {changes.removed} removed, "
-            f"{len(changes.skipped)} skipped"
-        )
+        counts = {name: getattr(changed, name) for name in ("computed", "kept", "moved", "removed")}
+        counts["skipped"] = len(changed.skipped)
+        print(f"{args.index}: {counts.pop('computed')} videos computed, "
+              f"{', '.join(f'{number} {name}' for name, number in counts.items())}", flush=True)  # fmt: skip
 
 
 def query_index(args: argparse.Namespace) -> None:
-    """Print and write the segments that the query of the command line finds."""
-    index = VideoIndex(args.index, start(args.device), args.checkpoint)
-    hits = index.search(args.query, top=args.top, shortlist=args.shortlist)
-    rows = [[printable(hit.file), clock(hit.start), clock(hit.end), f"{hit.similarity:.3f}"] for hit in hits]
-    print(table(["video", "from", "to", "similarity"], rows))
-    write_results(args.json, {"query": args.query, "folder": index.manifest.folder}, hits)
+    """Print and write the segments that the queries of the command line find."""
+    index = VideoIndex(args.index, start(args.device), args.checkpoint, args.folder)
+    found = []
+    for query in queries(args):
+        hits = index.search(query, top=args.top, shortlist=args.shortlist, skip=args.skip, where=args.where)
+        rows = [
+            [printable(hit.file), clock(hit.start), clock(hit.end), clock(hit.begin), f"{hit.similarity:.3f}"]
+            for hit in hits
+        ]
+        if args.query is None:
+            print(f"\n{printable(query)}")
+        print(table(["video", "from", "to", "match at", "similarity"], rows))
+        found.append({"query": query, "folder": index.manifest.folder, "results": list(map(asdict, hits))})
+    write_results(args.json, found if args.query is None else found[0])
+
+
+def queries(args: argparse.Namespace) -> Iterator[str]:
+    """The sentence of the command line, those of its file, or what is typed until an empty line."""
+    if args.query is not None:
+        yield args.query
+    elif args.queries is not None:
+        yield from filter(str.strip, read_text(args.queries).splitlines())
+    else:
+        with suppress(EOFError):
+            while query := input("search for: ").strip():
+                yield query
 
 
 def answer_question(args: argparse.Namespace) -> None:
@@ -120,18 +143,19 @@ def answer_question(args: argparse.Namespace) -> None:
     options = {name: getattr(args, name) for name in ("start", "end", "top", "max_words", "max_frames")}
     answers = [Answer(*answer) for answer in model.answer(args.question, args.video, **options)]
     print(table(["answer", "probability"], [[answer.answer, f"{answer.probability:.3f}"] for answer in answers]))
-    write_results(args.json, {"question": args.question, "video": str(args.video)}, answers)
+    written = {"question": args.question, "video": str(args.video), "results": list(map(asdict, answers))}
+    write_results(args.json, written)
 
 
-def write_results(path: Path | None, request: dict[str, str], results: Sequence[Hit] | Sequence[Answer]) -> None:
-    """Write the request and the results as JSON, if a path is given.
+def write_results(path: Path | None, results: Any) -> None:
+    """Write results as JSON, if a path is given.
 
     Raises:
         InputError: the file cannot be written.
     """
     if path is not None:
         with atomic_write(path) as file:
-            json.dump({**request, "results": [asdict(result) for result in results]}, file, indent=1)
+            json.dump(results, file, indent=1)
 
 
 COMMANDS = {"index": make_index, "query": query_index, "ask": answer_question}

@@ -7,7 +7,9 @@ import subprocess
 import time
 from pathlib import Path
 
+import lancedb
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +22,8 @@ from dataloaders.frame_cache import FrameCache
 from models import CLIP, HBI, load_model
 from models.tokenizer import Tokenizer
 from scripts import check_data, compare_methods, compress_videos, export, make_shapes, search
-from scripts.searching.storage import read_entry, read_manifest
+from scripts.searching.query import VideoIndex
+from scripts.searching.store import ABOUT, SEGMENTS
 from tests.conftest import SMALL, write_video
 from tests.retrieval_case import build_corpus
 from utils.checkpoint import released_state, save_weights
@@ -228,28 +231,37 @@ def copied(index, tmp_path):
     return tmp_path / "index"
 
 
+def manifest_of(address):
+    return json.loads(lancedb.connect(address).open_table(ABOUT).to_arrow()["json"][0].as_py())
+
+
+def write_manifest(address, text):
+    lancedb.connect(address).create_table(ABOUT, pa.table({"json": [text]}), mode="overwrite")
+
+
 def test_an_index_cannot_grant_trust_and_its_digest_comes_first(copied, tmp_path, monkeypatch):
-    manifest = copied / "manifest.json"
-    model = json.loads(manifest.read_text())["model"]
-    change(manifest, model={**model, "trust_checkpoint": True})
-    with pytest.raises(InputError, match="manifest.json: model.trust_checkpoint"):
+    manifest = manifest_of(copied)
+    model = manifest["model"]
+    write_manifest(copied, json.dumps({**manifest, "model": {**model, "trust_checkpoint": True}}))
+    with pytest.raises(InputError, match="model.trust_checkpoint"):
+        search.main(["query", "noise", "--index", str(copied)])
+    write_manifest(copied, json.dumps({**manifest, "model": {**model, "options": {"trust_checkpoint": True}}}))
+    with pytest.raises(InputError, match="options.trust_checkpoint: unknown"):
         search.main(["query", "noise", "--index", str(copied)])
     program = tmp_path / "program.bin"
     scripted_program(program, tmp_path)
-    change(manifest, model={**model, "checkpoint": str(program)})
+    write_manifest(copied, json.dumps({**manifest, "model": {**model, "checkpoint": str(program)}}))
     opened = []
-    monkeypatch.setattr("scripts.searching.query.load_model", lambda **options: opened.append(options))
+    monkeypatch.setattr("scripts.searching.about.load_model", lambda *names, **options: opened.append(options))
     with pytest.raises(InputError, match="is not the model that the index was made with"):
         search.main(["query", "noise", "--index", str(copied)])
     assert not opened
 
 
 @pytest.mark.parametrize("special", ["fifo", "zero", "folder", "deep", "digits", "huge"])
-@pytest.mark.parametrize("file", ["manifest.json", "config.json"])
-def test_special_files_are_refused_in_a_line(special, file, copied, weights, tmp_path):
-    if file == "config.json":
-        load_model(weights).save_pretrained(tmp_path / "export")
-    path = (copied if file == "manifest.json" else tmp_path / "export") / file
+def test_special_files_are_refused_in_a_line(special, weights, tmp_path):
+    load_model(weights).save_pretrained(tmp_path / "export")
+    path = tmp_path / "export" / "config.json"
     path.unlink()
     if special == "fifo":
         os.mkfifo(path)
@@ -266,11 +278,16 @@ def test_special_files_are_refused_in_a_line(special, file, copied, weights, tmp
             handle.truncate(2**33)
     started = time.monotonic()
     with pytest.raises(InputError) as refused:
-        if file == "config.json":
-            load_model(tmp_path / "export")
-        else:
-            read_manifest(copied)
+        load_model(tmp_path / "export")
     assert "\n" not in str(refused.value) and time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"format": ' + "9" * 100_000 + "}", "", "[]", "null"])
+def test_texts_that_are_no_manifest_are_refused_in_a_line(text, copied):
+    write_manifest(copied, text)
+    with pytest.raises(InputError) as refused:
+        VideoIndex(copied)
+    assert "\n" not in str(refused.value)
 
 
 JSON = st.recursive(
@@ -278,7 +295,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-KEYS = ("folder", "model", "digest", "sampling", "max_words", "files", "format", "trust_checkpoint")
+KEYS = ("folder", "model", "digest", "sampling", "max_words", "bits", "decoder", "format", "trust_checkpoint")
 EXPORT_KEYS = ("quick_gelu", "answers", "text_rates", "rates", "kl", "teacher", "recipe", "model_type", "checkpoint")
 NESTED = st.sampled_from(["max_frames", "segment", "checkpoint", "rates", "../../x.mp4", "/etc/passwd.mp4"])
 ODD = JSON | st.dictionaries(NESTED, JSON)
@@ -310,7 +327,7 @@ LIMITS = settings(max_examples=100, deadline=None, suppress_health_check=list(He
 def test_hostile_manifests_are_refused_in_a_line(index, tmp_path_factory, values):
     copied = tmp_path_factory.mktemp("hostile") / "index"
     shutil.copytree(index, copied)
-    change(copied / "manifest.json", **values)
+    write_manifest(copied, json.dumps(manifest_of(copied) | values))
     before = snapshot(index.parent)
     try:
         search.main(["query", "noise", "--index", str(copied)])
@@ -364,21 +381,28 @@ def test_hostile_cache_entries_are_made_again(tmp_path_factory, arrays):
     assert found.dtype == np.uint8 and found.ndim == 4 and found.shape[3] == 3
 
 
-@pytest.mark.parametrize("wrong", ["width", "dtype", "times", "scalar"])
-def test_entries_of_other_shapes_are_refused(wrong, copied):
-    from safetensors.torch import load_file, save_file
-
-    (path,) = (copied / "videos").iterdir()
-    tensors = load_file(path)
-    tensors |= {
-        "width": {"mask": torch.ones(1, 9, dtype=torch.int64)},
-        "dtype": {"tokens": tensors["tokens"].double()},
-        "times": {"times": torch.tensor([[float("nan"), 1.0]], dtype=torch.float64)},
-        "scalar": {"tokens": torch.tensor(1.0)},
-    }[wrong]
-    save_file(tensors, path, {"note": "{}"})
-    with pytest.raises(InputError, match="is missing or damaged; run"):
-        read_entry(path, 2)
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("tokens", pa.array([[1.0]], pa.list_(pa.float16(), 1)), "other columns"),
+        ("video", pa.array([b"one.mp4"]), "other columns"),
+        ("video", pa.array(["../../one.mp4"]), "names no video"),
+        ("video", pa.array([None], pa.string()), "--rebuild"),
+        ("start", pa.array([float("nan")]), "times that are none"),
+        ("frames", pa.array([0], pa.int32()), "times that are none"),
+        ("tokens", None, "not finite"),
+    ],
+)
+def test_rows_of_other_shapes_and_numbers_are_refused(column, value, says, copied):
+    table = lancedb.connect(copied).open_table(SEGMENTS).to_arrow()
+    if value is None:
+        kind = table.schema.field(column).type
+        value = pa.array([[float("inf")] * kind.list_size], kind)
+    table = table.set_column(table.schema.get_field_index(column), column, value)
+    lancedb.connect(copied).create_table(SEGMENTS, table, mode="overwrite")
+    with pytest.raises(InputError, match=says) as refused:
+        VideoIndex(copied).search("noise")
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

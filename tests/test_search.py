@@ -1,88 +1,41 @@
-"""Indexing a folder of videos and searching it: what is computed, what survives a kill, and what is refused."""
+"""Searching an index: what a query finds, pages of it, moments, and the command line."""
 
+import io
 import json
-import multiprocessing
 import os
 import shutil
-import signal
+import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from numbered import numbers_of, write_numbered
+from search_case import SAMPLING, SIZES, make_index, write_videos
 
-from models import CLIP, HBI, HBIVQA
+from models import CLIP, HBI, HBIVQA, METHODS, load_model
 from scripts.search import main as search
-from scripts.searching import build, storage
-from scripts.searching.query import Hit, VideoIndex, clock
-from scripts.searching.segments import SegmentReader, windows
-from scripts.searching.storage import ENTRIES, Manifest, read_manifest
+from scripts.searching import watch
+from scripts.searching.moments import Candidate, Hit, Segment, moments
+from scripts.searching.query import VideoIndex, clock
+from scripts.searching.store import Store
 from tests.conftest import SMALL, write_video
-from utils import distributed, files
-from utils.checkpoint import released_state, save_weights, sha256
+from utils.checkpoint import released_state, save_weights
 from utils.errors import InputError
-
-SAMPLING = {"max_frames": 4, "framerate": 1, "segment": 8, "overlap": 3}
-FORK = multiprocessing.get_context("fork")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """A forked process would wait for OpenMP's other threads, which the fork leaves behind."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
-def originals(tmp_path_factory):
-    """Three short videos, one of them in a subfolder, and one of 19 s, which makes four segments."""
-    folder = tmp_path_factory.mktemp("videos")
-    for number, name in enumerate(("a.mp4", "b.mp4", "deeper/c.mp4")):
-        write_video(folder / name, hue=number)
-    write_video(folder / "long.mp4", hue=4, seconds=19, fps=2)
-    return folder
+def videos(tmp_path_factory):
+    return write_videos(tmp_path_factory.mktemp("videos"))
 
 
-@pytest.fixture
-def videos(originals, tmp_path):
-    return Path(shutil.copytree(originals, tmp_path / "videos"))  # with the times of change
-
-
-@pytest.fixture
-def update(model, checkpoint, videos, tmp_path):
-    """Brings an index of `videos` up to date in this process."""
-
-    def call(name="index", **changed):
-        options = {"checkpoint": str(checkpoint), "base_encoder": None, "rates": (0.5, 0.3, 0.2)}
-        made_of = {"folder": str(videos), "model": options, "digest": sha256(checkpoint), "sampling": SAMPLING}
-        return build.build_index(model, tmp_path / name, Manifest(**made_of | {"max_words": 16} | changed))
-
-    return call
-
-
-def tree(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def counts(changes):
-    return changes.computed, changes.kept, changes.removed, len(changes.skipped)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (0.1, [(0, 0.1)]),
-        (30, [(0, 30)]),
-        (30.5, [(0, 30), (20, 30.5)]),
-        (50, [(0, 30), (20, 50)]),
-        (65.7, [(0, 30), (20, 50), (40, 65.7)]),
-    ],
-)
-def test_long_videos_are_cut_into_overlapping_segments(seconds, expected):
-    assert windows(seconds, 30, 10) == expected
+@pytest.fixture(scope="module")
+def opened(model, checkpoint, videos, tmp_path_factory):
+    """An index of the videos whose query mixes three levels."""
+    model.rates = (0.5, 0.3, 0.2)
+    address = tmp_path_factory.mktemp("made") / "index"
+    make_index(model, checkpoint, videos, address)
+    index = VideoIndex(address)
+    index.model.rates = model.rates
+    return index
 
 
 @pytest.mark.parametrize(("seconds", "says"), [(5.9, "0:05"), (65, "1:05"), (3723.4, "1:02:03")])
@@ -90,222 +43,161 @@ def test_times_are_written_as_on_a_clock(seconds, says):
     assert clock(seconds) == says
 
 
-def test_only_what_changed_is_computed(update, videos, tmp_path):
-    assert counts(update()) == (4, 0, 0, 0)
-    before = tree(tmp_path / "index")
-    assert counts(update()) == (0, 4, 0, 0)
-    assert tree(tmp_path / "index") == before
-
-    write_video(videos / "added.mp4", hue=7)
-    assert counts(update()) == (1, 4, 0, 0)
-    assert before.items() - tree(tmp_path / "index").items() == {(Path("manifest.json"), before[Path("manifest.json")])}
-
-    write_video(videos / "b.mp4", hue=6, seconds=2)
-    assert counts(update()) == (1, 4, 0, 0)
-    (videos / "a.mp4").unlink()
-    assert counts(update()) == (0, 4, 1, 0)
-    update("afresh")
-    assert tree(tmp_path / "index") == tree(tmp_path / "afresh")
-    assert len(list((tmp_path / "index" / ENTRIES).iterdir())) == 4
+def test_a_search_ranks_as_the_model_does(opened, model, videos):
+    short = ["a.mp4", "b.mp4", "deeper/c.mp4"]
+    text = model.encode_text(["a bright noise"], 16)
+    whole = model.similarity(text, model.encode_video([videos / name for name in short], 4))[0].tolist()
+    window = model.encode_video([videos / "long.mp4"], 4, start=5, end=13)
+    parts = {("long.mp4", 5.0): model.similarity(text, window).item()}
+    parts |= {(name, 0.0): value for name, value in zip(short, whole, strict=True)}
+    hits = opened.search("a bright noise", top=7)
+    found = {(hit.file, hit.start): hit.similarity for hit in hits}
+    assert {key: found.get(key, parts[key]) for key in parts} == pytest.approx(parts, abs=1e-3)  # tokens are float16
+    assert [hit.similarity for hit in hits] == sorted(found.values(), reverse=True)
+    assert not any(one.overlaps(other) for place, one in enumerate(hits) for other in hits[:place])
+    assert set(short) <= {hit.file for hit in hits} <= {*short, "long.mp4"}
+    assert all(hit.start <= hit.begin < hit.finish <= hit.duration for hit in hits if hit.file in short)
 
 
-def test_broken_videos_are_skipped_named_and_tried_again(update, videos):
-    whole = (videos / "a.mp4").read_bytes()
-    (videos / "a.mp4").write_bytes(whole[: len(whole) // 2])
-    (videos / "empty.mp4").touch()
-    for kept in (0, 3):
-        changes = update()
-        assert counts(changes) == (5 - kept, kept, 0, 2)
-        assert changes.skipped.keys() == {"a.mp4", "empty.mp4"}
-        assert "truncated" in changes.skipped["a.mp4"] and "empty" in changes.skipped["empty.mp4"]
-    (videos / "a.mp4").write_bytes(whole)
-    assert counts(update()) == (2, 3, 0, 1)
+def test_pages_are_parts_of_the_whole(opened):
+    whole = opened.search("a bright noise", top=10)
+    pages = [opened.search("a bright noise", top=2, skip=skip) for skip in range(0, len(whole) + 2, 2)]
+    assert [hit for page in pages for hit in page] == whole and len(whole) >= 4
+    (nearest,) = opened.search("a bright noise", top=1, shortlist=1)
+    assert (nearest.file, nearest.start) in {(hit.file, hit.start) for hit in whole}
 
 
-def test_entries_of_another_decoder_are_not_served(update, tmp_path, monkeypatch):
-    update()
-    monkeypatch.setattr(storage, "DECODER", "another")
-    with pytest.raises(InputError, match="is missing or damaged; run scripts/search.py index again"):
-        VideoIndex(tmp_path / "index")
-    assert counts(update()) == (4, 0, 0, 0)
+def test_a_video_is_most_like_itself(opened, model, videos):
+    hits = opened.like(model.encode_video(videos / "long.mp4", 4, start=5, end=13), top=3)
+    assert (hits[0].file, hits[0].start) == ("long.mp4", 5)
+    assert hits[0].similarity == pytest.approx(1, abs=1e-3)
+    assert [hit.similarity for hit in hits] == sorted((hit.similarity for hit in hits), reverse=True)
+    assert opened.like(model.encode_video(videos / "long.mp4", 4), where="duration < 5")[0].file != "long.mp4"
 
 
-def test_segments_hold_the_frames_of_their_times(tmp_path):
-    times = np.cumsum([0, *[1] * 99, *[20] * 5]).tolist()  # ten frames a second, then one in two seconds
-    write_numbered(tmp_path / "screen.mp4", 105, times=times)
-    reader = SegmentReader(tmp_path, ["screen.mp4"], 64, max_frames=20, framerate=1, segment=8, overlap=2)
-    reader.transform = lambda frames: frames
-    *segments, (_, end, reason) = reader
-    assert (end, reason) == (None, "")
-    for _, (start, stop), frames in segments:
-        moments = range(int(start), int(stop) + 1)
-        shown = [max(n for n, time in enumerate(times) if time <= 10 * moment) for moment in moments]
-        assert numbers_of(frames) == sorted(set(shown))
-    assert [window for _, window, _ in segments[:2]] == [(0, 8), (6, 14)]
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_searches_as_it_compares_or_says_why_not(method, videos, tmp_path):
+    torch.manual_seed(0)
+    kind = METHODS[method]
+    options = {"clip4clip": {"sim_header": "seqTransf"}, "diffusionret": {"stage": "discrimination"}}
+    model = kind(CLIP(SMALL), **options.get(method, {})).eval()
+    save_weights(released_state(model), tmp_path / "model.bin")
+    arguments = ["index", str(videos), "--method", method, "--checkpoint", str(tmp_path / "model.bin")]
+    arguments += ["--index", str(tmp_path / "index"), "--device", "cpu", *SIZES]
+    if model.block:
+        with pytest.raises(InputError, match="no shortlist and no search; give a model of --recipe corrected"):
+            search(arguments)
+        arguments += ["--recipe", "corrected"]
+        model = load_model(tmp_path / "model.bin", method=method, recipe="corrected")
+    search(arguments)
+    index = VideoIndex(tmp_path / "index")
+    assert type(index.model) is kind
+    text = model.encode_text(["a bright noise"], 16)
+    names = ["a.mp4", "b.mp4", "deeper/c.mp4"]
+    expected = model.similarity(text, model.encode_video([videos / name for name in names], 4))[0].tolist()
+    hits = {hit.file: hit.similarity for hit in index.search("a bright noise", top=20)}
+    assert [hits[name] for name in names] == pytest.approx(expected, abs=2e-3)
+
+
+def candidate(file, start, scores, similarity=0.5, duration=100.0):
+    """Frames a second apart."""
+    times = [start + number for number in range(len(scores))]
+    return Candidate(Segment(file, start, start + len(scores), duration), similarity, times, scores)
+
+
+def test_a_moment_reaches_over_the_frames_that_carry_the_match():
+    found = moments([candidate("a", 10.0, [0, 0, 0.9, 1, 0.8, 0, 0, 0])], 5)
+    assert found == [(0, 12, 15)]
+
+
+def test_a_moment_reaches_into_neighbouring_segments_which_are_one_result():
+    parts = [candidate("a", 8.0, [0.9, 1, 0.9, 0, 0, 0]), candidate("a", 2.0, [0, 0, 0, 0, 0.8, 0.9]),
+             candidate("a", 40.0, [0, 0.7, 0, 0]), candidate("b", 8.0, [0, 0, 0.6, 0, 0, 0])]  # fmt: skip
+    assert moments(parts, 5) == [(0, 6, 11), (2, 41, 42), (3, 10, 11)]
+    assert moments(parts, 2) == [(0, 6, 11), (2, 41, 42)]
+    assert moments([], 2) == []
+
+
+def test_a_moment_ends_at_a_gap():
+    parts = [candidate("a", 0.0, [1, 0.9]), candidate("a", 10.0, [0.95, 0]), candidate("b", 0.0, [0, 0, 0, 0, 0])]
+    assert moments(parts, 1) == [(0, 0, 2)]
 
 
 def test_names_that_are_not_utf8_are_read_and_named(checkpoint, videos, tmp_path, capsys):
-    for name, content in ((b"caf\xe9.mp4", (videos / "a.mp4").read_bytes()), (b"\xff.mp4", b"")):
-        Path(os.fsdecode(os.fsencode(videos) + b"/" + name)).write_bytes(content)
+    copy = shutil.copytree(videos, tmp_path / "videos")
+    for name, content in ((b"caf\xe9.mp4", (copy / "a.mp4").read_bytes()), (b"\xff.mp4", b"")):
+        Path(os.fsdecode(os.fsencode(copy) + b"/" + name)).write_bytes(content)
     where = ["--index", str(tmp_path / "index"), "--device", "cpu"]
-    sizes = ["--max_words", "16", "--max_frames", "4", "--segment", "30", "--workers", "0"]
-    search(["index", str(videos), "--checkpoint", str(checkpoint), *sizes, *where])
+    search(["index", str(copy), "--checkpoint", str(checkpoint), *SIZES, *where])
     output = capsys.readouterr().out
     assert "6 videos computed" in output and "1 skipped" in output and r"skipped \udcff.mp4" in output
     search(["query", "noise", "--top", "9", "--json", str(tmp_path / "results.json"), *where])
     assert r"caf\udce9.mp4" in capsys.readouterr().out
     results = json.loads((tmp_path / "results.json").read_text())["results"]
     assert "caf\udce9.mp4" in [result["file"] for result in results]
+    Path(os.fsdecode(os.fsencode(copy) + b"/caf\xe9.mp4")).unlink()
+    search(["index", str(copy), "--checkpoint", str(checkpoint), *SIZES, *where])
+    assert "1 removed" in capsys.readouterr().out
 
 
-def in_processes(call, count):
-    """Run `call(number)` in so many forked processes and return their exit codes."""
-    processes = [FORK.Process(target=call, args=(number,)) for number in range(count)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    return [process.exitcode for process in processes]
-
-
-def test_a_kill_leaves_what_the_next_run_completes(update, tmp_path, monkeypatch):
-    update("whole")
-    replace, done = os.replace, []
-
-    def kill_at_fourth(source, target):
-        """Marker, manifest and one video are written, the second one is there under its temporary name."""
-        if len(done) == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        done.append(target)
-        replace(source, target)
-
-    monkeypatch.setattr(files.os, "replace", kill_at_fourth)
-    assert in_processes(lambda _: update("cut"), 1) == [-signal.SIGKILL]
-    monkeypatch.undo()
-    assert len(list((tmp_path / "cut" / ENTRIES).glob("[!.]*"))) == 1
-    with pytest.raises(InputError, match="holds no video yet"):
-        VideoIndex(tmp_path / "cut")
-    assert counts(update("cut")) == (3, 1, 0, 0)
-    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
-
-
-def test_two_processes_make_the_same_index(update, tmp_path, monkeypatch):
-    update("alone")
-
-    def share(number):
-        os.environ |= {"RANK": str(number), "WORLD_SIZE": "2"}
-        distributed.dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", world_size=2, rank=number)
-        assert update("shared").computed == 4
-        distributed.stop()
-
-    assert in_processes(share, 2) == [0, 0]
-    assert tree(tmp_path / "shared") == tree(tmp_path / "alone")
-
-
-def test_a_search_ranks_as_the_model_does(update, model, videos, tmp_path):
-    update()
-    index = VideoIndex(tmp_path / "index")
-    assert [(s.start, s.end) for s in index.segments if s.file == "long.mp4"] == [(0, 8), (5, 13), (10, 18), (15, 19)]
-    short = ["a.mp4", "b.mp4", "deeper/c.mp4"]
-    text = model.encode_text(["a bright noise"], 16)
-    model.rates = (0.5, 0.3, 0.2)
-    whole = model.similarity(text, model.encode_video([videos / name for name in short], 4))[0].tolist()
-    window = model.encode_video([videos / "long.mp4"], 4, start=5, end=13)
-    parts = {("long.mp4", 5.0): model.similarity(text, window).item()}
-    parts |= {(name, 0.0): value for name, value in zip(short, whole, strict=True)}
-    hits = index.search("a bright noise", top=7)
-    found = {(hit.file, hit.start): hit.similarity for hit in hits}
-    assert {key: found.get(key, parts[key]) for key in parts} == pytest.approx(parts, abs=1e-5)
-    assert [hit.similarity for hit in hits] == sorted(found.values(), reverse=True)
-    assert not any(one.overlaps(other) for place, one in enumerate(hits) for other in hits[:place])
-    assert set(short) <= {hit.file for hit in hits} <= {*short, "long.mp4"}
-    assert hits[0] == index.search("a bright noise", top=1)[0]
-
-
-def damage(path, change):
-    path.write_bytes(change(path.read_bytes()))
-
-
-@pytest.mark.parametrize(
-    ("where", "change", "says"),
-    [
-        ("manifest.json", lambda content: content[:-20], "is no JSON"),
-        ("manifest.json", lambda content: content.replace(b'"a.mp4"', b'"../a.mp4"'), "names no video"),
-        ("manifest.json", lambda content: content.replace(b'"a.mp4"', b'"/etc/passwd"'), "names no video"),
-        ("manifest.json", lambda content: content.replace(b'"format": 2', b'"format": 1'), "not of version 2"),
-        (f"{ENTRIES}/*", lambda content: content[:-20], "missing or damaged"),
-        (f"{ENTRIES}/*", lambda content: content[:-1] + bytes([content[-1] ^ 1]), "missing or damaged"),
-        (f"{ENTRIES}/*", lambda content: b"", "missing or damaged"),
-    ],
-)
-def test_a_damaged_index_is_refused_and_mended(update, tmp_path, where, change, says):
-    update()
-    path = next((tmp_path / "index").glob(where))
-    before = tree(tmp_path / "index")
-    damage(path, change)
-    with pytest.raises(InputError, match=says) as error:
-        VideoIndex(tmp_path / "index")
-    assert "\n" not in str(error.value)
-    if path.name == "manifest.json":
-        path.unlink()  # as the message says
-    update()
-    assert tree(tmp_path / "index") == before
-
-
-def test_a_video_is_most_like_itself(update, model, videos, tmp_path):
-    update()
-    index = VideoIndex(tmp_path / "index")
-    segment = index.segments[-1]
-    hits = index.like(model.encode_video(videos / segment.file, **index.sampling(segment)), top=3)
-    assert (hits[0].file, hits[0].start) == (segment.file, segment.start)
-    assert hits[0].similarity == pytest.approx(1, abs=1e-5)
-    assert [hit.similarity for hit in hits] == sorted((hit.similarity for hit in hits), reverse=True)
-
-
-def test_an_index_of_something_else_is_refused(update, checkpoint, videos, tmp_path):
-    update()
-    others = {"sampling": SAMPLING | {"max_frames": 3}, "digest": "0" * 64, "folder": str(videos / "deeper")}
-    for key, value in others.items():
-        with pytest.raises(InputError, match=f"made with {key}"):
-            update(**{key: value})
-    other = tmp_path / "other.bin"
-    save_weights(released_state(HBI(CLIP(SMALL), temporal_layers=1)), other)
-    with pytest.raises(InputError, match="is not the model that the index was made with"):
-        VideoIndex(tmp_path / "index", checkpoint=str(other))
-    moved = shutil.copy(checkpoint, tmp_path / "moved.bin")
-    assert VideoIndex(tmp_path / "index", checkpoint=str(moved)).segments
-    with pytest.raises(InputError, match="no index of videos"):
-        VideoIndex(tmp_path / "nowhere")
-
-
-def test_the_command_line(checkpoint, videos, tmp_path, capsys):
-    where = ["--index", str(tmp_path / "index")]
-    sizes = ["--max_words", "16", "--max_frames", "4", "--segment", "8", "--overlap", "3", "--workers", "1"]
-    (videos / "empty.mp4").touch()
-    search(["index", str(videos), "--checkpoint", str(checkpoint), "--device", "cpu", *sizes, *where])
-    output = capsys.readouterr().out
-    assert "skipped empty.mp4: " in output and "5 videos computed, 0 kept, 0 removed, 1 skipped" in output
-    assert read_manifest(tmp_path / "index").sampling.model_dump() == SAMPLING
+def test_the_command_line(checkpoint, videos, tmp_path, capsys, monkeypatch):
+    where = ["--index", str(tmp_path / "index"), "--device", "cpu"]
+    (tmp_path / "details.csv").write_text("video,caption,tags\nlong.mp4,a long one,one; two\n")
+    details = ["--details", str(tmp_path / "details.csv")]
+    search(["index", str(videos), "--checkpoint", str(checkpoint), *SIZES, *where, *details])
+    assert "4 videos computed, 0 kept, 0 moved, 0 removed, 0 skipped" in capsys.readouterr().out
+    sampling = Store(tmp_path / "index").manifest().sampling.model_dump()
+    assert sampling == {**SAMPLING, "cut": "windows", "group": 0}
 
     results = tmp_path / "results.json"
-    search(["query", "a bright noise", "--top", "3", "--device", "cpu", "--json", str(results), *where])
+    search(["query", "a bright noise", "--top", "3", "--json", str(results), *where])
     header, _, *rows = capsys.readouterr().out.splitlines()
     written = json.loads(results.read_text())
-    assert header.split() == ["video", "from", "to", "similarity"]
+    assert header.split() == ["video", "from", "to", "match", "at", "similarity"]
     assert (written["query"], written["folder"], len(written["results"])) == ("a bright noise", str(videos), 3)
     for row, result in zip(rows, written["results"], strict=True):
         hit = Hit(**result)
-        assert row.split() == [hit.file, clock(hit.start), clock(hit.end), f"{hit.similarity:.3f}"]
+        times = map(clock, (hit.start, hit.end, hit.begin))
+        assert row.split() == [hit.file, *times, f"{hit.similarity:.3f}"]
+    search(["query", "a bright noise", "--where", "caption = 'a long one'", "--json", str(results), *where])
+    assert {tuple(hit["tags"]) for hit in json.loads(results.read_text())["results"]} == {("one", "two")}
+
+    (tmp_path / "queries.txt").write_text("a bright noise\n\na dark noise\n")
+    capsys.readouterr()
+    search(["query", "--queries", str(tmp_path / "queries.txt"), "--json", str(results), *where])
+    from_file = capsys.readouterr().out
+    assert [found["query"] for found in json.loads(results.read_text())] == ["a bright noise", "a dark noise"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("a bright noise\na dark noise\n\nnever read\n"))
+    search(["query", *where])
+    assert capsys.readouterr().out.replace("search for: ", "") == from_file
 
 
-def test_an_exported_model_makes_the_same_entries(model, checkpoint, videos, tmp_path, capsys):
+def test_a_watched_folder_is_indexed_when_it_has_settled(videos, tmp_path):
+    folder = Path(shutil.copytree(videos, tmp_path / "videos"))
+    found = watch.changes(folder, 0.05)
+    waiting = threading.Thread(target=lambda: next(found), daemon=True)
+    waiting.start()
+    waiting.join(0.5)
+    assert waiting.is_alive()
+    write_video(folder / "added.mp4")
+    waiting.join(60)
+    assert not waiting.is_alive()
+
+
+def test_an_exported_model_and_the_options_of_the_command_line_are_used(videos, tmp_path):
+    model = HBI(CLIP(SMALL), temporal_layers=1, rates=(0.5, 0.3, 0.2)).eval()
     model.save_pretrained(tmp_path / "exported")
+    checkpoint = tmp_path / "pytorch_model.bin.0"
+    save_weights(released_state(model), checkpoint)
     found = []
     for name in (checkpoint, tmp_path / "exported"):
         index = tmp_path / f"index of {name.name}"
-        search(["index", str(videos / "deeper"), "--checkpoint", str(name), "--index", str(index), "--workers", "0"])
-        found.append(VideoIndex(index).gallery.shortlist.vectors)
-    assert torch.equal(*found)
+        rate = ["--rate", "0.5", "0.3", "0.2"] if name == checkpoint else []
+        words = ["index", str(videos / "deeper"), "--checkpoint", str(name), "--index", str(index), "--workers", "0"]
+        search([*words, *rate, "--device", "cpu"])
+        found.append(VideoIndex(index))
+    assert [tuple(index.model.rates) for index in found] == [tuple(model.rates)] * 2
+    assert found[0].search("noise") == found[1].search("noise")
 
 
 def test_questions_on_the_command_line(videos, tmp_path, capsys):
@@ -324,7 +216,7 @@ def test_questions_on_the_command_line(videos, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["index", "VIDEOS", "--overlap", "30"], "overlap by 0 to 29 s"),
+        (["index", "VIDEOS", "--overlap", "30"], "overlap by 0 to 11 s"),
         (["index", "VIDEOS", "--max_frames", "78"], "77 positions"),
         (["index", "VIDEOS", "--max_words", "78"], "77 positions"),
         (["index", "VIDEOS/nothing"], "no video in it"),

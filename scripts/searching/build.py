@@ -4,39 +4,32 @@ S segments of a video, N_v frames of a segment, D width.
 """
 
 import logging
-import re
+import time
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from models import HBI
-from scripts.searching.segments import SegmentReader, list_videos
-from scripts.searching.storage import (
-    ENTRIES,
-    MANIFEST,
-    Entry,
-    Manifest,
-    read_entry,
-    read_manifest,
-    unusable,
-    write_entry,
-    write_manifest,
-)
-from utils.distributed import barrier, is_main, rank, world_size
-from utils.errors import InputError
-from utils.files import claim_folder, remove, temporary_names
+from models import RetrievalMethod
+from models.shortlist import check_shortlist, vectors
+from scripts.searching.about import Manifest
+from scripts.searching.plan import Plan, identity, make_plan
+from scripts.searching.rows import Details, Encoded, rows_of
+from scripts.searching.segments import Finished, Part, SegmentReader, list_videos
+from scripts.searching.store import Store
+from utils.distributed import barrier, from_main, is_main, rank, world_size
 from utils.logger import progress
 
 logger = logging.getLogger("hbi")
 
-ENTRY = r"[0-9a-f]{64}\.safetensors"
-OWN_FILES = rf"{ENTRY}|{temporary_names(ENTRY)}|{temporary_names(re.escape(MANIFEST))}"
+ROWS_TOGETHER, SECONDS_TOGETHER = 2048, 60
+"""Videos are added to the table when they have so many segments, or after so much time: each time makes a file."""
 
 
 @dataclass(frozen=True)
@@ -46,113 +39,126 @@ class Changes:
     Attributes:
         computed: videos that were read.
         kept: videos that were in the index and have not changed.
+        moved: videos that were in the index under another name.
         removed: videos that were in the index and are gone.
         skipped: video that cannot be used -> why.
     """
 
     computed: int
     kept: int
+    moved: int
     removed: int
-    skipped: dict[str, str]
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
-def build_index(model: HBI, index: Path, manifest: Manifest, workers: int = 0) -> Changes:
+def build_index(
+    model: RetrievalMethod,
+    address: str | Path,
+    manifest: Manifest,
+    workers: int = 0,
+    *,
+    details: Mapping[str, Details] | None = None,
+    rebuild: bool = False,
+) -> Changes:
     """Make an index of a folder of videos, or bring it up to date: only what is new or changed is computed.
 
-    Each video is encoded for itself and written when complete, so that the index is the same however often the work
-    was cut short and however many processes share it.
+    The rows of a video are added together when all are there, so that the index is the same however often the work was
+    cut short and however many processes share it.
 
     Args:
         model: encodes the frames.
-        index: folder of the index.
-        manifest: what the index is made of; its `files` are found here.
+        address: of the index, see `Store`.
+        manifest: what the index is made of.
         workers: decoding processes of each process.
+        details: video -> what is said of it; None leaves what was said before.
+        rebuild: start from nothing.
 
     Returns:
         The changes, the same on every process.
 
     Raises:
-        InputError: there are no videos, the folder is no index or in the folder of the videos, or the index is damaged
-            or was made of something else.
+        InputError: there are no videos, the folder is no index or in the folder of the videos, the index is damaged or
+            was made of something else, or the model cannot be searched with.
     """
-    folder = Path(manifest.folder)
-    claim_folder(index, "index", apart_from=[folder], flag="--index")
-    files = {file: _identity(folder / file) for file in list_videos(folder)}
-    manifest = manifest.model_copy(update={"files": files})
-    earlier = _earlier_files(index, manifest)
-    entries = {file: manifest.entry(index, file) for file in manifest.files}
-    frames = manifest.sampling.max_frames
-    missing = [file for file, path in entries.items() if not _is_usable(path, frames)]
-    barrier()  # nothing is written before all processes have seen what is missing
-    if is_main() and not (index / MANIFEST).exists():
-        write_manifest(index, manifest.model_copy(update={"files": {}}))
-    _encode(model, folder, missing[rank() :: world_size()], entries, manifest.sampling.model_dump(), workers)
-    barrier()
-    reasons = {file: read_entry(path, frames).reason for file, path in entries.items()}
-    stale = {*(index / ENTRIES).iterdir(), *index.iterdir()} - set(entries.values())
-    barrier()  # nothing is removed before all processes have seen what is stale
+    check_shortlist(model)
+    store, folder = Store(address), Path(manifest.folder)
+
+    def prepare() -> tuple[Plan, bool]:
+        files = list_videos(folder)
+        store.claim(folder)
+        earlier = None if rebuild else store.manifest()
+        if earlier is None:
+            store.create(manifest, model.clip.config.embed_dim)
+        else:
+            earlier.check_same(manifest, store.address)
+            store.write_manifest(manifest)
+        return make_plan(store, folder, files, details), earlier is None
+
+    plan, fresh = from_main(prepare)
+    finished = _gathered(_encode(model, store, plan.missing[rank() :: world_size()], manifest, workers, details))
+    skipped = {video.file: video.reason for video in finished if video.reason}
     if is_main():
-        write_manifest(index, manifest)
-        for path in stale:
-            remove(path, OWN_FILES)
-    skipped = {file: reason for file, reason in reasons.items() if reason}
-    return Changes(len(missing), len(entries) - len(missing), len(earlier - entries.keys()), skipped)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """Size and time of change of a file; zeros for one that cannot be seen, which reading it then tells."""
-    with suppress(OSError):
-        status = path.stat()
-        return status.st_size, status.st_mtime_ns
-    return 0, 0
-
-
-def _earlier_files(index: Path, manifest: Manifest) -> set[str]:
-    """The videos of the index as it is; one of another folder, model or sampling is refused."""
-    if not (index / MANIFEST).exists():
-        return set()
-    earlier = read_manifest(index)
-    for key in ("folder", "digest", "sampling"):
-        old, new = getattr(earlier, key), getattr(manifest, key)
-        if old != new:
-            raise InputError(f"{index}: was made with {key} {old}, not {new}; give another --index, or remove this one")
-    return set(earlier.files)
-
-
-def _is_usable(path: Path, frames: int) -> bool:
-    """Whether an entry is there, whole and of a video that can be used: others are tried again."""
-    with suppress(InputError):
-        return not read_entry(path, frames).reason
-    return False
+        plan.remove_stale(store, {video.file: video.content for video in finished if not video.reason})
+        store.write_manifest(manifest.model_copy(update={"skipped": len(skipped)}))
+        store.tidy(fresh=fresh)
+    barrier()
+    return Changes(len(plan.missing), plan.kept, plan.moved, plan.removed, skipped)
 
 
 @torch.no_grad()
 def _encode(
-    model: HBI, folder: Path, files: Sequence[str], entries: dict[str, Path], sampling: dict[str, int], workers: int
-) -> None:
-    """Encode videos and write their entries."""
-    reader = SegmentReader(folder, files, model.clip.config.resolution, **sampling)
-    loader = DataLoader(reader, batch_size=None, num_workers=min(workers, len(files)))
-    parts: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
-    for file, reason in progress(_finished(model, loader, sampling["max_frames"], parts), "videos", logger, len(files)):
-        done = parts.pop(file, [])
-        if reason or not done:
-            entry = unusable(reason, sampling["max_frames"], model.clip.config.embed_dim)
-        else:
-            entry = Entry(*map(torch.cat, zip(*done, strict=True)))
-        write_entry(entries[file], entry)
+    model: RetrievalMethod,
+    store: Store,
+    files: list[str],
+    manifest: Manifest,
+    workers: int,
+    details: Mapping[str, Details] | None,
+) -> list[Finished]:
+    """Encode videos and add them to the table."""
+    folder, details = Path(manifest.folder), details or {}
+    reader = SegmentReader(folder, files, model.clip.config.resolution, manifest.sampling)
+    count = min(workers, len(files))  # a fork would copy the threads of the table's engine in some unknown state
+    loader = DataLoader(reader, None, num_workers=count, multiprocessing_context="forkserver" if count else None)
+    waiting: list[pa.Table] = []
+    last, finished = time.monotonic(), []
+    for video, encoded in progress(_encoded(model, loader, manifest), "videos", logger, len(files)):
+        finished.append(video)
+        if not video.reason:
+            said = details.get(video.file, Details())
+            waiting.append(rows_of(encoded, video, identity(folder / video.file), said, manifest))
+        if sum(map(len, waiting)) >= ROWS_TOGETHER or (waiting and time.monotonic() - last > SECONDS_TOGETHER):
+            store.add(waiting)
+            last, waiting = time.monotonic(), []
+    if waiting:
+        store.add(waiting)
+    return finished
 
 
-def _finished(model: HBI, loader: DataLoader, max_frames: int, parts: dict[str, list]):
-    """Put the tokens (1, N_v, D), mask (1, N_v) and times (1, 2) of each segment among the `parts` of its file.
-
-    Yields:
-        Each file when all of it has been read, and why it cannot be used, or "".
-    """
-    for file, window, content in loader:
-        if window is None:
-            yield file, content
+def _encoded(
+    model: RetrievalMethod, loader: DataLoader, manifest: Manifest
+) -> Iterator[tuple[Finished, Encoded | None]]:
+    """Yield each video when all of it has been read, and its segments unless it cannot be used."""
+    parts: dict[str, list[tuple[Part, Tensor, Tensor]]] = defaultdict(list)
+    for part in loader:
+        if isinstance(part, Part):
+            counts = torch.tensor(list(map(len, part.times)))
+            mask = (torch.arange(manifest.sampling.max_frames) < counts.unsqueeze(1)).long().to(model.device)
+            tokens = model.frame_tokens(part.frames.to(model.device), mask)
+            parts[part.file].append((part, tokens.cpu(), vectors(model, tokens, mask, "video").cpu()))
             continue
-        mask = (torch.arange(max_frames) < len(content)).long().unsqueeze(0)
-        tokens = model.frame_tokens(content.to(model.device), mask.to(model.device))
-        parts[file].append((tokens.cpu(), mask, torch.tensor([window], dtype=torch.float64)))
+        done = parts.pop(part.file, [])
+        if part.reason:
+            yield part, None
+            continue
+        read, tokens, pooled = zip(*done, strict=True)
+        spans, times = ([item for some in read for item in getattr(some, name)] for name in ("spans", "times"))
+        yield part, Encoded(spans, times, torch.cat(tokens), torch.cat(pooled))
+
+
+def _gathered(own: list[Finished]) -> list[Finished]:
+    """The videos of all processes."""
+    if world_size() == 1:
+        return own
+    parts: list[list[Finished]] = [[]] * world_size()
+    dist.all_gather_object(parts, own)
+    return [video for part in parts for video in part]

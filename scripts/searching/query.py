@@ -1,47 +1,30 @@
-"""Questions to an index.
+"""Queries to an index.
 
-S segments of all videos, N_v frames of a segment, K candidates, D width.
+N_v frames of a segment, K candidates, D width.
 """
 
-from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import torch
-from torch import Tensor
+import torch.nn.functional as F
 
-from models import HBI, Tokens, load_model
+from models import RetrievalMethod, Tokens
 from models.export import model_digest
-from models.shortlist import Gallery, vectors
-from scripts.searching.storage import AGAIN, Manifest, read_entry, read_manifest
+from models.shortlist import check_shortlist, vectors
+from scripts.searching.about import Manifest
+from scripts.searching.compression import restore
+from scripts.searching.moments import Candidate, Hit, Segment, moments
+from scripts.searching.rows import file_name, numbers, stored_name
+from scripts.searching.store import REBUILD, Store, quoted
 from utils.errors import InputError
 
 SHORTLIST = 100
-"""Segments that are compared with a query word by word."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A part of a video.
-
-    Attributes:
-        file: path of the video within the indexed folder.
-        start, end: seconds.
-    """
-
-    file: str
-    start: float
-    end: float
-
-    def overlaps(self, other: "Segment") -> bool:
-        """Whether two segments share a moment of one video."""
-        return self.file == other.file and self.start < other.end and other.start < self.end
-
-
-@dataclass(frozen=True)
-class Hit(Segment):
-    """A segment that a query found, and its similarity."""
-
-    similarity: float
+"""Segments that are compared with a query as the method does."""
+SHOWN = ("video", "start", "end", "duration", "caption", "tags", "date")
+COMPARED = ("frames", "times", "vector", "tokens")
 
 
 def clock(seconds: float) -> str:
@@ -52,104 +35,164 @@ def clock(seconds: float) -> str:
 
 
 class VideoIndex:
-    """An index in memory, 4 * N_v * D bytes a segment and level, and its model.
+    """An index and its model; of the rows only those that a query compares are read.
 
     Args:
-        path: folder of the index.
+        address: of the index, see `Store`.
         device: where the model goes.
         checkpoint: where the model's file lies now; None: where it lay when the index was made.
+        folder: where the videos lie now; None: where they lay when the index was brought up to date.
 
     Raises:
         InputError: it is no index, damaged or empty, or the model cannot be read or is another one.
     """
 
-    def __init__(self, path: Path, device: str | torch.device = "cpu", checkpoint: str | None = None):
-        self.path, self.manifest = path, read_manifest(path)
-        frames = self.manifest.sampling.max_frames
-        entries = {file: read_entry(self.manifest.entry(path, file), frames) for file in self.manifest.files}
-        self.skipped = {file: entry.reason for file, entry in entries.items() if entry.reason}
-        self.segments = [Segment(file, *times) for file, entry in entries.items() for times in entry.times.tolist()]
-        if not self.segments:
-            raise InputError(f"{path}: holds no video yet; {AGAIN}")
-        self._ends = {segment.file: segment.end for segment in self.segments}  # of the last segment of each file
-        self.model = load_indexed_model(self.manifest, device, checkpoint)
-        tokens = torch.cat([entry.tokens for entry in entries.values()])  # (S, N_v, D)
-        mask = torch.cat([entry.mask for entry in entries.values()])  # (S, N_v)
-        self.gallery = Gallery(self.model, tokens.to(self.model.device), mask.to(self.model.device))
+    def __init__(
+        self,
+        address: str | Path,
+        device: str | torch.device = "cpu",
+        checkpoint: str | None = None,
+        folder: str | Path | None = None,
+    ):
+        self.store = Store(address)
+        manifest = self.store.manifest()
+        if manifest is None:
+            raise InputError(f"{address}: no index of videos is there; make one with scripts/search.py index")
+        self.manifest = manifest.model_copy(update={"folder": str(folder)} if folder else {})
+        self.model = _load(self.manifest, device, checkpoint, self.store.address)
+        self.store.check(self.manifest, self.model.clip.config.embed_dim)
+
+    @cached_property
+    def files(self) -> list[str]:
+        """Every video of the index, sorted."""
+        return sorted({self._named(row["video"]) for row in self.store.videos()})
+
+    @property
+    def path(self) -> str | Path:
+        """Where the index is."""
+        return self.store.folder or self.store.address
+
+    def holds(self, name: str) -> bool:
+        """Whether a video is in the index."""
+        return self.store.count(f"video = {quoted(stored_name(name))}") > 0
 
     def file(self, name: str) -> Path:
-        """Where a video of the index lies.
-
-        Raises:
-            KeyError: it is not in the index.
-        """
-        if name not in self.manifest.files:
-            raise KeyError(name)
+        """Where a video of the index lies."""
         return Path(self.manifest.folder, name)
 
     def sampling(self, segment: Segment) -> dict[str, float | None]:
         """Keywords of `utils.video.decode.decode_clip` that give the frames of a segment."""
-        end = None if segment.end == self._ends[segment.file] else segment.end
-        sizes = self.manifest.sampling.model_dump(include={"max_frames", "framerate"})
-        return {**sizes, "start": segment.start, "end": end}
+        end = None if segment.end >= segment.duration else segment.end
+        return {**self.manifest.sampling.of_frames(), "start": segment.start, "end": end}
 
-    def search(self, query: str, *, top: int = 10, shortlist: int = SHORTLIST) -> list[Hit]:
+    @torch.no_grad()
+    def search(
+        self, query: str, *, top: int = 10, shortlist: int = SHORTLIST, skip: int = 0, where: str | None = None
+    ) -> list[Hit]:
         """Find what a sentence describes.
 
         Args:
             query: a sentence.
-            top: how many segments.
-            shortlist: K, how many segments the interaction ranks: those whose pooled vectors are nearest.
+            top: how many results.
+            shortlist: K, how many segments the method compares: those whose vectors are nearest.
+            skip: how many results to leave out, those of earlier pages.
+            where: which rows count, a condition in SQL such as "date >= '2024-01-01' AND array_has(tags, 'sport')".
 
         Returns:
-            At most `top` segments that do not overlap, the most similar first.
+            At most `top` segments that do not show the same moment, the most similar first.
 
         Raises:
-            InputError: the query is empty.
+            InputError: the query is empty, or the condition is wrong.
         """
         if not query.strip():
             raise InputError("the query is empty: describe what to look for")
         text = self.model.encode_text([query], self.manifest.max_words)
-        near = self.gallery.nearest(text, max(shortlist, top))
-        return self._best(near[0].tolist(), self.gallery.similarity(text, near)[0].cpu(), top)
+        vector = vectors(self.model, *text, "text")[0]
+        rows, video = self._nearest(vector, max(shortlist, 2 * (skip + top)), where)
+        sim = self.model.rerank(self.model.similarity(text, video), text, video)[0][0] if len(rows) else vector[:0]
+        return self._hits(rows, sim.cpu(), self._scores(video, vector), skip, top)
 
-    def like(self, video: Tokens, *, top: int = 10) -> list[Hit]:
+    @torch.no_grad()
+    def like(self, video: Tokens, *, top: int = 10, where: str | None = None) -> list[Hit]:
         """Find segments that look like one picture or video; the similarity is that of the pooled vectors.
 
         Args:
             video: frame tokens (1, N_v, D) and their mask, as `encode_video` gives them.
             top: how many segments.
+            where: as for `search`.
         """
-        query = vectors(self.model, *video, "video").cpu()
-        similarity = (self.gallery.shortlist.vectors @ query.T).squeeze(1)
-        near = similarity.argsort(descending=True, stable=True)
-        return self._best(near.tolist(), similarity[near], top)
+        vector = vectors(self.model, *video, "video")[0]
+        rows, found = self._nearest(vector, max(SHORTLIST, 2 * top), where)
+        near = torch.from_numpy(numbers(rows["vector"])).float() @ vector.cpu()
+        return self._hits(rows, near, self._scores(found, vector), 0, top)
 
-    def _best(self, near: list[int], similarity: Tensor, top: int) -> list[Hit]:
-        """The best of the segments `near` by their similarities (K,), without overlaps."""
-        hits: list[Hit] = []
-        for place in similarity.argsort(descending=True, stable=True).tolist():
-            segment = self.segments[near[place]]
-            if len(hits) < top and not any(segment.overlaps(hit) for hit in hits):
-                hits.append(Hit(**asdict(segment), similarity=similarity[place].item()))
-        return hits
+    def _nearest(self, vector: torch.Tensor, count: int, where: str | None) -> tuple[pa.Table, Tokens]:
+        """The `count` rows whose vectors are nearest to `vector` (D,), and their tokens."""
+        columns = [*SHOWN, *COMPARED, *(["scales"] if self.manifest.bits < 16 else [])]
+        rows = self.store.nearest(vector.cpu().numpy(), count, where, columns)
+        return rows, self._tokens(rows)
+
+    def _scores(self, video: Tokens, vector: torch.Tensor) -> torch.Tensor:
+        """Cosines (K, N_v) of frames and `vector` (D,)."""
+        return (F.normalize(video.tokens, dim=-1) @ vector).cpu()
+
+    def _tokens(self, rows: pa.Table) -> Tokens:
+        """Tokens (K, N_v, D) and mask (K, N_v) of rows, where the model is."""
+        columns = {name: numbers(rows[name]) for name in ("vector", "tokens", "scales") if name in rows.column_names}
+        tokens = restore(columns, torch.from_numpy(columns["vector"]), self.manifest.bits)
+        mask = torch.arange(tokens.shape[1]) < torch.tensor(rows["frames"].to_pylist()).unsqueeze(1)
+        return Tokens(tokens.to(self.model.device), mask.long().to(self.model.device))
+
+    def _hits(self, rows: pa.Table, sim: torch.Tensor, scores: torch.Tensor, skip: int, top: int) -> list[Hit]:
+        """Results from rows, their similarities (K,) and the scores of their frames (K, N_v)."""
+        if not (sim.isfinite().all() and scores.isfinite().all()):
+            raise InputError(f"{self.store.address}: holds numbers that are not finite; {REBUILD}")
+        shown, times = rows.select(SHOWN).to_pylist(), numbers(rows["times"]).astype(np.float64)
+        bounds = [row[name] for row in shown for name in ("start", "end", "duration")]
+        finite = np.isfinite(np.array([*bounds, *times.flat], float)).all()
+        if not (finite and rows["frames"].to_numpy().min(initial=1) > 0):
+            raise InputError(f"{self.store.address}: holds times that are none; {REBUILD}")
+        order = sim.argsort(descending=True, stable=True).tolist()
+        candidates = [
+            Candidate(
+                Segment(self._named(row["video"]), row["start"], row["end"], row["duration"]),
+                sim[place].item(),
+                times[place, :frames].tolist(),
+                scores[place, :frames].tolist(),
+            )
+            for place in order
+            for row, frames in [(shown[place], rows["frames"][place].as_py())]
+        ]
+        return [
+            Hit(
+                **vars(candidates[place].segment),
+                similarity=candidates[place].similarity,
+                begin=begin,
+                finish=finish,
+                caption=row["caption"] or "",
+                tags=tuple(row["tags"] or ()),
+                date=str(row["date"] or ""),
+            )
+            for place, begin, finish in moments(candidates, skip + top)[skip:]
+            for row in [shown[order[place]]]
+        ]
+
+    def _named(self, stored: str) -> str:
+        """The path of a video that the index names."""
+        try:
+            return file_name(stored)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{self.store.address}: {error}; {REBUILD}") from error
 
 
-def load_indexed_model(manifest: Manifest, device: str | torch.device, checkpoint: str | None = None) -> HBI:
-    """Load the model that an index was made with.
-
-    Args:
-        manifest: of the index.
-        device: where the model goes.
-        checkpoint: where the model's file lies now, if it was moved.
-
-    Raises:
-        InputError: the file cannot be read, or it is another model.
-    """
-    options = manifest.model.options() | ({"checkpoint": checkpoint} if checkpoint else {})
-    if model_digest(options["checkpoint"]) != manifest.digest:  # before anything is loaded
+def _load(manifest: Manifest, device: str | torch.device, checkpoint: str | None, address: str) -> RetrievalMethod:
+    """Load the model that an index was made with."""
+    file = checkpoint or manifest.model.checkpoint
+    if model_digest(file) != manifest.digest:  # before anything is loaded
         raise InputError(
-            f"{options['checkpoint']}: is not the model that the index was made with; give that one by --checkpoint, "
-            "or make another index"
+            f"{file}: is not the model that the index was made with; give that one by --checkpoint, or make another "
+            "index"
         )
-    return load_model(**options, device=device)
+    model = manifest.model.load(device, checkpoint, address)
+    check_shortlist(model)
+    return model

@@ -1,20 +1,62 @@
 """From a folder of videos to the frames of their segments.
 
-n frames of a segment, R CLIP's resolution.
+M frames of some segments, R CLIP's resolution.
 """
 
-import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dataloaders import files
 from scripts.inspection import check_frame_rate
+from scripts.searching.about import Sampling
+from scripts.searching.spans import Span, longer, shots, windows
+from utils.checkpoint import sha256
 from utils.errors import InputError
+from utils.video import positions
 from utils.video.decode import Video
 from utils.video.transforms import ClipTransform
+
+TOGETHER = 16
+"""Segments of a video that are decoded before they are encoded."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some segments of a video.
+
+    Attributes:
+        file: path within the folder.
+        spans: start and end of each segment, seconds.
+        times: when the frames of each segment are shown, seconds.
+        frames: uint8 (M, 3, R, R), of all segments one after another.
+    """
+
+    file: str
+    spans: list[Span]
+    times: list[list[float]]
+    frames: Tensor
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of a video.
+
+    Attributes:
+        file: path within the folder.
+        reason: why it cannot be used, "" if it can.
+        content: SHA-256 of the file.
+        duration: seconds.
+    """
+
+    file: str
+    reason: str = ""
+    content: str = ""
+    duration: float = 0.0
 
 
 def list_videos(folder: Path) -> list[str]:
@@ -29,66 +71,54 @@ def list_videos(folder: Path) -> list[str]:
     return videos
 
 
-def windows(seconds: float, length: int, overlap: int) -> list[tuple[float, float]]:
-    """Cut a video into segments that overlap.
-
-    Args:
-        seconds: how long the video lasts.
-        length: of a segment, seconds; a video that is not longer is one segment.
-        overlap: of neighbours, seconds, less than `length`.
-
-    Returns:
-        Start and end of each, in seconds; the last one ends with the video and is longer than `overlap`.
-    """
-    starts = range(0, max(1, math.ceil(seconds - overlap)), length - overlap)
-    return [(float(start), min(float(start + length), seconds)) for start in starts]
-
-
 class SegmentReader(IterableDataset):
-    """Reads videos segment by segment; loading workers share the files.
-
-    It yields (file, (start, end), frames): seconds, and uint8 (n, 3, R, R). Behind the last segment of a file comes
-    (file, None, reason): why the file cannot be used, or "".
+    """Reads videos; loading workers share the files. It yields the `Part`s of a file, and `Finished` behind them.
 
     Args:
         folder: of the videos.
         files: paths within it.
         resolution: R.
-        segment: length of a segment, seconds.
-        overlap: of neighbouring segments, seconds.
-        **sampling: of `utils.video.decode.decode_clip`.
+        sampling: which segments and frames.
     """
 
-    def __init__(
-        self, folder: Path, files: Sequence[str], resolution: int, *, segment: int, overlap: int, **sampling: int
-    ):
+    def __init__(self, folder: Path, files: Sequence[str], resolution: int, sampling: Sampling):
         self.folder, self.files, self.transform = folder, files, ClipTransform(resolution)
-        self.segment, self.overlap, self.sampling = segment, overlap, sampling
+        self.sampling = sampling
 
-    def __iter__(self) -> Iterator[tuple[str, tuple[float, float] | None, Tensor | str]]:
+    def __iter__(self) -> Iterator[Part | Finished]:
         worker = get_worker_info()
         for file in self.files[worker.id :: worker.num_workers] if worker else self.files:
             try:
-                for window, frames in self._segments(self.folder / file):
-                    yield file, window, frames
-                yield file, None, ""
+                content = sha256(self.folder / file)
+                with Video(self.folder / file) as video:
+                    check_frame_rate(video)
+                    yield from self._parts(file, video)
+                    yield Finished(file, "", content, video.timeline.duration)
             except InputError as error:
-                yield file, None, str(error)
+                yield Finished(file, str(error))
 
-    def _segments(self, path: Path) -> Iterator[tuple[tuple[float, float], Tensor]]:
-        """Window and frames of each segment of a video."""
-        with Video(path) as video:
-            check_frame_rate(video)
-            seconds = None
-            while seconds != video.timeline.duration:  # another one than the packets said, once frames are decoded
-                seconds = video.timeline.duration
-                first, *others = windows(seconds, self.segment, self.overlap)
-                frames = self._frames(video, *first)
-            yield first, frames
-            for window in others:
-                yield window, self._frames(video, *window)
+    def _parts(self, file: str, video: Video) -> Iterator[Part]:
+        """The segments of a video, `TOGETHER` at a time."""
+        seconds = None
+        while seconds != video.timeline.duration:  # another one than the packets said, once frames are decoded
+            seconds = video.timeline.duration
+            spans = self._spans(video)
+            self._frames(video, *spans[0])
+        for first in range(0, len(spans), TOGETHER):
+            some = spans[first : first + TOGETHER]
+            frames, times = zip(*(self._frames(video, *span) for span in some), strict=True)
+            yield Part(file, some, list(times), torch.cat(frames))
 
-    def _frames(self, video: Video, start: float, end: float) -> Tensor:
-        """The frames of a segment."""
+    def _spans(self, video: Video) -> list[Span]:
+        """The segments of a video, longer ones behind."""
+        size = video.timeline.duration, self.sampling.segment, self.sampling.overlap
+        spans = shots(video.path, *size) if self.sampling.cut == "shots" else windows(*size)
+        return spans + longer(spans, self.sampling.group)
+
+    def _frames(self, video: Video, start: float, end: float) -> tuple[Tensor, list[float]]:
+        """The frames of a segment, and when they are shown."""
         last = end >= video.timeline.duration
-        return self.transform(video.clip(start=start, end=None if last else end, **self.sampling))
+        sampling = {"start": start, "end": None if last else end} | self.sampling.of_frames()
+        frames = self.transform(video.clip(**sampling))
+        chosen = positions.choose_frames(video.timeline, positions.Sampling(**sampling))
+        return frames, video.timeline.times[chosen].tolist()

@@ -11,7 +11,7 @@ from utils.video.decode import Video
 
 def servable(index: VideoIndex, name: str) -> Path | None:
     """The file of a used video, if it lies below the folder of the index whatever links lead to it."""
-    if name not in index.manifest.files or name in index.skipped:
+    if not index.holds(name):
         return None
     try:
         path = index.file(name).resolve(strict=True)

@@ -129,7 +129,7 @@ class Explorer:
         Raises:
             InputError: there is no such video, or no such segment of it.
         """
-        if file not in self.index.manifest.files or file in self.index.skipped:
+        if not self.index.holds(file):
             raise InputError(f"{printable(file[:MAX_TEXT])}: is no video of the index; take one that a search found")
         segment = Segment(file, float(start), float(end))
         if not (math.isfinite(segment.end) and 0 <= segment.start < segment.end):

@@ -217,8 +217,8 @@ def require(chosen: Chosen) -> tuple[str, Hit]:
 
 def count_videos(explorer: Explorer) -> str:
     """How many videos are searched, and how many cannot be."""
-    files, skipped = explorer.index.manifest.files, explorer.index.skipped
-    return f"{len(files) - len(skipped)} videos" + (f", {len(skipped)} skipped" if skipped else "")
+    skipped = explorer.index.manifest.skipped
+    return f"{len(explorer.index.files)} videos" + (f", {skipped} skipped" if skipped else "")
 
 
 def card(base: str, hit: Hit, thumbnail: str, *, whole: bool) -> tuple[str, str]:

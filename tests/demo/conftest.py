@@ -17,9 +17,9 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from models import CLIP, HBI, HBIVQA
+from scripts.searching.about import Manifest
 from scripts.searching.build import build_index
-from scripts.searching.query import VideoIndex
-from scripts.searching.storage import Manifest
+from scripts.searching.query import Segment, VideoIndex
 from scripts.webdemo.explorer import Explorer
 from scripts.webdemo.playback import Converter
 from scripts.webdemo.protection import Protection
@@ -72,7 +72,7 @@ def make_site(root, seconds=12):
     torch.manual_seed(0)
     model = HBI(CLIP(SMALL), temporal_layers=1, recipe="corrected").eval()
     save_weights(released_state(model), root / "model.bin")
-    options = {"checkpoint": str(root / "model.bin"), "base_encoder": None, "recipe": "corrected"}
+    options = {"checkpoint": str(root / "model.bin"), "options": {"recipe": "corrected"}}
     sampling = {"max_frames": 4, "framerate": 1, "segment": 6, "overlap": 1}
     digest = sha256(root / "model.bin")
     manifest = Manifest(folder=str(videos), model=options, digest=digest, sampling=sampling, max_words=16)
@@ -107,6 +107,12 @@ def serve(explorer, folder):
     yield server.servers[0].sockets[0].getsockname()
     server.should_exit = True
     thread.join(PATIENCE)
+
+
+def segments(index):
+    """All segments of an index."""
+    hits = index.search("noise", top=100)
+    return [Segment(hit.file, hit.start, hit.end, hit.duration) for hit in hits]
 
 
 def post(address, path, content):

@@ -23,7 +23,7 @@ from scripts.webdemo.playback import Converter
 from scripts.webdemo.serving import build_app
 from scripts.webdemo.uploads import Uploads
 from tests.conftest import write_video
-from tests.demo.conftest import SECRET, get, make_site, post
+from tests.demo.conftest import SECRET, get, make_site, post, segments
 from utils.errors import InputError
 from utils.video.decode import decode_clip
 
@@ -31,9 +31,9 @@ QUERY = "a bright noise"
 
 
 def test_videos_of_the_index_are_served_whole_and_in_part(explorer, address):
-    for name in explorer.index.manifest.files:
+    for name in explorer.index.files:
         path = f"/video/{quote(name)}"
-        if name in ("broken.mp4", "linked.mp4", "moved.mp4"):  # skipped, outside of the folder, and gone
+        if name in ("linked.mp4", "moved.mp4"):  # outside of the folder, and gone
             assert get(address, path)[0] == 404
             continue
         content = explorer.index.file(name).read_bytes()
@@ -47,8 +47,8 @@ def test_videos_of_the_index_are_served_whole_and_in_part(explorer, address):
 def test_videos_are_served_as_videos(tmp_path, suffix, media_type):
     path = tmp_path / f"video.{suffix}"
     path.write_bytes(b"content")
-    manifest = SimpleNamespace(files={path.name: (7, 0)}, folder=str(tmp_path))
-    index = SimpleNamespace(manifest=manifest, file=lambda name: tmp_path / name, skipped={})
+    manifest = SimpleNamespace(folder=str(tmp_path), skipped=0)
+    index = SimpleNamespace(manifest=manifest, file=lambda name: tmp_path / name, files=[path.name], holds=bool)
     app = build_app(SimpleNamespace(index=index, questions=None), Converter(tmp_path / "converted"), [])
     with TestClient(app) as client:
         response = client.get(f"/video/{path.name}")
@@ -57,7 +57,7 @@ def test_videos_are_served_as_videos(tmp_path, suffix, media_type):
 
 @pytest.mark.parametrize("name", ["old.avi", "part 2.mp4"])
 def test_what_browsers_do_not_play_is_converted(explorer, address, tmp_path, name):
-    (segment,) = (segment for segment in explorer.index.segments if segment.file == name)
+    (segment,) = (segment for segment in segments(explorer.index) if segment.file == name)
     where = playing(explorer.index, segment)
     assert where.startswith("/converted/") and get(address, "/video/" + quote(name))[0] == 200
     status, content = get(address, where)
@@ -77,15 +77,15 @@ def test_what_browsers_do_not_play_is_converted(explorer, address, tmp_path, nam
 
 
 def test_a_segment_is_played_from_where_its_picture_is(explorer):
-    times = {segment.file: playing(explorer.index, segment) for segment in explorer.index.segments}
-    (late,) = (segment for segment in explorer.index.segments if segment.file == "late.mp4")
+    times = {segment.file: playing(explorer.index, segment) for segment in segments(explorer.index)}
+    (late,) = (segment for segment in segments(explorer.index) if segment.file == "late.mp4")
     assert times["late.mp4"] == f"/video/late.mp4#t=2,{late.end + 2:g}"
     assert "#t=0," in times["short 0.mp4"]
     assert times["moved.mp4"] is None
 
 
 def test_a_thumbnail_is_the_frame_nearest_to_the_query(explorer):
-    model, (segment,) = explorer.index.model, [some for some in explorer.index.segments if some.file == "late.mp4"]
+    model, (segment,) = explorer.index.model, [some for some in segments(explorer.index) if some.file == "late.mp4"]
     frames = decode_clip(explorer.index.file(segment.file), **explorer.index.sampling(segment))
     tokens, mask = model.encode_video(explorer.index.file(segment.file), **explorer.index.sampling(segment))
     best = set()
@@ -168,7 +168,7 @@ def test_too_large_a_file_leaves_nothing(tmp_path, monkeypatch):
 
 def test_a_video_is_added_to_the_index(tmp_path):
     explorer = make_site(tmp_path, seconds=2)
-    before = set(explorer.index.manifest.files)
+    before = set(explorer.index.files)
     path = write_video(tmp_path / "new.mp4", hue=7)
 
     async def content():
@@ -176,7 +176,7 @@ def test_a_video_is_added_to_the_index(tmp_path):
 
     key = asyncio.run(explorer.uploads.receive("my new.mp4", content()))
     assert explorer.add(key) == "uploads/my new.mp4"
-    assert set(explorer.index.manifest.files) - before == {"uploads/my new.mp4"}
+    assert set(explorer.index.files) - before == {"uploads/my new.mp4"}
     assert explorer.search("", key)[0].file == "uploads/my new.mp4"
     with pytest.raises(InputError, match="added before"):
         explorer.add(key)
@@ -236,7 +236,7 @@ def test_wrong_requests_of_programs_get_one_line_without_paths(explorer, address
 
 def test_no_other_file_is_served(explorer, address):
     videos = explorer.index.file("long.mp4").parent
-    files = [videos / "notes.txt", videos.parent / "outside.mp4", explorer.index.path / "manifest.json", "/etc/passwd"]
+    files = [videos / "notes.txt", videos.parent / "outside.mp4", explorer.index.path / "about.lance", "/etc/passwd"]
     files += [explorer.index.manifest.model.checkpoint, videos / ".." / "outside.mp4"]
     routes = ("/gradio_api/file=", "/file=", "/video/", "/converted/", "/thumbnail/", "")
     paths = [f"{route}{quote(str(file))}" for file in files for route in routes]
