@@ -50,13 +50,7 @@ def check_captioned(datatype: str) -> None:
 
 
 def build_caption_loaders(args: argparse.Namespace, resolution: int, device: torch.device, name: str) -> CaptionLoaders:
-    """Load the clips of a split with all their captions.
-
-    Args:
-        args: of main_captioning.py.
-        resolution: CLIP's, pixels.
-        device: where the batches go.
-        name: "val" or "test"; "val" is the test split where the data set has no validation videos.
+    """Load the clips of "val" or "test" with all their captions; "val" is the test split where there is no other.
 
     Raises:
         InputError: annotations or videos are missing or malformed.

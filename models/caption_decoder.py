@@ -21,13 +21,7 @@ KeysValues = tuple[Tensor, Tensor]
 
 
 class Cache(NamedTuple):
-    """What decoding keeps from word to word.
-
-    Attributes:
-        memory: of each block, keys and values of the M memory tokens.
-        mask: boolean (B, 1, 1, M), True for valid memory tokens.
-        words: of each block, keys and values of the words so far.
-    """
+    """Of each block, keys and values of the M memory tokens, whose mask is (B, 1, 1, M), and of the words so far."""
 
     memory: list[KeysValues]
     mask: Tensor

@@ -32,13 +32,7 @@ DECODER = "decoder."
 
 @dataclass(frozen=True)
 class DescribedWord:
-    """A word of a caption.
-
-    Attributes:
-        word: with the punctuation that belongs to it.
-        probability: given the words before it.
-        attention: level name -> weight of each token of the level; all levels together sum to 1.
-    """
+    """A word, its probability given those before it, and by level its weight of each token: all sum to 1."""
 
     word: str
     probability: float
@@ -47,13 +41,7 @@ class DescribedWord:
 
 @dataclass(frozen=True)
 class Description:
-    """What a model says of a video.
-
-    Attributes:
-        caption: the sentence.
-        words: its words.
-        frames: level name -> for each token of the level the frames it stands for, by number from 0.
-    """
+    """What a model says of a video, and by level the frames, from 0, that each token stands for."""
 
     caption: str
     words: list[DescribedWord]
@@ -141,13 +129,7 @@ class HBICaptioning(HBI):
     @torch.no_grad()
     @full_precision
     def generate(self, video: Tokens, *, beams: int = 5, max_words: int = 32, exponent: float = 1.0) -> Beams:
-        """Write captions of videos; see `beam_search`.
-
-        Args:
-            video: B videos, as `encode_video` gives them.
-            beams: 1 is greedy.
-            max_words: tokens of a caption, its ends included.
-            exponent: of the length in a score.
+        """Write captions of at most `max_words` tokens, ends included, of B videos; see `beam_search`.
 
         Raises:
             InputError: more tokens than the decoder has positions for.
@@ -162,13 +144,7 @@ class HBICaptioning(HBI):
 
     @torch.no_grad()
     def describe(self, video: str | Path, *, beams: int = 5, max_words: int = 32, **sampling: Any) -> Description:
-        """Say what happens in a video file, and which frames each word attended to.
-
-        Args:
-            video: the file.
-            beams: see `generate`.
-            max_words: tokens of the caption, its ends included.
-            **sampling: of `encode_video`.
+        """Say what happens in a video file, and which frames each word attended to; `sampling` as for `encode_video`.
 
         Raises:
             InputError: the file is missing or cannot be decoded.

@@ -11,10 +11,9 @@ from torch import Tensor
 
 
 class Selectable(Protocol):
-    """What decoding keeps for each sentence."""
+    """What decoding keeps for each sentence; `select` gives those at some positions."""
 
-    def select(self, index: Tensor) -> "Selectable":
-        """The sentences at the positions `index`."""
+    def select(self, index: Tensor) -> "Selectable": ...  # noqa: D102
 
 
 State = TypeVar("State", bound=Selectable)
@@ -51,13 +50,10 @@ def beam_search(
     length: int,
     exponent: float = 1.0,
 ) -> Beams:
-    """Find likely sentences of at most `length` words.
-
-    Finished sentences keep their place among the beams and are compared with the others by their scores so far.
+    """Find likely sentences; finished ones keep their place among the beams and are compared by their scores so far.
 
     Args:
-        step: takes the last words (B * K,) and a state, returns log-probabilities of the next word (B * K, V) and the
-            state after it.
+        step: takes the last words (B * K,) and a state, returns log-probabilities (B * K, V) and the next state.
         state: of B sentences before their first word.
         first: int64 (B,), the start tokens.
         end: the end token.

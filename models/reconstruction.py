@@ -20,11 +20,10 @@ START = 0.1
 
 
 class Reconstruction(nn.Module):
-    """Adds a share of the tokens that the other modality attends to: v' = (1 - s) v + s c, with c the mean of the
-    video's frames by the softmax of their cosines with the text's pooled tokens; words in the same way.
+    """v' = (1 - s) v + s c, with c the mean of the video's frames that the text attends to; words in the same way.
 
     Tokens have length 1, and padding length 0, as `models.interaction.unit` makes them.
-    """  # noqa: D205
+    """
 
     def __init__(self, share: float | None):
         """Args: share: s, fixed; None: learned, a word's and a frame's."""
@@ -35,7 +34,7 @@ class Reconstruction(nn.Module):
 
     @classmethod
     def build(cls, scope: str, share: float) -> "Reconstruction | None":
-        """The reconstruction of one of `SCOPES`: with a fixed share in the game, a learned one in scores."""
+        """The reconstruction of one of `SCOPES`; in scores the share is learned."""
         if scope == "score":
             return cls(None)
         return cls(share) if scope == "game" and share else None
@@ -50,14 +49,7 @@ class Reconstruction(nn.Module):
         return (self.share, self.share) if self.bias is None else self.bias.sigmoid().unbind()
 
     def pairs(self, text: Tensor, video: Tensor, text_weight: Tensor, video_weight: Tensor) -> Tensor:
-        """Cosines of the reconstructed tokens of true pairs: (B, N_t, N_v).
-
-        Args:
-            text: (B, N_t, D).
-            video: (B, N_v, D).
-            text_weight: (B, N_t), by which words are pooled.
-            video_weight: (B, N_v).
-        """
+        """Cosines (B, N_t, N_v) of true pairs' tokens (B, N, D), reconstructed; tokens are pooled by weights (B, N)."""
         alpha, beta = self.shares()
         text_query, video_query = pooled(text, text_weight), pooled(video, video_weight)
         return reconstructed(text, video_query, alpha) @ reconstructed(video, text_query, beta).mT
@@ -81,13 +73,7 @@ class Reconstruction(nn.Module):
         return product / length * both_valid(text, video)
 
     def similarity(self, tokens: list[Tensor], *, padding_in_maxima: bool, memory: int) -> Tensor:
-        """Weighted best matches of reconstructed tokens, (A, B), block by block with activation checkpointing.
-
-        Args:
-            tokens: text, video, text_weight, video_weight as for `all_pairs`.
-            padding_in_maxima: the cosines of padding, 0, take part in them.
-            memory: bytes of the cosines of a block.
-        """
+        """Weighted best matches (A, B) in blocks of `memory` bytes; `tokens` are the arguments of `all_pairs`."""
         text, video, text_weight, video_weight = tokens
 
         def compare(text: Tensor, text_weight: Tensor) -> Tensor:
@@ -130,13 +116,6 @@ def reconstructed(tokens: Tensor, query: Tensor, share: Tensor | float) -> Tenso
 
 
 def squared_length(own: Tensor, among: Tensor, weight: Tensor, share: Tensor | float) -> Tensor:
-    """Squared lengths of reconstructed tokens, (A, B, N), from their cosines with the context.
-
-    Args:
-        own: squared lengths of the tokens.
-        among: products of the tokens with the context.
-        weight: of the tokens in the context.
-        share: s.
-    """
+    """Squared lengths of reconstructed tokens (A, B, N), from their own and their products `among` with the context."""
     context = (among * weight).sum(dim=-1, keepdim=True)
     return (1 - share) ** 2 * own + 2 * share * (1 - share) * among + share**2 * context
