@@ -94,11 +94,7 @@ def load_model(
         model = methods[name](clip, **options) if names is None else methods[name](clip, names, **options)
     else:
         quick_gelu = uses_quick_gelu(base_encoder) if base_encoder else config is None or config.quick_gelu
-        try:
-            kind = {"quick_gelu": quick_gelu, "answers": names}
-            model = build_with_weights(methods[name], state, checkpoint, **kind, **options)
-        except InputError as error:
-            raise InputError(_named_method(state, name, checkpoint) or str(error)) from error
+        model = _with_weights(methods[name], state, checkpoint, quick_gelu=quick_gelu, answers=names, **options)
         model.source = checkpoint
     if estimator is not None and not (state and model.recipe.teacher_of_checkpoint):
         weights = read_weights(estimator)
@@ -112,13 +108,20 @@ def find_method(state: Mapping[str, Tensor]) -> str | None:
     return next((name for name, cls in METHODS.items() if cls.recognises(state)), None)
 
 
-def _named_method(state: Mapping[str, Tensor], name: str, source: str | Path) -> str:
-    """Say of which method and head weights are that do not fit the method `name`; "" if that is not the reason."""
-    found = find_method(state)
-    if found in (None, name):
-        return ""
-    head = ", ".join(f"{option} {value}" for option, value in METHODS[found].options_of_state(state).items())
-    return f"{source}: weights of the method {found} ({head}), not of {name}; choose --method {found} or another file"
+def _with_weights(
+    method: type[RetrievalMethod], state: Mapping[str, Tensor], source: str | Path, **options: Any
+) -> RetrievalMethod:
+    """Build a method with weights; if they do not fit, say of which method and head they are."""
+    try:
+        return build_with_weights(method, state, source, **options)
+    except InputError as error:
+        found, name = find_method(state), method.method
+        if found in (None, name):
+            raise
+        head = ", ".join(f"{option} {value}" for option, value in METHODS[found].options_of_state(state).items())
+        raise InputError(
+            f"{source}: weights of the method {found} ({head}), not of {name}; choose --method {found} or another file"
+        ) from error
 
 
 __all__ = [

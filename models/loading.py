@@ -1,6 +1,7 @@
 """From the weights of a checkpoint to a model: every size is derived from them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,8 +36,11 @@ def build_with_weights(
         **options: keywords of the method; those that the keys determine may be left out.
 
     Raises:
-        InputError: the weights are not those of such a model.
+        InputError: the weights are not those of such a model, or it has no such option.
     """
+    known = {field.name for field in fields(method.Options)} | {"temporal", "temporal_layers"}
+    if unknown := options.keys() - known:
+        raise InputError(f"{source}: the method {method.method} has no option {min(unknown)}; leave it out")
     clip = clip_of_checkpoint(state, source, quick_gelu=quick_gelu)
     options = temporal_options(state) | method.options_of_state(state) | options
     model = method(clip, **options) if answers is None else method(clip, answers, **options)

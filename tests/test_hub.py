@@ -176,6 +176,12 @@ def test_the_folder_alone_gives_the_metrics_of_the_training(corpus, tmp_path):
     assert find_config(tmp_path / "moved") is None
 
 
+def test_an_option_of_another_method_is_refused(tmp_path):
+    build("dicosa").save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match="the method dicosa has no option rates; leave it out"):
+        load_model(tmp_path / "model", rates=(1, 0, 0))
+
+
 def test_a_checkpoint_of_weights_alone_is_exported_with_the_options_given(tmp_path):
     save_weights(released_state(build("hbi")), tmp_path / "pytorch_model.bin.0")
     words = ["--checkpoint", tmp_path / "pytorch_model.bin.0", "--output", tmp_path / "out", "--without_onnx"]
