@@ -79,19 +79,26 @@ class Split:
 
 
 class TextDataset(Dataset):
-    """Every caption of a split once, for evaluation: {"ids": (N_t), "text_mask": (N_t)}, both int64."""
+    """Every caption of a split once, for evaluation: {"ids": (N_t), "text_mask": (N_t)}, both int64.
+
+    A process tokenises each caption once, however often a split is evaluated.
+    """
 
     def __init__(self, split: Split, tokenizer: Tokenize, max_words: int):
         self.captions = split.captions
         self.tokenizer = tokenizer
         self.max_words = max_words
+        self._ids = torch.zeros(len(self.captions), max_words, dtype=torch.int32)
+        self._mask = torch.zeros(len(self.captions), max_words, dtype=torch.uint8)  # of zeros where it is yet to do
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        ids, mask = self.tokenizer([self.captions[index]], self.max_words)
-        return {"ids": ids[0], "text_mask": mask[0]}
+        if not self._mask[index].any():
+            ids, mask = self.tokenizer([self.captions[index]], self.max_words)
+            self._ids[index], self._mask[index] = ids[0], mask[0]
+        return {"ids": self._ids[index].long(), "text_mask": self._mask[index].long()}
 
 
 class ClipDataset(Dataset):

@@ -347,3 +347,19 @@ def test_broken_video_ends_in_its_reason_from_any_process(msrvtt_folder, tmp_pat
     with pytest.raises(InputError) as raised:
         next(iter(loader))
     assert str(raised.value).splitlines()[-1] == f"{broken}: is truncated, 100 bytes are missing; replace the file"
+
+
+def test_captions_are_tokenised_once():
+    captions, calls, tokenizer = ["a red star", "a ring blinks"], [], Tokenizer()
+
+    def count(texts, max_words):
+        calls.extend(texts)
+        return tokenizer(texts, max_words)
+
+    texts = TextDataset(Split([Clip("a")], captions, [0, 0]), count, 8)
+    for _ in range(3):
+        items = [texts[number] for number in range(2)]
+    ids, mask = tokenizer(captions, 8)
+    assert calls == captions
+    for row, item in enumerate(items):
+        assert torch.equal(item["ids"], ids[row]) and torch.equal(item["text_mask"], mask[row])

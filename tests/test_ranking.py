@@ -71,7 +71,7 @@ def test_shards_have_the_ranks_of_the_whole(world):
         mp.spawn(check, (free_port(), world), nprocs=world)
 
 
-CAPTIONS, CLIPS = 59_800 // 4, 2_990
+CAPTIONS, CLIPS = 59_800, 2_990
 
 
 class Peak(threading.Thread):
@@ -113,9 +113,9 @@ def measure(rank, port, world, folder, save):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("save", "bound"), [(False, 1.5), (True, 2.5)], ids=["ranks alone", "matrix saved"])
+@pytest.mark.parametrize(("save", "bound"), [(False, 2), (True, 2.5)], ids=["ranks alone", "matrix saved"])
 def test_all_processes_together_hold_little_more_than_the_matrix(save, bound, tmp_path):
-    """MSR-VTT's full split, a quarter of its captions: 179 MB; of larger ones the parts of fixed size count less."""
+    """MSR-VTT's full split, 715 MB; on top come temporaries, and where it is saved the whole."""
     mp.spawn(measure, (free_port(), 4, tmp_path, save), nprocs=4)
     taken = sum(int(file.read_text()) for file in tmp_path.glob("*.txt"))
     assert taken < bound * 4 * CAPTIONS * CLIPS, f"{taken / (4 * CAPTIONS * CLIPS):.2f} times the matrix"

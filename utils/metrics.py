@@ -174,7 +174,7 @@ def _checked_clips(clip_of_caption: Tensor, shape: Sequence[int]) -> Tensor:
 
 def _total(sim: Tensor) -> Tensor:
     """The sum in float64, to which a whole matrix would be copied."""
-    rows = max(1, _CHUNK_CELLS // sim.shape[1])
+    rows = max(1, _CHUNK_CELLS // (8 * sim.shape[1]))
     return torch.stack([chunk.sum(dtype=torch.float64) for chunk in sim.split(rows)]).sum()
 
 
