@@ -21,7 +21,9 @@ def load_clip(source: str | Path, *, trust: bool = False) -> CLIP:
     Raises:
         InputError: no such file or model, or weights that are not those of a CLIP ViT.
     """
-    path = WEIGHTS_FOLDER / _file_name(source) if source in OPENAI_DIGESTS else Path(source)
+    path = Path(source)
+    if source in OPENAI_DIGESTS:
+        path = WEIGHTS_FOLDER / f"{source.replace('/', '-')}.pt"
     if path.is_file():
         return _clip_from_file(path, trust)
     if source in OPENAI_DIGESTS:
@@ -34,11 +36,6 @@ def uses_quick_gelu(source: str | Path) -> bool:
     """Whether the weights called `source` were trained with QuickGELU: OpenAI's and files were, open_clip's own not."""
     name, _, tag = str(source).partition(":")
     return source in OPENAI_DIGESTS or Path(source).is_file() or "quickgelu" in name or tag == "openai"
-
-
-def _file_name(name: str) -> str:
-    """ViT-B/32 -> ViT-B-32.pt."""
-    return name.replace("/", "-") + ".pt"
 
 
 def _clip_from_file(path: Path, trust: bool) -> CLIP:
