@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.clip import CLIP
-from models.encoder import Tokens
+from models.encoder import TokensLike
 from models.interaction import PADDED_SCORE
 from models.level import TokenSet
 from models.method import RetrievalMethod
@@ -77,7 +77,7 @@ class AnswerMethod(RetrievalMethod):
         super().__init__(clip, **options)
 
     @abstractmethod
-    def mixed_logits(self, text: Tokens, video: Tokens) -> Float[Tensor, "A C"]:
+    def mixed_logits(self, text: TokensLike, video: TokensLike) -> Float[Tensor, "A C"]:
         """Logits of the answers to questions, each about the video at its place."""
 
     @torch.no_grad()

@@ -114,6 +114,11 @@ class TokenEncoder(nn.Module):
         return Tokens(self.frame_tokens(torch.cat(clips).to(self.device), mask), mask)
 
     @property
+    def max_frames(self) -> float:
+        """Longest clip in frames."""
+        return self.temporal.max_frames
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.clip.logit_scale.device

@@ -15,7 +15,7 @@ from models import losses
 from models.answering import AnswerMethod
 from models.attended_head import ANSWER_HEADS
 from models.clip import CLIP
-from models.encoder import Tokens, init_normal
+from models.encoder import Tokens, TokensLike, init_normal
 from models.hbi import HBI
 from models.hbi_options import LEVELS, HBIVQAOptions, add_hbi_vqa_arguments
 from models.method import full_precision
@@ -76,13 +76,13 @@ class HBIVQA(AnswerMethod, HBI):
 
     @full_precision
     def answer_logits(
-        self, text: Tokens, video: Tokens, levels: int = len(LEVELS)
+        self, text: TokensLike, video: TokensLike, levels: int = len(LEVELS)
     ) -> dict[str, Float[Tensor, "A C"]]:
         """Logits of the answers at each of the first `levels` levels, by name."""
         sets = self.level_sets(Tokens(*text), Tokens(*video), levels)
         return {level.name: head(*pair) for (level, *pair), head in zip(sets, self.answer_heads, strict=False)}
 
-    def mixed_logits(self, text: Tokens, video: Tokens) -> Float[Tensor, "A C"]:
+    def mixed_logits(self, text: TokensLike, video: TokensLike) -> Float[Tensor, "A C"]:
         """Logits of the answers, levels mixed by `rates`."""
         logits = self.answer_logits(text, video, self.used_levels).values()
         return sum(rate * logit for rate, logit in zip(self.rates, logits, strict=False))

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests import typecheck
+
 # Types and shapes in the signatures of models/ are checked by every test that runs in this process.
-jaxtyping.install_import_hook("models", "beartype.beartype")
+jaxtyping.install_import_hook("models", f"{typecheck.__name__}.check")
 
 from models.clip import CLIP, CLIPConfig
 from models.hbi import HBI

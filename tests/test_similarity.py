@@ -33,7 +33,7 @@ def case(*, weighted: bool = True, holes: bool = False, recipe: Recipe = RELEASE
 def test_packed_similarity_equals_the_plain_one(weighted, holes, monkeypatch):
     monkeypatch.setattr(similarity, "TEXT_ROWS", 30)
     monkeypatch.setattr(similarity, "VIDEO_ROWS", 18)
-    monkeypatch.setattr(similarity, "HELD_ROWS", 60)
+    monkeypatch.setattr(similarity, "rows_held", lambda device: 60)
     level, text, video = case(weighted=weighted, holes=holes)
     plain = level(text, video).sim
     assert torch.allclose(level.similarity(text, video, 2**20), plain, atol=1e-6)

@@ -25,7 +25,6 @@ def spelling(names: Iterable[tuple[str, str]], suffixes: Mapping[str, str] | Non
     table = [(re.compile(pattern), released) for pattern, released in (*ENCODER, *names)]
 
     def released_name(name: str) -> str:
-        name = name.removeprefix("encoder.")
         for pattern, released in table:
             if match := pattern.match(name):
                 groups = ((suffixes or {}).get(group, group) for group in match.groups())
