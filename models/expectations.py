@@ -97,7 +97,7 @@ def renormalised_gain(
     counts = mask.sum(-1)
     by_count = counts.argsort()
     enumerable = max(ENUMERABLE, coalitions.bit_length())
-    drawn = _draw_coalitions(mask.shape[-1], coalitions, generator).to(weight)
+    drawn = draw_coalitions(mask.shape[-1], coalitions, generator).to(weight)
     row_bytes = 3 * weight.element_size() * mask.shape[-1]
     short = int((counts <= enumerable).sum())
     enumerated = by_count[:short].split(max(1, memory // (row_bytes * 2 ** min(mask.shape[-1], enumerable))))
@@ -136,10 +136,10 @@ def _all_coalitions(tokens: int) -> Bool[Tensor, "2**{tokens} {tokens}"]:
     return (torch.arange(2**tokens).unsqueeze(-1) >> torch.arange(tokens)) % 2 == 1
 
 
-def _draw_coalitions(
+def draw_coalitions(
     tokens: int, coalitions: int, generator: torch.Generator | None
 ) -> Bool[Tensor, "2*{coalitions} {tokens}"]:
-    # Random rows and their complements.
+    """Draw random coalitions, and give them with their complements."""
     generator = generator or torch.Generator().manual_seed(0)
     half = torch.rand(coalitions, tokens, generator=generator, device=generator.device) > 0.5
     return torch.cat([half, ~half])

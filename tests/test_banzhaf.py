@@ -9,7 +9,7 @@ import torch
 
 from models.banzhaf import LABEL_SCALE, BanzhafInteraction, GameOptions, exact_interaction, sampled_interaction
 from models.coalitions import coalition_values
-from models.expectations import expected_maxima, expected_weights
+from models.expectations import draw_coalitions, expected_maxima, expected_weights
 
 WORDS, FRAMES = 5, 4
 
@@ -205,6 +205,13 @@ def test_sampling_error_falls_with_the_root_of_the_samples(game):
         sampled = sampled_interaction(*batch, game=game, num=num, options=seeded(num))
         errors.append((sampled - exact)[valid].square().mean().sqrt().item())
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.15)
+
+
+def test_drawn_coalitions_lack_each_token_half_of_the_time():
+    """The average over them divides by half of their number."""
+    for count in (1, 7, 64):
+        drawn = draw_coalitions(9, count, None)
+        assert drawn.shape == (2 * count, 9) and (drawn.sum(0) == count).all()
 
 
 def test_drawn_weights_converge_to_enumerated_ones(monkeypatch):

@@ -254,6 +254,20 @@ def test_a_step_on_a_gpu_takes_few_chunks_and_no_sync():
     assert on_cpu.chunks > 20
 
 
+def test_sampled_labels_of_training_are_scaled_as_the_exact_ones():
+    """The loss against an estimator that predicts nothing is the mean square of the labels."""
+    _, features = recorded_features()
+    estimator = BanzhafModule()
+    estimator.cnn2.requires_grad_(False).weight.fill_(0)
+    estimator.cnn2.bias.fill_(0)
+    draws = torch.Generator().manual_seed(0)
+    losses = [
+        EstimatorTraining(estimator, num_samples=num, generator=draws)(**features)["loss"].item()
+        for num in (None, 2000)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
 class ChunkCount(TorchDispatchMode):
     """Counts the chunks in which samples are added up."""
 
