@@ -17,9 +17,9 @@ HEAD_WIDTH = 64
 QUICK_GELU_SLOPE = 1.702
 
 
-def slow_backward(x: Tensor) -> bool:
-    """Whether plain matrix products beat PyTorch's fused attention: its backward pass in bfloat16 on the CPU."""
-    return x.device.type == "cpu" and x.dtype is torch.bfloat16 and x.requires_grad
+def on_cpu(x: Tensor) -> bool:
+    """Whether memory is short and fused attention slow; `scripts/benchmarks/plan.py` counts what a GPU runs."""
+    return x.device.type == "cpu"
 
 
 def checkpointed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def checkpointed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     On the CPU alone: on a GPU the many small checkpoints would leave it waiting for Python, and it has the memory.
     For functions that end in a matrix product: that one is not recomputed, as nothing needs its result.
     """
-    if not torch.is_grad_enabled() or x.device.type != "cpu":
+    if not torch.is_grad_enabled() or not on_cpu(x):
         return function(x)
     return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
 
@@ -60,7 +60,8 @@ class SelfAttention(nn.Module):
             mask: True where a row may attend to a column.
             queries: how many tokens, from the first on, attend; None: all.
         """
-        slow = slow_backward(qkv)
+        # Plain matrix products beat PyTorch's fused attention in its backward pass in bfloat16 on the CPU.
+        slow = on_cpu(qkv) and qkv.dtype is torch.bfloat16 and qkv.requires_grad
 
         def attend(qkv: Tensor) -> Tensor:
             query, key, value = qkv.unflatten(-1, (3, -1, HEAD_WIDTH)).transpose(1, 3).unbind(2)  # (B, H, N, 64)
