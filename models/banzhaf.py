@@ -31,25 +31,21 @@ Coalitions = tuple[Shaped[Tensor, "N_t N_v S B N_t"], Shaped[Tensor, "N_t N_v S 
 
 @dataclass(frozen=True)
 class GameOptions:
-    """How an interaction is computed.
+    """How an interaction is computed."""
 
-    Attributes:
-        generator: source of the draws; None: a fixed one for `exact_interaction`, so that results repeat, and
-            PyTorch's own for `sampled_interaction`.
-        memory: bytes of intermediate tensors; the work is cut into chunks, down to one pair or coalition. None: by
-            the device.
-        check: refuse bad players, which needs host-device syncs. The standard game unchecked also takes a side of one
-            token: its interaction with a token is what that token adds to it.
-        span: how far apart the scores of a pair are taken to be, see `models.expectations.expected_weights`; with it
-            and without `check` the exact standard game needs no host-device sync.
-        coalitions: which words and which frames are members, 0 or 1, instead of drawn ones; the players themselves and
-            padding are removed.
-    """
-
+    # Source of the draws; None: a fixed one for `exact_interaction`, so that results repeat, and PyTorch's own for
+    # `sampled_interaction`.
     generator: torch.Generator | None = None
+    # Bytes of intermediate tensors; the work is cut into chunks, down to one pair or coalition. None: by the device.
     memory: int | None = None
+    # Refuse bad players, which needs host-device syncs. The standard game unchecked also takes a side of one token: its
+    # interaction with a token is what that token adds to it.
     check: bool = True
+    # How far apart the scores of a pair are taken to be, see `models.expectations.expected_weights`; with it and
+    # without `check` the exact standard game needs no host-device sync.
     span: float | None = None
+    # Which words and which frames are members, 0 or 1, instead of drawn ones; the players themselves and padding are
+    # removed.
     coalitions: Coalitions | None = None
 
     def memory_on(self, tensor: Tensor) -> int:
@@ -92,20 +88,11 @@ def exact_interaction(
 
     Computed in float32, or float64 where `token_sim` is, under autocast too. The standard game is exact for any scores
     and differentiable with respect to `token_sim` and both scores. The released game carries no gradient; it is exact
-    where a side has at most 12 valid tokens, and otherwise samples the one factor that has no closed form.
+    where a side has at most 12 valid tokens, and otherwise draws `coalitions` for each token, for the one factor that
+    has no closed form.
 
-    Args:
-        token_sim: similarities, times `LABEL_SCALE` for labels; values at padding are ignored.
-        text_mask: 1 for valid words.
-        video_mask: 1 for valid frames.
-        text_score: before the softmax in "standard", softmax weights in "released".
-        video_score: in the same form.
-        game: "standard" or "released".
-        coalitions: drawn in "released" for each token of a side that has more than 12 valid ones.
-        options: see `GameOptions`.
-
-    Raises:
-        ValueError: see `models.coalitions.check_players`; or `coalitions` below 1.
+    Labels take similarities times `LABEL_SCALE`; values at padding are ignored. Scores are those before the softmax in
+    "standard", softmax weights in "released". Bad players are a ValueError, see `models.coalitions.check_players`.
     """
     if coalitions < 1:
         raise ValueError(f"coalitions must be at least 1, not {coalitions}")
@@ -170,13 +157,7 @@ def sampled_interaction(
     num: int = 100,
     options: GameOptions = DEFAULTS,
 ) -> Float[Tensor, "B N_t N_v"]:
-    """Banzhaf interaction averaged over `num` sampled coalitions per cell, as published; no gradient, 0 at padding.
-
-    Other arguments and errors are those of `exact_interaction`.
-
-    Raises:
-        ValueError: coalitions given in another shape; `num` below 1.
-    """
+    """Banzhaf interaction averaged over `num` sampled coalitions per cell, as published; no gradient, 0 at padding."""
     given = token_sim, text_mask, video_mask, text_score, video_score
     if options.check:
         check_players(*given, game)
@@ -244,11 +225,7 @@ class BanzhafInteraction(nn.Module):
         video_coalitions: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B N_t N_v"]:
-        """Sample the interaction of `LABEL_SCALE` times the cosines of true pairs; see `sampled_interaction`.
-
-        Raises:
-            ValueError: sizes other than (t_len, v_len), or only one side's coalitions.
-        """
+        """Sample the interaction of `LABEL_SCALE` times the cosines of true pairs; see `sampled_interaction`."""
         if retrieve_logits.shape[1:] != (self.t_len, self.v_len):
             expected = f"(B, {self.t_len}, {self.v_len})"
             raise ValueError(f"retrieve_logits must be {expected}, not of shape {tuple(retrieve_logits.shape)}")

@@ -128,11 +128,7 @@ class CLIP(nn.Module):
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor], *, quick_gelu: bool = True) -> "CLIP":
-        """Build the towers that the weights describe, and load them strictly, as float32.
-
-        Raises:
-            KeyError, RuntimeError: keys are missing, unexpected or of another shape.
-        """
+        """Build the towers that the weights describe, and load them strictly, as float32."""
         try:
             clip = cls(CLIPConfig.from_state_dict(state, quick_gelu=quick_gelu))
         except (IndexError, ValueError, ZeroDivisionError) as error:

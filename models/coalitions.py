@@ -27,12 +27,7 @@ def check_players(
     video_score: Float[Tensor, "B N_v"],
     game: str,
 ) -> None:
-    """Refuse what no interaction can be computed from.
-
-    Raises:
-        ValueError: unknown game, wrong shapes, fewer than two tokens on a side, a row without a valid token, or
-            values that are not finite.
-    """
+    """Refuse what no interaction can be computed from, with a ValueError."""
     if game not in GAMES:
         raise ValueError(f"game must be one of {', '.join(GAMES)}, not {game!r}")
     if token_sim.dim() != 3:
@@ -62,15 +57,9 @@ def coalition_values(
     video: Bool[Tensor, "C B N_v"],
     game: str = "standard",
 ) -> Float[Tensor, "C B"]:
-    """Value of each coalition (arXiv 2303.14369, section 3.2); 0 where either side is empty.
+    """Value of each coalition of `text` and `video` (arXiv 2303.14369, section 3.2); 0 where either side is empty.
 
-    Args:
-        token_sim: in "released", 0 at padding.
-        text_score: scores of the words.
-        video_score: scores of the frames.
-        text: which words are members, False at padding.
-        video: which frames are members, False at padding.
-        game: one of `GAMES`.
+    Padding is no member; in "released" its similarities are 0.
     """
     sim, rows, columns = token_sim.permute(1, 2, 0), text.movedim(-1, 0), video.movedim(-1, 0)
     text_half = _weights(text_score.mT, rows) * _settle(_maxima(sim, columns), columns, game)
@@ -87,16 +76,9 @@ def half_interaction(
     column: Int[Tensor, " C"],
     game: str,
 ) -> Float[Tensor, "C B"]:
-    """One half of v(C + ij) - v(C + i) - v(C + j) + v(C); meaningless where a player is padding.
+    """One half of v(C + ij) - v(C + i) - v(C + j) + v(C), i and j being the players at `row` and `column`.
 
-    Args:
-        sim: similarities; in "released", 0 at padding.
-        score: scores of the rows.
-        rows: members among the rows, without player i and padding.
-        columns: members among the columns, without player j and padding.
-        row: position of player i.
-        column: position of player j.
-        game: one of `GAMES`.
+    Neither these nor padding are among the members `rows` and `columns`. Meaningless where a player is padding.
     """
     joining = one_hot(row, len(rows))
     joined = rows | joining

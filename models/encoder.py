@@ -97,10 +97,7 @@ class TokenEncoder(nn.Module):
         """Decode video files, or one, and encode them to frame tokens.
 
         `framerate` frames a second are taken from second `start` to `end`, or `max_frames` (N_v) evenly if there are
-        more.
-
-        Raises:
-            InputError: a file is missing or cannot be decoded.
+        more. An unreadable file is an InputError.
         """
         from utils.video.decode import decode_clip  # a model without videos needs no decoder
         from utils.video.transforms import ClipTransform

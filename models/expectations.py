@@ -43,12 +43,8 @@ def expected_weights(
     eps of the dtype, whatever the range of the scores: nodes are added as the range grows. Weights are 0 where k is
     padding; the two agree where i is.
 
-    Args:
-        score: before the softmax.
-        mask: True for valid tokens.
-        span: largest distance between scores of one row that matters: a score further below the row's largest
-            counts as that far below, which matters only to coalitions without a larger score. Fixes the number of
-            nodes. None: the largest distance there is, which needs a host-device sync.
+    `span` fixes the number of nodes: a score further below the row's largest counts as that far below, which matters
+    only to coalitions without a larger score. None: the largest distance there is, which needs a host-device sync.
     """
     digits = -math.log(torch.finfo(score.dtype).eps)
     step = math.pi**2 / digits
@@ -86,13 +82,6 @@ def renormalised_gain(
     at most `ENUMERABLE` valid tokens; otherwise they are drawn, together with their complements, so that every token
     is absent from the same number of them. The difference is averaged, not the weight itself, because most of the
     noise is common to both. It is 0 where i or k is padding.
-
-    Args:
-        weight: softmax weights.
-        mask: True for valid tokens.
-        coalitions: drawn for every left-out token.
-        memory: bytes that the intermediate tensors may take; at least one pair is handled at a time.
-        generator: source of the draws; None for a fixed one, so that results repeat.
     """
     counts = mask.sum(-1)
     by_count = counts.argsort()

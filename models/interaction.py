@@ -55,17 +55,12 @@ def repeat_first(tokens: Float[Tensor, "B N D"], mask: Shaped[Tensor, "B N"] | N
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Some sequences laid out for `weighted_similarity`.
+    """Some sequences laid out for `weighted_similarity`."""
 
-    Attributes:
-        tokens: unit tokens, N B rows or more: the first ones of all sequences, then all second ones, ...; then zeros.
-        weight: of each token's best match.
-        cut: whether padding was cut off whose cosines, all 0, still take part in the maxima.
-    """
-
+    # Unit tokens, N B rows or more: the first ones of all sequences, then all second ones, ...; then zeros.
     tokens: Float[Tensor, "rows D"]
-    weight: Float[Tensor, "N B"]
-    cut: bool = False
+    weight: Float[Tensor, "N B"]  # of each token's best match
+    cut: bool = False  # whether padding was cut off whose cosines, all 0, still take part in the maxima
 
     @classmethod
     def of(cls, tokens: Float[Tensor, "B N D"], weight: Float[Tensor, "B N"]) -> "TokenRows":

@@ -112,13 +112,10 @@ class WeightedInteraction(nn.Module):
     def token_weights(
         self, tokens: TokenSet, side: str, *, dtype: torch.dtype = torch.float32, skip_padding: bool = False
     ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
-        """Scores of a token set, and weights: their softmax.
+        """Scores of texts or videos (`side`: "text" or "video"), and weights: their softmax.
 
-        Args:
-            tokens: texts or videos.
-            side: "text" or "video".
-            dtype: of the matrix products, with `skip_padding`.
-            skip_padding: score valid tokens only, some at a time; needs a host-device sync and gives no gradient.
+        With `skip_padding` valid tokens alone are scored, some at a time, with matrix products in `dtype`; this needs a
+        host-device sync and gives no gradient.
         """
         head = getattr(self, f"{side}_weight")
         if head is None:  # 1 / (number of valid original tokens) each

@@ -14,13 +14,7 @@ Scalar = Float[Tensor, ""]
 def contrastive(
     sim: Float[Tensor, "B B"], scale: Scalar, positives: Bool[Tensor, "B B"] | None = None
 ) -> dict[str, Scalar]:
-    """Cross-entropy of the true pairs in both directions: "ce_t2v" and "ce_v2t".
-
-    Args:
-        sim: texts by videos.
-        scale: multiplies the similarities, exp(logit_scale).
-        positives: which pairs are true, the target being uniform over them. None: the diagonal.
-    """
+    """Cross-entropy of the true pairs (`positives`, or the diagonal) in both directions, texts by videos."""
     logits = sim * scale
     t2v, v2t = logits.log_softmax(dim=1), logits.log_softmax(dim=0)
     if positives is None:
@@ -59,14 +53,9 @@ def banzhaf_alignment(
 ) -> dict[str, Scalar]:
     """Draw the student's interaction to the teacher's, by words ("kl_banzhaf") and by frames ("kl_banzhaf_reversed").
 
-    Args:
-        student: interactions of the true pairs.
-        teacher: what they should be.
-        text_mask: None: no padding.
-        video_mask: None where `text_mask` is.
-        masked_logits: multiply both by the masks, otherwise leave padding out of the softmax.
-        reversed_over_batch: the second term's softmax runs over the batch, as it does where all three axes are reversed
-            to turn words into columns; otherwise over words, per frame.
+    `masked_logits` multiplies both by the masks, otherwise padding is left out of the softmax. With
+    `reversed_over_batch` the second term's softmax runs over the batch, as it does where all three axes are reversed to
+    turn words into columns; otherwise over words, per frame.
     """
     valid = None
     if text_mask is not None:

@@ -112,43 +112,26 @@ class RetrievalMethod(TokenLevels, TokenEncoder, HubModel):
     ) -> Float[Tensor, "A B"]:
         """Compare every text with every video; differentiable unless the method has `losses` of its own.
 
-        Args:
-from models.encoder import TokenEncoder, Tokens, TokensLike
-from models.export import HubModel
-            dtype: of the comparison's matrix products, float32 or bfloat16.
+        `memory` are the bytes that a block's intermediate results may take (None: one block), `dtype` that of the matrix
+        products.
         """
         raise NotImplementedError
 
     def rerank(
         self, sim: Float[Tensor, "A B"], text: TokensLike, video: TokensLike, *, memory: int = SIMILARITY_MEMORY
     ) -> tuple[Float[Tensor, "A B"], Float[Tensor, "A B"]]:
-        """Turn similarities into the scores that videos and texts are ranked by; by default these are the same.
+        """Turn similarities of all processes into the scores that videos and texts are ranked by; `text` is one's own.
 
-        Args:
-            sim: similarity of the texts of all processes with all videos.
-            text: this process's texts.
-            video: all videos.
-            memory: see `similarity`.
-
-        Returns:
-            Scores of text-to-video retrieval, comparable within a row, and of video-to-text retrieval, comparable
-            within a column.
+        Scores of text-to-video retrieval are comparable within a row, of video-to-text within a column.
         """
         return sim, sim
 
     def losses(
         self, text: Tokens, video: Tokens, video_ids: Int[Tensor, " B"], labels: Shaped[Tensor, "B ..."] | None = None
     ) -> dict[str, Tensor]:
-        """Loss terms of true pairs, text b with video b; by default the contrastive loss of `similarity`.
+        """Loss terms of true pairs by name (`weights` has one for each); by default the contrastive loss.
 
-        Args:
-            text: B texts.
-            video: B videos.
-            video_ids: equal for captions of one video.
-            labels: what a task asks of each pair, such as the answer to a question.
-
-        Returns:
-            The terms by name; `weights` has one for each.
+        Captions of one video have equal `video_ids`; `labels` are a task's, such as the answer to a question.
         """
         return losses.contrastive(self.similarity(text, video), self.scale, self.positives(video_ids))
 
@@ -164,14 +147,8 @@ from models.export import HubModel
     ) -> dict[str, Tensor]:
         """Loss terms of a batch of true pairs, gathered over all processes, and their weighted sum "loss".
 
-        Args:
-            ids: of the words.
-            text_mask: 1 for valid words.
-            frames: of B videos, see `TokenEncoder.frame_tokens`.
-            video_mask: 1 for valid frames.
-            video_ids: equal for captions of one video.
-            video_of_text: which of the videos belongs to each text; None: the one at its position.
-            labels: see `losses`.
+        `frames` are as in `frame_tokens`; `video_of_text` says which video belongs to each text, by default the one at
+        its position.
         """
         text = Tokens(self.text_tokens(ids, text_mask), text_mask)
         video = Tokens(self.frame_tokens(frames, video_mask), video_mask)

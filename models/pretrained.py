@@ -11,15 +11,10 @@ OPENAI_ADDRESS = "https://openaipublic.azureedge.net/clip/models/{digest}/{file}
 
 
 def load_clip(source: str | Path, *, trust: bool = False) -> CLIP:
-    """Build CLIP with weights.
+    """Build CLIP with weights; `trust` opens a TorchScript archive of unknown SHA-256.
 
-    Args:
-        source: a released name ("ViT-B/32", "ViT-B/16", "ViT-L/14", whose file lies in `models/`), a file (TorchScript
-            archive of OpenAI's, state dict or safetensors), or a model of open_clip as NAME or NAME:PRETRAINED.
-        trust: open a TorchScript archive of unknown SHA-256.
-
-    Raises:
-        InputError: no such file or model, or weights that are not those of a CLIP ViT.
+    A source is a released name ("ViT-B/32", "ViT-B/16", "ViT-L/14", whose file lies in `models/`), a file (TorchScript
+    archive of OpenAI's, state dict or safetensors), or a model of open_clip as NAME or NAME:PRETRAINED.
     """
     path = Path(source)
     if source in OPENAI_DIGESTS:

@@ -96,11 +96,7 @@ PRESETS = {"released": RELEASED, "corrected": CORRECTED}
 
 
 def as_recipe(recipe: str | Recipe) -> Recipe:
-    """Return the preset called `recipe`, or `recipe` itself where it is one.
-
-    Raises:
-        ValueError: unknown name.
-    """
+    """Return the preset called `recipe`, or `recipe` itself where it is one."""
     if isinstance(recipe, Recipe):
         return recipe
     if recipe not in PRESETS:

@@ -50,11 +50,7 @@ def vectors(
 
 
 def check_shortlist(model: RetrievalMethod) -> None:
-    """Refuse a model that cannot compare a few videos with a text.
-
-    Raises:
-        InputError: its scores depend on the other videos.
-    """
+    """Refuse a model whose scores depend on the other videos."""
     if model.block:
         raise InputError(
             f"{type(model).__name__}: a score of the released recipe depends on the other captions and videos of its "

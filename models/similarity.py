@@ -41,13 +41,8 @@ def in_blocks(
 ) -> Float[Tensor, "A B"]:
     """Compare block by block; with gradient, several blocks are computed again in the backward pass.
 
-    Args:
-        compare: texts (A) and prepared videos (B) -> (A, B).
-        text: all texts.
-        video: all videos.
-        memory: bytes that a block's intermediate results may take, at least those of one pair; None: one block.
-        pair_bytes: bytes of one pair's.
-        prepare: what does not depend on the texts, computed once for the videos of a block.
+    A block has as many pairs of `pair_bytes` as fit into `memory`, at least one; all if that is None. What does not
+    depend on the texts is computed once for its videos by `prepare`.
     """
     if memory is None:
         return compare(text, prepare(video)).float()
@@ -80,10 +75,8 @@ class Sequences:
         """Divide the set into buckets of at most `rows` rows, at least a sequence each, nearly all of one length.
 
         What does not fill a quarter of the rows goes with the sequences of the next length. Buckets have `multiple`
-        sequences or a multiple of that, but for the last one and where fewer fit.
-
-        Returns:
-            Of each bucket which sequences, and the number of positions up to its last valid token.
+        sequences or a multiple of that, but for the last one and where fewer fit. Each says which sequences, and the
+        number of positions up to its last valid token.
         """
         batch, positions = self.tokens.shape[:2]
         if self.mask is None:

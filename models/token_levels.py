@@ -54,11 +54,7 @@ class TokenLevels:
     @torch.no_grad()
     @full_precision
     def interactions(self, text: TokensLike, video: TokensLike, *, exact: bool = False) -> list[LevelInteraction]:
-        """Inspect true pairs, text b with video b, level by level, by each level's student or the exact standard game.
-
-        Raises:
-            InputError: the method compares no words with frames, or has no student.
-        """
+        """Inspect true pairs, text b with video b, level by level, by its student or the exact standard game."""
         name, levels, found = type(self).__name__, self.token_levels(), []
         if not levels:
             raise InputError(f"{name}: compares pooled features or whole pairs, not words with frames; nothing to show")

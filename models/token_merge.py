@@ -47,17 +47,10 @@ def dpc_knn(
     noise: Float[Tensor, "#B N"] | Float[Tensor, " N"] | None = None,
     fill_over_batch: bool = True,
 ) -> tuple[Int[Tensor, "B N"], Int[Tensor, "B {clusters}"]]:
-    """Cluster tokens by density peaks with k = 3 nearest neighbours.
+    """Cluster of each token, and the centre token of each cluster, by density peaks with k = 3 nearest neighbours.
 
-    Args:
-        tokens: float32 for reproducible clusters.
-        clusters: C, at most N.
-        mask: 1 for valid tokens; None where all are.
-        noise: added to the densities before masking; None breaks ties by index.
-        fill_over_batch: distance to padding is the largest of the batch plus one; otherwise the sample's.
-
-    Returns:
-        Cluster of each token, and the centre token of each cluster in descending order of their rank.
+    `noise` is added to the densities before masking; None breaks ties by index. The distance to padding is the largest
+    of the batch plus one, or of the sample. Tokens are float32 for reproducible clusters.
     """
     distance = torch.cdist(tokens, tokens) / tokens.shape[-1] ** 0.5  # (B, N, N)
     if mask is not None:
@@ -99,11 +92,9 @@ class TokenMerge(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "B N D"], mask: Shaped[Tensor, "B N"] | None, clusters: Clusters
     ) -> tuple[Float[Tensor, "B C D"], Float[Tensor, "B N D"], Float[Tensor, "B N"], Clusters]:
-        """Merge tokens; `clusters` is the membership of the original ones so far, a mask of None masks no padding.
+        """Merged tokens, the convolved tokens and their scores, -inf for padding, and the new membership.
 
-        Returns:
-            Merged tokens, the convolved tokens and their scores, -inf for padding, and the new membership. A cluster of
-            padding alone is the zero vector.
+        A cluster of padding alone is the zero vector.
         """
         channels_first = tokens.transpose(1, 2).clone(memory_format=torch.contiguous_format)  # (B, D, N)
         tokens = self.norm(tokens + self.conv(channels_first).transpose(1, 2))

@@ -41,14 +41,7 @@ class Tokenizer:
     def __call__(
         self, captions: Sequence[str], max_words: int
     ) -> tuple[Int[Tensor, "A {max_words}"], Int[Tensor, "A {max_words}"]]:
-        """Encode captions as start token, byte pairs cut to what fits, end token, zeros.
-
-        Returns:
-            Token ids, and the mask: 1 up to and including the end token.
-
-        Raises:
-            ValueError: one bare string instead of a sequence of them, or `max_words` below 2.
-        """
+        """Ids of captions (start token, byte pairs cut to what fits, end token, zeros), and their mask."""
         if isinstance(captions, str):
             raise ValueError("captions must be a sequence of strings, not one string")
         if max_words < 2:

@@ -53,12 +53,9 @@ class SelfAttention(nn.Module):
     def forward(
         self, qkv: Float[Tensor, "B N D3"], mask: Bool[Tensor, "#B #H #Q N"] | None = None, queries: int | None = None
     ) -> Float[Tensor, "B Q D3//3"]:
-        """Attend over the tokens of each sample.
+        """Attend over the tokens of each sample; `qkv` is what the function of that name returns.
 
-        Args:
-            qkv: what `qkv` returns.
-            mask: True where a row may attend to a column.
-            queries: how many tokens, from the first on, attend; None: all.
+        The mask is True where a row may attend to a column; the first `queries` tokens attend, or all.
         """
         # Plain matrix products beat PyTorch's fused attention in its backward pass in bfloat16 on the CPU.
         slow = on_cpu(qkv) and qkv.dtype is torch.bfloat16 and qkv.requires_grad
