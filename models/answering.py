@@ -86,10 +86,7 @@ class AnswerMethod(RetrievalMethod):
     ) -> list[tuple[str, float]]:
         """Answer one question about one video file: the `top` most probable answers with their probabilities.
 
-        `sampling` are options of `encode_video`.
-
-        Raises:
-            InputError: the question is empty, or the file is missing or cannot be decoded.
+        `sampling` are options of `encode_video`; an unreadable file is an InputError.
         """
         if not question.strip():
             raise InputError("the question is empty: ask something about the video")

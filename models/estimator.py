@@ -16,9 +16,9 @@ class BanzhafModule(nn.Module):
     applied, so training and evaluation give the same output.
     """
 
-    def __init__(self, planes: int = 64) -> None:
-        """Args: planes: channels between the two convolutions."""
+    def __init__(self) -> None:
         super().__init__()
+        planes = 64  # channels between the two convolutions
         self.Q = nn.Parameter(torch.empty(planes, planes))
         self.K = nn.Parameter(torch.empty(planes, planes))
         self.V = nn.Parameter(torch.empty(planes, planes))
@@ -29,11 +29,7 @@ class BanzhafModule(nn.Module):
         self.cnn2 = nn.Conv2d(planes, 1, kernel_size=3, padding=1)
 
     def forward(self, token_sim: Float[Tensor, "..."]) -> Float[Tensor, "B N_t N_v"]:
-        """Predict the interaction from cosines (B, N_t, N_v), 0 at padding; predictions for padding are not masked.
-
-        Raises:
-            ValueError: `token_sim` does not have three axes.
-        """
+        """Predict the interaction from cosines (B, N_t, N_v), 0 at padding; predictions for padding are not masked."""
         if token_sim.dim() != 3:
             raise ValueError(f"token_sim must be (B, N_t, N_v), not of shape {tuple(token_sim.shape)}")
         features = self.cnn1(token_sim.unsqueeze(1)).relu()  # (B, planes, N_t, N_v)

@@ -40,8 +40,7 @@ class RetrievalMethod(TokenLevels, TokenEncoder, HubModel):
     keywords, `add_arguments` and `options_from` its flags, and `models.METHODS` registers it.
     """
 
-    method: ClassVar[str]
-    """Its name on the command line and in files."""
+    method: ClassVar[str]  # its name on the command line and in files
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     # Weight of each term of `losses` in the loss.
     weights: Mapping[str, float] = {"ce_t2v": 0.5, "ce_v2t": 0.5}
@@ -112,8 +111,8 @@ class RetrievalMethod(TokenLevels, TokenEncoder, HubModel):
     ) -> Float[Tensor, "A B"]:
         """Compare every text with every video; differentiable unless the method has `losses` of its own.
 
-        `memory` are the bytes that a block's intermediate results may take (None: one block), `dtype` that of the matrix
-        products.
+        `memory` are the bytes that a block's intermediate results may take (None: one block), `dtype` that of the
+        matrix products.
         """
         raise NotImplementedError
 
