@@ -76,8 +76,7 @@ def load_model(
     elif base_encoder is None:
         raise InputError("a model needs weights: give a checkpoint, or base_encoder for CLIP's")
     names = answer_names(getattr(config, "answers", None) if answers is None else answers, state, checkpoint)
-    captions = captions or has_decoder(state)
-    methods = CAPTION_METHODS if captions else METHODS if names is None else ANSWER_METHODS
+    methods = CAPTION_METHODS if captions or has_decoder(state) else METHODS if names is None else ANSWER_METHODS
     name = method or (config and config.method) or find_method(state) or next(iter(methods))
     if name not in methods:
         raise InputError(f"method {name}: choose one of {', '.join(methods)}{' for questions' * (names is not None)}")

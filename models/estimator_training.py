@@ -50,9 +50,7 @@ class EstimatorTraining(nn.Module):
         for module in estimator.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.requires_grad_(False)
-        self.game, self.num_samples = game, num_samples
-        # Features come from `pair_features`, which has checked them: a step needs no host-device sync for that.
-        self.sampling = GameOptions(generator=generator, check=False)
+        self.game, self.num_samples, self.generator = game, num_samples, generator
 
     def forward(
         self,
@@ -67,7 +65,9 @@ class EstimatorTraining(nn.Module):
         label = exact
         if self.num_samples is not None:
             players = LABEL_SCALE * token_sim, text_mask, video_mask, text_score, video_score
-            label = sampled_interaction(*players, game=self.game, num=self.num_samples, options=self.sampling)
+            # Features come from `pair_features`, which has checked them: a step needs no host-device sync for that.
+            options = GameOptions(generator=self.generator, check=False)
+            label = sampled_interaction(*players, game=self.game, num=self.num_samples, options=options)
         return {"loss": (label - self.predict(token_sim, text_mask, video_mask)).square().mean()}
 
     def predict(
