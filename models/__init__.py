@@ -27,14 +27,13 @@ from models.ranked_estimator import network_of
 from utils.checkpoint import load_weights, read_weights
 from utils.errors import InputError
 
+# Every retrieval method by its name on the command line, the default first; those of them that answer questions, and
+# those that write captions.
 METHODS: dict[str, type[RetrievalMethod]] = {
     method.method: method for method in (HBI, CLIP4Clip, DRL, EMCL, DiCoSA, DiffusionRet)
 }
-"""Every retrieval method by its name on the command line, the default first."""
 ANSWER_METHODS: dict[str, type[AnswerMethod]] = {method.method: method for method in (HBIVQA, EMCLQA)}
-"""Those of them that answer questions."""
 CAPTION_METHODS: dict[str, type[HBICaptioning]] = {"hbi": HBICaptioning}
-"""Those of them that write captions."""
 
 
 def load_model(
@@ -48,7 +47,7 @@ def load_model(
     trust_checkpoint: bool = False,
     **options: Any,
 ) -> RetrievalMethod:
-    """Build a model from a checkpoint, or from CLIP's weights to be trained.
+    """Build a model, in evaluation mode, from a checkpoint, or from CLIP's weights to be trained.
 
     Args:
         checkpoint: file in the released format, or the folder of a run or of an export (`models.export`), or USER/MODEL
@@ -67,13 +66,8 @@ def load_model(
             interaction) are not needed, and must agree if given. For HBI also "estimator": file of the trained
             Banzhaf estimator, which becomes the teacher; with a checkpoint only if the recipe says so.
 
-    Returns:
-        The model, in evaluation mode: one of `ANSWER_METHODS` if it answers questions, one of
-        `CAPTION_METHODS` if it writes captions.
-
     Raises:
-        InputError: a file is missing, damaged or of another architecture or method, or has another number of answers;
-            no such method.
+        InputError: no such method; a file is missing, damaged, of another architecture or number of answers.
     """
     estimator, state, config = options.pop("estimator", None), {}, None
     if checkpoint is not None:
@@ -82,8 +76,7 @@ def load_model(
     elif base_encoder is None:
         raise InputError("a model needs weights: give a checkpoint, or base_encoder for CLIP's")
     names = answer_names(getattr(config, "answers", None) if answers is None else answers, state, checkpoint)
-    captions = captions or has_decoder(state)
-    methods = CAPTION_METHODS if captions else METHODS if names is None else ANSWER_METHODS
+    methods = CAPTION_METHODS if captions or has_decoder(state) else METHODS if names is None else ANSWER_METHODS
     name = method or (config and config.method) or find_method(state) or next(iter(methods))
     if name not in methods:
         raise InputError(f"method {name}: choose one of {', '.join(methods)}{' for questions' * (names is not None)}")
@@ -125,26 +118,7 @@ def _with_weights(
 
 
 __all__ = [
-    "ANSWER_METHODS",
-    "CAPTION_METHODS",
-    "CLIP",
-    "CLIP4Clip",
-    "DRL",
-    "EMCL",
-    "EMCLQA",
-    "HBI",
-    "HBICaptioning",
-    "HBIVQA",
-    "METHODS",
-    "AnswerMethod",
-    "CLIPConfig",
-    "DescribedWord",
-    "Description",
-    "DiCoSA",
-    "DiffusionRet",
-    "RetrievalMethod",
-    "TokenEncoder",
-    "Tokens",
-    "load_clip",
-    "load_model",
-]
+    "ANSWER_METHODS", "CAPTION_METHODS", "CLIP", "CLIP4Clip", "DRL", "EMCL", "EMCLQA", "HBI", "HBICaptioning", "HBIVQA",
+    "METHODS", "AnswerMethod", "CLIPConfig", "DescribedWord", "Description", "DiCoSA", "DiffusionRet",
+    "RetrievalMethod", "TokenEncoder", "Tokens", "load_clip", "load_model",
+]  # fmt: skip

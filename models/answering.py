@@ -1,6 +1,6 @@
 """What methods that answer questions about videos have in common.
 
-Dimension letters: A questions, N tokens, D width, C answers.
+A questions, N tokens, D width, C answers.
 """
 
 import argparse
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.clip import CLIP
-from models.encoder import Tokens
+from models.encoder import TokensLike
 from models.interaction import PADDED_SCORE
 from models.level import TokenSet
 from models.method import RetrievalMethod
@@ -32,22 +33,24 @@ class AnswerHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Sequential(nn.Linear(8 * width, 16 * width), nn.ReLU(), nn.Linear(16 * width, answers))
 
-    def forward(self, text: TokenSet, video: TokenSet) -> Tensor:
-        """Logits of the answers (A, C) to questions about videos, one video a question."""
+    def forward(self, text: TokenSet, video: TokenSet) -> Float[Tensor, "A C"]:
+        """Logits of the answers to questions about videos, one video a question."""
         return self.classify(*self.project(text, video))
 
-    def project(self, text: TokenSet, video: TokenSet, *, padding: bool = True) -> tuple[Tensor, Tensor]:
-        """Pooled videos and questions (A, 4 D); `padding` as for `pool`."""
+    def project(
+        self, text: TokenSet, video: TokenSet, *, padding: bool = True
+    ) -> tuple[Float[Tensor, "A D4"], Float[Tensor, "A D4"]]:
+        """Pooled videos and questions; `padding` as for `pool`."""
         question = self.text_project(pool(text, self.text_weight, padding=padding))
         return self.video_project(pool(video, self.video_weight, padding=padding)), question
 
-    def classify(self, scene: Tensor, question: Tensor) -> Tensor:
-        """Logits (A, C) of what `project` returns."""
+    def classify(self, scene: Float[Tensor, "A D4"], question: Float[Tensor, "A D4"]) -> Float[Tensor, "A C"]:
+        """Logits of what `project` returns."""
         return self.classifier(self.dropout(torch.cat([scene, question], dim=-1)))
 
 
-def pool(tokens: TokenSet, head: nn.Module, *, padding: bool = True) -> Tensor:
-    """Sum tokens (A, N, D) by the softmax of their scores to (A, D).
+def pool(tokens: TokenSet, head: nn.Module, *, padding: bool = True) -> Float[Tensor, "A D"]:
+    """Sum tokens by the softmax of their scores.
 
     With `padding`, padding is scored and weighed like any other token, but adds nothing to the sum, as in the released
     code; otherwise it is left out of the softmax.
@@ -69,32 +72,21 @@ class AnswerMethod(RetrievalMethod):
     """A method that chooses one of its `answers`."""
 
     def __init__(self, clip: CLIP, answers: Sequence[str], **options: Any):
-        """Args: clip: the towers; answers: the C answers, in the order of their labels; options: of the method."""
+        """Args: answers: in the order of their labels; options: of the method."""
         self.answers = tuple(answers)
         super().__init__(clip, **options)
 
     @abstractmethod
-    def mixed_logits(self, text: Tokens, video: Tokens) -> Tensor:
-        """Logits of the answers (A, C) to A questions, each about the video at its place."""
+    def mixed_logits(self, text: TokensLike, video: TokensLike) -> Float[Tensor, "A C"]:
+        """Logits of the answers to questions, each about the video at its place."""
 
     @torch.no_grad()
     def answer(
         self, question: str, video: str | Path, *, top: int = 5, max_words: int = 32, **sampling: Any
     ) -> list[tuple[str, float]]:
-        """Answer one question about one video file.
+        """Answer one question about one video file: the `top` most probable answers with their probabilities.
 
-        Args:
-            question: in words.
-            video: the file.
-            top: how many answers.
-            max_words: N_t.
-            **sampling: of `encode_video`.
-
-        Returns:
-            The `top` most probable answers with their probabilities, the best first.
-
-        Raises:
-            InputError: the question is empty, or the file is missing or cannot be decoded.
+        `sampling` are options of `encode_video`; an unreadable file is an InputError.
         """
         if not question.strip():
             raise InputError("the question is empty: ask something about the video")

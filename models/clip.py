@@ -1,6 +1,7 @@
 """CLIP's two towers, returning every token; all sizes come from the weights they are given.
 
-Dimension letters: A texts, M frames, N_t words, D width of the shared embedding, R resolution in pixels.
+A texts, B clips, M frames, N_t words, N_v frames of a clip, D width of the shared embedding, R resolution in pixels,
+W width of the image tower.
 Source: CLIP, arXiv 2103.00020; keys and shapes are those of OpenAI's released state dicts.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int, Num, Shaped
 from torch import Tensor, nn
 
 from models.transformer import Transformer
@@ -22,11 +24,7 @@ EMBEDDINGS = r"token_embedding|positional_embedding|visual\.(positional_embeddin
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """Sizes of the two towers.
-
-    Heads are width / 64 in each tower, as in every released CLIP ViT. With `tubes` the image tower also has patches
-    that reach over three frames, see `VisionTransformer.add_tubes`.
-    """
+    """Sizes of the two towers; heads are 64 wide in each, as in every released CLIP ViT."""
 
     resolution: int
     patch: int
@@ -38,16 +36,13 @@ class CLIPConfig:
     context_length: int = 77
     vocabulary: int = 49408
     quick_gelu: bool = True
-    tubes: bool = False
+    tubes: bool = False  # see `VisionTransformer.add_tubes`
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor], *, quick_gelu: bool = True) -> "CLIPConfig":
-        """Read the sizes off a state dict with OpenAI's key names.
+        """Read the sizes off a state dict with OpenAI's key names; a missing key is a KeyError.
 
         The activation leaves no trace in the weights, so `quick_gelu` must be said: True for OpenAI's.
-
-        Raises:
-            KeyError: a key of the ViT form of CLIP is missing.
         """
         patches = state["visual.positional_embedding"].shape[0] - 1
         patch = state["visual.conv1.weight"].shape[-1]
@@ -70,7 +65,6 @@ class VisionTransformer(nn.Module):
     """CLIP's image tower."""
 
     def __init__(self, config: CLIPConfig):
-        """Args: config: sizes."""
         super().__init__()
         width, scale = config.vision_width, config.vision_width**-0.5
         patches = (config.resolution // config.patch) ** 2
@@ -96,18 +90,18 @@ class VisionTransformer(nn.Module):
         self.conv2 = nn.Conv3d(3, width, **sizes, bias=False, device=self.conv1.weight.device)
         self.conv2.weight.zero_().select(2, 1).copy_(self.conv1.weight)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Encode normalised images (M, 3, R, R) to the class token of each, projected: (M, D)."""
+    def forward(self, images: Float[Tensor, "M 3 R R"]) -> Float[Tensor, "M D"]:
+        """Encode normalised images to the class token of each, projected."""
         return self.encode_patches(self.conv1(images))
 
-    def encode_clips(self, clips: Tensor) -> Tensor:
-        """Encode normalised clips (B, N_v, 3, R, R) by patches that reach over three frames: (B, N_v, D)."""
-        patches = self.conv2(clips.transpose(1, 2)).transpose(1, 2)  # (B, N_v, width, rows, columns)
+    def encode_clips(self, clips: Float[Tensor, "B N_v 3 R R"]) -> Float[Tensor, "B N_v D"]:
+        """Encode normalised clips by patches that reach over three frames."""
+        patches = self.conv2(clips.transpose(1, 2)).transpose(1, 2)  # (B, N_v, W, rows, columns)
         return self.encode_patches(patches.flatten(0, 1)).unflatten(0, clips.shape[:2])
 
-    def encode_patches(self, patches: Tensor) -> Tensor:
-        """Encode embedded patches (M, width, rows, columns) to (M, D)."""
-        x = patches.flatten(2).transpose(1, 2)  # (M, patches, width)
+    def encode_patches(self, patches: Float[Tensor, "M W rows columns"]) -> Float[Tensor, "M D"]:
+        """Encode embedded patches."""
+        x = patches.flatten(2).transpose(1, 2)  # (M, rows columns, W)
         x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         x = self.ln_pre(x + self.positional_embedding)
         x = self.transformer(x, queries=1)  # the class token alone is used
@@ -118,7 +112,6 @@ class CLIP(nn.Module):
     """Image and text towers that share an embedding space of width D."""
 
     def __init__(self, config: CLIPConfig):
-        """Args: config: sizes; kept as `self.config`."""
         super().__init__()
         self.config = config
         width = config.text_width
@@ -135,12 +128,7 @@ class CLIP(nn.Module):
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor], *, quick_gelu: bool = True) -> "CLIP":
-        """Build the towers that the weights describe, and load them strictly, as float32.
-
-        Raises:
-            KeyError: a key of the ViT form of CLIP is missing.
-            RuntimeError: other keys are missing, unexpected or of another shape.
-        """
+        """Build the towers that the weights describe, and load them strictly, as float32."""
         try:
             clip = cls(CLIPConfig.from_state_dict(state, quick_gelu=quick_gelu))
         except (IndexError, ValueError, ZeroDivisionError) as error:
@@ -161,27 +149,20 @@ class CLIP(nn.Module):
             if re.match(EMBEDDINGS, name) or (block and int(block[1]) < layers):
                 parameter.requires_grad_(False)
 
-    def normalize(self, frames: Tensor) -> Tensor:
-        """Map uint8 pixels (..., 3, R, R) to CLIP's normalised floats on their device; floats are returned as given."""
+    def normalize(self, frames: Num[Tensor, "*B 3 R R"]) -> Float[Tensor, "*B 3 R R"]:
+        """Map uint8 pixels to CLIP's normalised floats on their device; floats are returned as given."""
         if frames.dtype != torch.uint8:
             return frames
         return (frames.to(self.image_mean.dtype) / 255 - self.image_mean) / self.image_std
 
-    def encode_frames(self, frames: Tensor) -> Tensor:
-        """Encode uint8 or normalised frames (M, 3, R, R) to frame tokens (M, D)."""
+    def encode_frames(self, frames: Num[Tensor, "M 3 R R"]) -> Float[Tensor, "M D"]:
+        """Encode uint8 or normalised frames to frame tokens."""
         return self.visual(self.normalize(frames))
 
-    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Encode captions to word tokens.
+    def encode_text(self, ids: Int[Tensor, "A N_t"], mask: Shaped[Tensor, "A N_t"]) -> Float[Tensor, "A N_t D"]:
+        """Encode captions of at most the context length to word tokens, padding positions included.
 
         A position attends to those that are neither later than it nor padding (HBI's change to CLIP's text tower).
-
-        Args:
-            ids: int64 (A, N_t), N_t at most the context length.
-            mask: (A, N_t), 1 for valid words.
-
-        Returns:
-            (A, N_t, D), padding positions included.
         """
         words = ids.shape[1]
         causal = torch.ones(words, words, dtype=torch.bool, device=ids.device).tril()
@@ -191,11 +172,10 @@ class CLIP(nn.Module):
         return self.ln_final(x) @ self.text_projection
 
     @staticmethod
-    def pooled_text(tokens: Tensor, ids: Tensor) -> Tensor:
-        """Pick each caption's end-of-text token, the one with the largest id: (A, N_t, D) -> (A, D)."""
+    def pooled_text(tokens: Float[Tensor, "A N_t D"], ids: Int[Tensor, "A N_t"]) -> Float[Tensor, "A D"]:
+        """Pick each caption's end-of-text token, the one with the largest id."""
         return tokens[torch.arange(len(ids), device=ids.device), ids.argmax(dim=-1)]
 
 
 def _count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
-    """Number of residual blocks whose keys begin with `prefix`."""
     return len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})

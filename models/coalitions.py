@@ -13,28 +13,21 @@ B pairs, N_t words, N_v frames, C coalitions.
 """
 
 import torch
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 GAMES = ("standard", "released")
 
 
 def check_players(
-    token_sim: Tensor, text_mask: Tensor, video_mask: Tensor, text_score: Tensor, video_score: Tensor, game: str
+    token_sim: Float[Tensor, "B N_t N_v"],
+    text_mask: Shaped[Tensor, "B N_t"],
+    video_mask: Shaped[Tensor, "B N_v"],
+    text_score: Float[Tensor, "B N_t"],
+    video_score: Float[Tensor, "B N_v"],
+    game: str,
 ) -> None:
-    """Refuse what no interaction can be computed from.
-
-    Args:
-        token_sim: similarities (B, N_t, N_v).
-        text_mask: 1 for valid words (B, N_t).
-        video_mask: 1 for valid frames (B, N_v).
-        text_score: scores of the words (B, N_t).
-        video_score: scores of the frames (B, N_v).
-        game: one of `GAMES`.
-
-    Raises:
-        ValueError: unknown game, wrong shapes, fewer than two tokens on a side, a row without a valid token, or
-            values that are not finite.
-    """
+    """Refuse what no interaction can be computed from, with a ValueError."""
     if game not in GAMES:
         raise ValueError(f"game must be one of {', '.join(GAMES)}, not {game!r}")
     if token_sim.dim() != 3:
@@ -57,20 +50,16 @@ def check_players(
 
 
 def coalition_values(
-    token_sim: Tensor, text_score: Tensor, video_score: Tensor, text: Tensor, video: Tensor, game: str = "standard"
-) -> Tensor:
-    """Value of each coalition (arXiv 2303.14369, section 3.2).
+    token_sim: Float[Tensor, "B N_t N_v"],
+    text_score: Float[Tensor, "B N_t"],
+    video_score: Float[Tensor, "B N_v"],
+    text: Bool[Tensor, "C B N_t"],
+    video: Bool[Tensor, "C B N_v"],
+    game: str = "standard",
+) -> Float[Tensor, "C B"]:
+    """Value of each coalition of `text` and `video` (arXiv 2303.14369, section 3.2); 0 where either side is empty.
 
-    Args:
-        token_sim: similarities (B, N_t, N_v); in "released", 0 at padding.
-        text_score: scores of the words (B, N_t).
-        video_score: scores of the frames (B, N_v).
-        text: which words are members, boolean (C, B, N_t), False at padding.
-        video: which frames are members, boolean (C, B, N_v), False at padding.
-        game: one of `GAMES`.
-
-    Returns:
-        Values (C, B), 0 where either side is empty.
+    Padding is no member; in "released" its similarities are 0.
     """
     sim, rows, columns = token_sim.permute(1, 2, 0), text.movedim(-1, 0), video.movedim(-1, 0)
     text_half = _weights(text_score.mT, rows) * _settle(_maxima(sim, columns), columns, game)
@@ -79,21 +68,17 @@ def coalition_values(
 
 
 def half_interaction(
-    sim: Tensor, score: Tensor, rows: Tensor, columns: Tensor, row: Tensor, column: Tensor, game: str
-) -> Tensor:
-    """One half of v(C + ij) - v(C + i) - v(C + j) + v(C).
+    sim: Float[Tensor, "N M B"],
+    score: Float[Tensor, "N B"],
+    rows: Bool[Tensor, "N C B"],
+    columns: Bool[Tensor, "M C B"],
+    row: Int[Tensor, " C"],
+    column: Int[Tensor, " C"],
+    game: str,
+) -> Float[Tensor, "C B"]:
+    """One half of v(C + ij) - v(C + i) - v(C + j) + v(C), i and j being the players at `row` and `column`.
 
-    Args:
-        sim: similarities (N, M, B); in "released", 0 at padding.
-        score: scores of the rows (N, B).
-        rows: members among the rows, boolean (N, C, B), without player i and padding.
-        columns: members among the columns, boolean (M, C, B), without player j and padding.
-        row: position of player i (C,).
-        column: position of player j (C,).
-        game: one of `GAMES`.
-
-    Returns:
-        Differences (C, B); meaningless where a player is padding.
+    Neither these nor padding are among the members `rows` and `columns`. Meaningless where a player is padding.
     """
     joining = one_hot(row, len(rows))
     joined = rows | joining
@@ -108,25 +93,26 @@ def half_interaction(
     return (pair - within * low - without * (high - low)).sum(0) / 2
 
 
-def one_hot(player: Tensor, players: int) -> Tensor:
-    """Boolean (players, C, 1), True at the player (C,)."""
+def one_hot(player: Int[Tensor, " C"], players: int) -> Bool[Tensor, "{players} C 1"]:
+    """True at the player."""
     return (torch.arange(players, device=player.device).unsqueeze(1) == player).unsqueeze(-1)
 
 
-def _weights(score: Tensor, members: Tensor) -> Tensor:
-    """Softmax over the members (N, C, B), 0 elsewhere; scores (N, B), or one for each coalition (N, C, B)."""
+def _weights(
+    score: Float[Tensor, "N B"] | Float[Tensor, "N C B"], members: Bool[Tensor, "N C B"]
+) -> Float[Tensor, "N C B"]:
     score = score if score.dim() == 3 else score.unsqueeze(1)
     return torch.where(members, score, torch.finfo(score.dtype).min).softmax(0) * members
 
 
-def _maxima(sim: Tensor, members: Tensor) -> Tensor:
-    """Largest similarity of each row to the members (M, C, B) among the columns; -inf for the empty coalition."""
+def _maxima(sim: Float[Tensor, "N M B"], members: Bool[Tensor, "M C B"]) -> Float[Tensor, "N C B"]:
+    # Largest similarity of each row to the members among the columns; -inf for the empty coalition.
     penalty = torch.zeros((), dtype=sim.dtype, device=sim.device).where(members, -torch.inf)
-    return (sim.unsqueeze(2) + penalty).amax(1)  # (N, C, B)
+    return (sim.unsqueeze(2) + penalty).amax(1)
 
 
-def _settle(best: Tensor, members: Tensor, game: str) -> Tensor:
-    """What the maxima (N, C, B) over the members (M, C, B) count for, given what is absent."""
+def _settle(best: Float[Tensor, "N C B"], members: Bool[Tensor, "M C B"], game: str) -> Float[Tensor, "N C B"]:
+    # What the maxima over the members count for, given what is absent.
     if game == "standard":
         return best.masked_fill(best == -torch.inf, 0.0)
     return torch.where(members.all(0), best, best.relu())

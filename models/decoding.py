@@ -4,12 +4,13 @@ Dimension letters: B sentences, K beams, L words at most, V vocabulary.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 
+@runtime_checkable
 class Selectable(Protocol):
     """What decoding keeps for each sentence; `select` gives those at some positions."""
 

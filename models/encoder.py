@@ -1,6 +1,6 @@
 """Captions and clips to tokens: CLIP's towers and the temporal encoder.
 
-Dimension letters: A texts, B videos, N tokens, N_t words, N_v frames, D width, R resolution.
+A texts, B videos, N tokens, N_t words, N_v frames, D width, R resolution, M valid frames of all videos.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int, Num, Shaped
 from torch import Tensor, nn
 
 from models.clip import CLIP
@@ -17,41 +18,33 @@ from models.tokenizer import Tokenizer
 
 
 class Tokens(NamedTuple):
-    """Tokens of texts or videos.
+    """Tokens of texts or videos, and a mask: 1 for valid tokens, which come first, and 0 for padding."""
 
-    Attributes:
-        tokens: (B, N, D).
-        mask: (B, N), 1 for valid tokens, which come first, and 0 for padding.
-    """
+    tokens: Float[Tensor, "B N D"]
+    mask: Shaped[Tensor, "B N"]
 
-    tokens: Tensor
-    mask: Tensor
-
-    def select(self, index: Tensor) -> "Tokens":
+    def select(self, index: Int[Tensor, " C"]) -> "Tokens":
         """The texts or videos at the positions `index`."""
         return Tokens(self.tokens.index_select(0, index), self.mask.index_select(0, index))
 
-    def last(self) -> Tensor:
-        """The last valid token of each (B, D); of a caption that is CLIP's sentence vector."""
+    def last(self) -> Float[Tensor, "B D"]:
+        """The last valid token of each; of a caption that is CLIP's sentence vector."""
         last = self.mask.sum(dim=1).sub(1).clamp(min=0)
         return self.tokens.gather(1, last[:, None, None].expand(-1, -1, self.tokens.shape[2])).squeeze(1)
 
     def sentences(self) -> "Tokens":
-        """One token of each text, its `last`: (B, D), with mask (B)."""
+        """One token of each text, its `last`; tokens are (B, D) then, and the mask (B)."""
         return Tokens(self.last(), self.mask.any(dim=1))
+
+
+TokensLike = Tokens | tuple[Tensor, Tensor]  # what methods take from callers
 
 
 class TokenEncoder(nn.Module):
     """CLIP's towers, and a temporal encoder over the frames."""
 
     def __init__(self, clip: CLIP, temporal: str | None = "seqTransf", temporal_layers: int = 4):
-        """Build the encoder.
-
-        Args:
-            clip: the towers.
-            temporal: "seqTransf", "seqLSTM" or None; starts at random, see `reset_temporal`.
-            temporal_layers: blocks of seqTransf.
-        """
+        """Args: temporal: "seqTransf", "seqLSTM" or None; temporal_layers: blocks of seqTransf."""
         super().__init__()
         self.clip = clip
         self.temporal = build_temporal(temporal, clip.config.embed_dim, temporal_layers, clip.config.context_length)
@@ -62,22 +55,17 @@ class TokenEncoder(nn.Module):
         if hasattr(self.temporal, "transformer"):
             copy_text_tower(self.temporal, self.clip)
 
-    def text_tokens(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Encode captions: int64 ids and mask (A, N_t) -> word tokens (A, N_t, D)."""
+    def text_tokens(self, ids: Int[Tensor, "A N_t"], mask: Shaped[Tensor, "A N_t"]) -> Float[Tensor, "A N_t D"]:
+        """Encode captions to word tokens."""
         return self.clip.encode_text(ids, mask).float()
 
-    def frame_tokens(self, frames: Tensor, mask: Tensor) -> Tensor:
+    def frame_tokens(
+        self, frames: Num[Tensor, "B N_v 3 R R"] | Num[Tensor, "M 3 R R"], mask: Shaped[Tensor, "B N_v"]
+    ) -> Float[Tensor, "B N_v D"]:
         """Encode clips, temporal encoder included.
 
-        Padded frames are zeros after normalisation, all alike, so packed frames are encoded with one of them.
-
-        Args:
-            frames: uint8, or float already normalised; (B, N_v, 3, R, R), or packed (M, 3, R, R): the valid frames of
-                all clips one after another.
-            mask: (B, N_v), 1 for valid frames, which come first.
-
-        Returns:
-            (B, N_v, D).
+        Frames are uint8, or floats already normalised; packed, they are the valid frames of all clips one after
+        another. Padded frames are zeros after normalisation, all alike, so packed frames are encoded with one of them.
         """
         frames = self.clip.normalize(frames)
         if frames.dim() == 5:
@@ -92,7 +80,7 @@ class TokenEncoder(nn.Module):
 
     @torch.no_grad()
     def encode_text(self, captions: Sequence[str], max_words: int = 32) -> Tokens:
-        """Encode sentences to word tokens (A, N_t, D) and their mask (A, N_t)."""
+        """Encode sentences to word tokens; N_t is `max_words`."""
         ids, mask = (x.to(self.device) for x in Tokenizer()(captions, max_words))
         return Tokens(self.text_tokens(ids, mask), mask)
 
@@ -106,17 +94,10 @@ class TokenEncoder(nn.Module):
         start: float | None = None,
         end: float | None = None,
     ) -> Tokens:
-        """Decode video files and encode them to frame tokens (B, N_v, D) and their mask (B, N_v).
+        """Decode video files, or one, and encode them to frame tokens.
 
-        Args:
-            paths: video files, or one.
-            max_frames: N_v; longer videos are sampled evenly.
-            framerate: frames a second.
-            start: seconds; None for the beginning.
-            end: seconds; None for the end.
-
-        Raises:
-            InputError: a file is missing or cannot be decoded.
+        `framerate` frames a second are taken from second `start` to `end`, or `max_frames` (N_v) evenly if there are
+        more. An unreadable file is an InputError.
         """
         from utils.video.decode import decode_clip  # a model without videos needs no decoder
         from utils.video.transforms import ClipTransform
@@ -128,6 +109,11 @@ class TokenEncoder(nn.Module):
         lengths = torch.tensor([len(clip) for clip in clips])
         mask = (torch.arange(max_frames) < lengths[:, None]).long().to(self.device)
         return Tokens(self.frame_tokens(torch.cat(clips).to(self.device), mask), mask)
+
+    @property
+    def max_frames(self) -> float:
+        """Longest clip in frames."""
+        return self.temporal.max_frames
 
     @property
     def device(self) -> torch.device:

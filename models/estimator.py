@@ -5,6 +5,7 @@ B pairs, N_t words, N_v frames.
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -15,13 +16,9 @@ class BanzhafModule(nn.Module):
     applied, so training and evaluation give the same output.
     """
 
-    def __init__(self, planes: int = 64) -> None:
-        """Start from Xavier-uniform projections of gain 1.414 and PyTorch's default convolutions.
-
-        Args:
-            planes: channels between the two convolutions.
-        """
+    def __init__(self) -> None:
         super().__init__()
+        planes = 64  # channels between the two convolutions
         self.Q = nn.Parameter(torch.empty(planes, planes))
         self.K = nn.Parameter(torch.empty(planes, planes))
         self.V = nn.Parameter(torch.empty(planes, planes))
@@ -31,18 +28,8 @@ class BanzhafModule(nn.Module):
         self.bn = nn.BatchNorm2d(planes).requires_grad_(False)
         self.cnn2 = nn.Conv2d(planes, 1, kernel_size=3, padding=1)
 
-    def forward(self, token_sim: Tensor) -> Tensor:
-        """Predict the interaction of every word with every frame.
-
-        Args:
-            token_sim: cosine similarities (B, N_t, N_v), padding 0.
-
-        Returns:
-            Predicted interactions (B, N_t, N_v); cells of padding are not masked.
-
-        Raises:
-            ValueError: `token_sim` does not have three axes.
-        """
+    def forward(self, token_sim: Float[Tensor, "..."]) -> Float[Tensor, "B N_t N_v"]:
+        """Predict the interaction from cosines (B, N_t, N_v), 0 at padding; predictions for padding are not masked."""
         if token_sim.dim() != 3:
             raise ValueError(f"token_sim must be (B, N_t, N_v), not of shape {tuple(token_sim.shape)}")
         features = self.cnn1(token_sim.unsqueeze(1)).relu()  # (B, planes, N_t, N_v)

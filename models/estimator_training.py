@@ -5,9 +5,10 @@ Source: HBI, arXiv 2303.14369, section 3.3.
 """
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from models.banzhaf import LABEL_SCALE, exact_interaction, sampled_interaction
+from models.banzhaf import LABEL_SCALE, GameOptions, exact_interaction, sampled_interaction
 from models.encoder import Tokens
 from models.hbi import HBI
 from models.interaction import unit
@@ -17,18 +18,10 @@ FEATURES = ("token_sim", "text_mask", "video_mask", "text_score", "video_score",
 
 
 def pair_features(model: HBI, text: Tokens, video: Tokens, game: str) -> dict[str, Tensor]:
-    """Players of true pairs at the entity level, and their exact interaction; no gradient.
+    """`FEATURES` of true pairs at the entity level, without gradient; the arguments of `EstimatorTraining.forward`.
 
-    Args:
-        model: whose entity level weighs the tokens.
-        text: B texts.
-        video: B videos.
-        game: "standard" or "released".
-
-    Returns:
-        `FEATURES`: "token_sim" (B, N_t, N_v), cosines; "text_mask" and "video_mask"; "text_score" (B, N_t) and
-        "video_score" (B, N_v), in the form that the game takes; "exact" (B, N_t, N_v), the interaction of the cosines
-        times `LABEL_SCALE`.
+    "token_sim" are cosines, the scores are in the form that the game ("standard" or "released") takes, and "exact" is
+    the interaction of the cosines times `LABEL_SCALE`.
     """
     level = model.levels[0]
     with torch.no_grad(), torch.autocast(text.mask.device.type, enabled=False):
@@ -41,7 +34,7 @@ def pair_features(model: HBI, text: Tokens, video: Tokens, game: str) -> dict[st
 
 
 class EstimatorTraining(nn.Module):
-    """The estimator under training."""
+    """The estimator under training; its batch normalisation, which is never applied, stays as it is."""
 
     def __init__(
         self,
@@ -51,14 +44,7 @@ class EstimatorTraining(nn.Module):
         num_samples: int | None = None,
         generator: torch.Generator | None = None,
     ):
-        """Make the estimator trainable.
-
-        Args:
-            estimator: one of `models.ranked_estimator.NETWORKS`; a batch normalisation in it stays as it is.
-            game: of the labels, "released" or "standard".
-            num_samples: coalitions sampled for each cell and step, as published; None: exact labels.
-            generator: source of the draws; None for PyTorch's own.
-        """
+        """Args: num_samples: coalitions drawn for each cell and step, as published; None: exact labels."""
         super().__init__()
         self.teacher = estimator.requires_grad_(True)
         for module in estimator.modules():
@@ -68,34 +54,29 @@ class EstimatorTraining(nn.Module):
 
     def forward(
         self,
-        token_sim: Tensor,
-        text_mask: Tensor,
-        video_mask: Tensor,
-        text_score: Tensor,
-        video_score: Tensor,
-        exact: Tensor,
+        token_sim: Float[Tensor, "B N_t N_v"],
+        text_mask: Shaped[Tensor, "B N_t"],
+        video_mask: Shaped[Tensor, "B N_v"],
+        text_score: Float[Tensor, "B N_t"],
+        video_score: Float[Tensor, "B N_v"],
+        exact: Float[Tensor, "B N_t N_v"],
     ) -> dict[str, Tensor]:
-        """Mean squared difference of labels and predictions over all cells; at padding both are 0.
-
-        Args:
-            token_sim: see `pair_features`.
-            text_mask: see `pair_features`.
-            video_mask: see `pair_features`.
-            text_score: see `pair_features`.
-            video_score: see `pair_features`.
-            exact: see `pair_features`; not used where labels are sampled.
-
-        Returns:
-            "loss".
-        """
+        """Mean squared difference of labels and predictions over all cells, as "loss"; at padding both are 0."""
         label = exact
         if self.num_samples is not None:
             players = LABEL_SCALE * token_sim, text_mask, video_mask, text_score, video_score
-            label = sampled_interaction(*players, game=self.game, num=self.num_samples, generator=self.generator)
+            # Features come from `pair_features`, which has checked them: a step needs no host-device sync for that.
+            options = GameOptions(generator=self.generator, check=False)
+            label = sampled_interaction(*players, game=self.game, num=self.num_samples, options=options)
         return {"loss": (label - self.predict(token_sim, text_mask, video_mask)).square().mean()}
 
-    def predict(self, token_sim: Tensor, text_mask: Tensor, video_mask: Tensor) -> Tensor:
-        """The estimator's interactions (B, N_t, N_v), 0 at padding; arguments as in `pair_features`."""
+    def predict(
+        self,
+        token_sim: Float[Tensor, "B N_t N_v"],
+        text_mask: Shaped[Tensor, "B N_t"],
+        video_mask: Shaped[Tensor, "B N_v"],
+    ) -> Float[Tensor, "B N_t N_v"]:
+        """The estimator's interactions, 0 at padding."""
         return self.teacher(token_sim).float() * text_mask.unsqueeze(2) * video_mask.unsqueeze(1)
 
     def after_step(self) -> None:

@@ -9,24 +9,19 @@ import math
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-ENUMERABLE = 12
-"""Valid tokens of a side up to which all coalitions (4096) are visited rather than drawn."""
+ENUMERABLE = 12  # valid tokens of a side up to which all coalitions (4096) are visited rather than drawn
 
 
-def expected_maxima(sim: Tensor, column_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Expected largest similarity of every row, by the rank of each column.
+def expected_maxima(
+    sim: Float[Tensor, "B N M"], column_mask: Bool[Tensor, "B M"]
+) -> tuple[Float[Tensor, "B N M"], Float[Tensor, "B N M"]]:
+    """Expected largest similarity of every row with column j left out, and with column j forced into the coalition.
 
-    In descending order the element of rank r is the maximum with probability 2^-(r+1).
-
-    Args:
-        sim: similarities (B, N, M).
-        column_mask: True for valid columns (B, M).
-
-    Returns:
-        Two tensors (B, N, M): with column j left out, and with column j forced into the coalition. The empty coalition
-        counts 0; the two agree at padding.
+    In descending order the element of rank r is the maximum with probability 2^-(r+1). The empty coalition counts 0;
+    the two agree at padding.
     """
     ordered, order = sim.masked_fill(column_mask.logical_not().unsqueeze(1), -torch.inf).sort(dim=-1, descending=True)
     ordered = ordered.masked_fill(ordered == -torch.inf, 0.0)
@@ -38,23 +33,18 @@ def expected_maxima(sim: Tensor, column_mask: Tensor) -> tuple[Tensor, Tensor]:
     return without, within
 
 
-def expected_weights(score: Tensor, mask: Tensor, span: float | None = None) -> tuple[Tensor, Tensor]:
-    """Expected softmax weight of every token k over random coalitions, by one-dimensional quadrature.
+def expected_weights(
+    score: Float[Tensor, "B N"], mask: Bool[Tensor, "B N"], span: float | None = None
+) -> tuple[Float[Tensor, "B N N"], Float[Tensor, "B N N"]]:
+    """Expected softmax weight of token k, at [b, i, k], with token i left out, and with it forced into the coalition.
 
     1 / X = integral of exp(-s X) over s > 0 turns the softmax into a product over tokens. With s = exp(y) the
     integrand is analytic and the trapezoidal rule with step pi^2 / log(1 / eps) is exact to about the rounding error
-    eps of the dtype, whatever the range of the scores: nodes are added as the range grows.
+    eps of the dtype, whatever the range of the scores: nodes are added as the range grows. Weights are 0 where k is
+    padding; the two agree where i is.
 
-    Args:
-        score: scores (B, N).
-        mask: True for valid tokens (B, N).
-        span: largest distance between scores of one row that matters: a score further below the row's largest
-            counts as that far below, which matters only to coalitions without a larger score. Fixes the number of
-            nodes. None: the largest distance there is, which has to be read from the device.
-
-    Returns:
-        Two tensors (B, N, N), entry [b, i, k]: with token i left out, and with token i forced into the coalition. Zero
-        where k is padding; the two agree where i is padding.
+    `span` fixes the number of nodes: a score further below the row's largest counts as that far below, which matters
+    only to coalitions without a larger score. None: the largest distance there is, which needs a host-device sync.
     """
     digits = -math.log(torch.finfo(score.dtype).eps)
     step = math.pi**2 / digits
@@ -79,30 +69,24 @@ def expected_weights(score: Tensor, mask: Tensor, span: float | None = None) -> 
 
 
 def renormalised_gain(
-    weight: Tensor, mask: Tensor, coalitions: int, memory: int, generator: torch.Generator | None
-) -> Tensor:
-    """How much more a token weighs when the coalition's softmax is taken twice before token i joins it.
+    weight: Float[Tensor, "B N"],
+    mask: Bool[Tensor, "B N"],
+    coalitions: int,
+    memory: int,
+    generator: torch.Generator | None,
+) -> Float[Tensor, "B N N"]:
+    """How much more token k weighs, at [b, i, k], when the softmax is taken twice before token i joins the coalition.
 
     Once: softmax of the weights over C and i. Twice: softmax over C, then i's own weight put back, then softmax over C
     and i once more. The expectation of the difference has no product form. All coalitions are visited where a pair has
     at most `ENUMERABLE` valid tokens; otherwise they are drawn, together with their complements, so that every token
     is absent from the same number of them. The difference is averaged, not the weight itself, because most of the
-    noise is common to both.
-
-    Args:
-        weight: softmax weights (B, N), between 0 and 1.
-        mask: True for valid tokens (B, N).
-        coalitions: coalitions drawn for every left-out token.
-        memory: bytes that the intermediate tensors may take; at least one pair is handled at a time.
-        generator: source of the draws; None for a fixed one, so that results repeat.
-
-    Returns:
-        Expected differences (B, N, N), entry [b, i, k]; zero where i or k is padding.
+    noise is common to both. It is 0 where i or k is padding.
     """
     counts = mask.sum(-1)
     by_count = counts.argsort()
     enumerable = max(ENUMERABLE, coalitions.bit_length())
-    drawn = _draw_coalitions(mask.shape[-1], coalitions, generator).to(weight)
+    drawn = draw_coalitions(mask.shape[-1], coalitions, generator).to(weight)
     row_bytes = 3 * weight.element_size() * mask.shape[-1]
     short = int((counts <= enumerable).sum())
     enumerated = by_count[:short].split(max(1, memory // (row_bytes * 2 ** min(mask.shape[-1], enumerable))))
@@ -118,11 +102,10 @@ def renormalised_gain(
     return torch.cat(gains)[by_count.argsort()]
 
 
-def _average_gain(weight: Tensor, valid: Tensor, members: Tensor) -> Tensor:
-    """`renormalised_gain` over given coalitions: weight (B, N), valid (B, N), members 0 or 1 (C, N) -> (B, N, N).
-
-    Half of the coalitions must lack each token.
-    """
+def _average_gain(
+    weight: Float[Tensor, "B N"], valid: Bool[Tensor, "B N"], members: Float[Tensor, "C N"]
+) -> Float[Tensor, "B N N"]:
+    # `renormalised_gain` over given coalitions, of which half must lack each token.
     odds = weight.exp() * valid
     own = (odds + ~valid).unsqueeze(1)  # (B, 1, N), no zeros
     total = (odds @ members.mT).clamp_min(torch.finfo(weight.dtype).eps ** 2).unsqueeze(-1)  # (B, C, 1)
@@ -138,13 +121,14 @@ def _average_gain(weight: Tensor, valid: Tensor, members: Tensor) -> Tensor:
     return gain * (valid.unsqueeze(1) & valid.unsqueeze(2)) / (len(members) / 2)
 
 
-def _all_coalitions(tokens: int) -> Tensor:
-    """Every boolean row of `tokens` entries (2^tokens, tokens)."""
+def _all_coalitions(tokens: int) -> Bool[Tensor, "2**{tokens} {tokens}"]:
     return (torch.arange(2**tokens).unsqueeze(-1) >> torch.arange(tokens)) % 2 == 1
 
 
-def _draw_coalitions(tokens: int, coalitions: int, generator: torch.Generator | None) -> Tensor:
-    """Random boolean rows and their complements (2 * coalitions, tokens)."""
+def draw_coalitions(
+    tokens: int, coalitions: int, generator: torch.Generator | None
+) -> Bool[Tensor, "2*{coalitions} {tokens}"]:
+    """Draw random coalitions, and give them with their complements."""
     generator = generator or torch.Generator().manual_seed(0)
     half = torch.rand(coalitions, tokens, generator=generator, device=generator.device) > 0.5
     return torch.cat([half, ~half])

@@ -1,6 +1,6 @@
 """HBI: three levels of text-video interaction, aligned by the Banzhaf interaction.
 
-Dimension letters: A texts, B videos or pairs, N_t words, N_v frames, D width.
+A texts, B videos or pairs, N_t words, N_v frames, D width.
 Source: Video-Text as Game Players, arXiv 2303.14369 (CVPR 2023); arXiv 2412.20964 (TPAMI 2024).
 """
 
@@ -10,10 +10,11 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from models import losses
-from models.encoder import Tokens, init_normal
+from models.encoder import Tokens, TokensLike, init_normal
 from models.hbi_options import LEVELS, HBIOptions, add_hbi_arguments, hbi_options_from
 from models.level import Level, LevelOutput, TokenSet
 from models.method import SIMILARITY_MEMORY, RetrievalMethod, full_precision
@@ -103,14 +104,19 @@ class HBI(RetrievalMethod):
 
     @full_precision
     def level_outputs(
-        self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor, levels: int = len(LEVELS)
+        self,
+        text: Float[Tensor, "A N_t D"],
+        text_mask: Shaped[Tensor, "A N_t"],
+        video: Float[Tensor, "B N_v D"],
+        video_mask: Shaped[Tensor, "B N_v"],
+        levels: int = len(LEVELS),
     ) -> list[LevelOutput]:
-        """Compare all texts, (A, N_t, D), with all videos, (B, N_v, D), at the first `levels` levels."""
+        """Compare all texts with all videos at the first `levels` levels."""
         sets = self.level_sets(Tokens(text, text_mask), Tokens(video, video_mask), levels)
         return [level(texts, videos) for level, texts, videos in sets]
 
     def losses(
-        self, text: Tokens, video: Tokens, video_ids: Tensor, labels: Tensor | None = None
+        self, text: Tokens, video: Tokens, video_ids: Int[Tensor, " B"], labels: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Contrastive and Banzhaf terms of each level, and the distillation between levels; see `weights`."""
         outputs = self.level_outputs(*text, *video, levels=self.options.trained_levels)
@@ -125,7 +131,11 @@ class HBI(RetrievalMethod):
         return {f"{name}.{term}": weight for name in LEVELS for term, weight in level.items()} | between
 
     def level_losses(
-        self, outputs: list[LevelOutput], text_mask: Tensor | None, video_mask: Tensor | None, video_ids: Tensor
+        self,
+        outputs: list[LevelOutput],
+        text_mask: Shaped[Tensor, "B N_t"] | None,
+        video_mask: Shaped[Tensor, "B N_v"] | None,
+        video_ids: Int[Tensor, " B"],
     ) -> dict[str, Tensor]:
         """The terms of each level; a mask of None masks no padding."""
         terms = {}
@@ -138,7 +148,11 @@ class HBI(RetrievalMethod):
         return terms
 
     def alignment(
-        self, level: Level, output: LevelOutput, text_mask: Tensor | None, video_mask: Tensor | None
+        self,
+        level: Level,
+        output: LevelOutput,
+        text_mask: Shaped[Tensor, "B N_t"] | None,
+        video_mask: Shaped[Tensor, "B N_v"] | None,
     ) -> dict[str, Tensor]:
         """Banzhaf alignment of a level's student with the teacher, on the true pairs.
 
@@ -165,9 +179,10 @@ class HBI(RetrievalMethod):
     @torch.no_grad()
     @full_precision
     def similarity(
-        self, text: Tokens, video: Tokens, *, memory: int = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
-        """Similarity (A, B) of every text with every video, levels mixed by `rates`; those of rate 0 are left out."""
+        self, text: TokensLike, video: TokensLike, *, memory: int = SIMILARITY_MEMORY,
+        dtype: torch.dtype = torch.float32,
+    ) -> Float[Tensor, "A B"]:
+        """Similarity of every text with every video, levels mixed by `rates`; those of rate 0 are left out."""
         text, video = Tokens(*text), Tokens(*video)
         sim = None
         if len(text.mask) and len(video.mask):

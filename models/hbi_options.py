@@ -21,32 +21,19 @@ logger = logging.getLogger("hbi")
 
 @dataclass(frozen=True)
 class HBIOptions(MethodOptions):
-    """Keywords of `models.hbi.HBI`.
+    """Keywords of `models.hbi.HBI`."""
 
-    Attributes:
-        interaction: "wti" for learned token weights, anything else for the unweighted mean.
-        text_rates, video_rates: clusters per word and per frame of the merges into the action and the event level.
-        rates: weight of each level's similarity in evaluation.
-        trained_levels: number of levels, from entity upwards, in the loss.
-        kl: weight of the distillation between levels.
-        skl: weight of the Banzhaf alignment; with 0 it is not computed.
-        network: of the estimator, one of `models.ranked_estimator.NETWORKS`.
-        teacher: one of `models.teacher.TEACHERS`; the estimator is frozen.
-        reconstruct: one of `models.reconstruction.SCOPES`.
-        reconstruct_share: of the reconstruction in the game; 0: there is none.
-    """
-
-    interaction: str = "wti"
-    text_rates: tuple[Share, Share] = (0.25, 0.5)
-    video_rates: tuple[Share, Share] = (0.25, 0.5)
-    rates: tuple[Amount, Amount, Amount] = (1.0, 0.0, 0.0)
-    trained_levels: Literal[1, 2, 3] = len(LEVELS)
-    kl: Amount = 0.2
-    skl: Amount = 1.0
-    network: str = "released"
-    teacher: str = "estimator"
-    reconstruct: str = "none"
-    reconstruct_share: Share = 0.3
+    interaction: str = "wti"  # learned token weights, anything else for the unweighted mean
+    text_rates: tuple[Share, Share] = (0.25, 0.5)  # clusters per word of the merges into the action and event level
+    video_rates: tuple[Share, Share] = (0.25, 0.5)  # the same per frame
+    rates: tuple[Amount, Amount, Amount] = (1.0, 0.0, 0.0)  # weight of each level's similarity in evaluation
+    trained_levels: Literal[1, 2, 3] = len(LEVELS)  # from entity upwards, in the loss
+    kl: Amount = 0.2  # weight of the distillation between levels
+    skl: Amount = 1.0  # weight of the Banzhaf alignment; with 0 it is not computed
+    network: str = "released"  # of the estimator, one of `models.ranked_estimator.NETWORKS`
+    teacher: str = "estimator"  # one of `models.teacher.TEACHERS`; the estimator is frozen
+    reconstruct: str = "none"  # one of `models.reconstruction.SCOPES`
+    reconstruct_share: Share = 0.3  # of the reconstruction in the game; 0: there is none
 
     def __post_init__(self) -> None:
         if self.teacher not in TEACHERS:
@@ -57,20 +44,14 @@ class HBIOptions(MethodOptions):
 
 @dataclass(frozen=True)
 class HBIVQAOptions(HBIOptions):
-    """Keywords of `models.hbi_vqa.HBIVQA`: merge rates and level weights as released for questions.
-
-    Attributes:
-        dropout: probability, before the classifiers.
-        freeze_layer_num: see `models.clip.CLIP.freeze`.
-        answer_head: one of `models.attended_head.ANSWER_HEADS`.
-    """
+    """Keywords of `models.hbi_vqa.HBIVQA`: merge rates and level weights as released for questions."""
 
     text_rates: tuple[Share, Share] = (0.25, 0.125)
     video_rates: tuple[Share, Share] = (0.25, 0.25)
     rates: tuple[Amount, Amount, Amount] = (0.4, 0.4, 0.2)
-    dropout: Share = 0.1
-    freeze_layer_num: int = 0
-    answer_head: str = "pooled"
+    dropout: Share = 0.1  # probability, before the classifiers
+    freeze_layer_num: int = 0  # see `models.clip.CLIP.freeze`
+    answer_head: str = "pooled"  # one of `models.attended_head.ANSWER_HEADS`
 
 
 def add_interaction_argument(parser: argparse.ArgumentParser) -> None:
@@ -146,7 +127,7 @@ def hbi_options_from(args: argparse.Namespace) -> dict[str, Any]:
     if "rate" in args:
         if args.do_train and args.skl and args.teacher == "estimator" and not (args.estimator or args.init_model):
             logger.warning("no --estimator: the teacher of the Banzhaf loss is random, as in the released code")
-        options |= {"rates": args.rate, "trained_levels": args.num_levels, "kl": args.kl, "skl": args.skl}
+        options |= {"rates": tuple(args.rate), "trained_levels": args.num_levels, "kl": args.kl, "skl": args.skl}
         options |= {"teacher": args.teacher, "estimator": args.estimator}
     if "answer_head" in args:
         options |= {"answer_head": args.answer_head, "freeze_layer_num": args.freeze_layer_num}

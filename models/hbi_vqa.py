@@ -1,6 +1,6 @@
 """Video question answering: an answer head for each of HBI's levels.
 
-Dimension letters: A questions, N tokens, N_t words, N_v frames, D width, C answers.
+A questions, C answers.
 Source: Video-Text as Game Players, arXiv 2303.14369 (CVPR 2023), section 3.4, in the form of the released code.
 """
 
@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from models import losses
 from models.answering import AnswerMethod
 from models.attended_head import ANSWER_HEADS
 from models.clip import CLIP
-from models.encoder import Tokens, init_normal
+from models.encoder import Tokens, TokensLike, init_normal
 from models.hbi import HBI
 from models.hbi_options import LEVELS, HBIVQAOptions, add_hbi_vqa_arguments
 from models.method import full_precision
@@ -27,13 +28,7 @@ class HBIVQA(AnswerMethod, HBI):
     add_arguments = staticmethod(add_hbi_vqa_arguments)
 
     def __init__(self, clip: CLIP, answers: Sequence[str], **options: Any):
-        """Build the model on CLIP's towers; weights outside CLIP start at random.
-
-        Args:
-            clip: the towers.
-            answers: the C answers, in the order of their labels.
-            **options: of `HBI`, and `HBIVQAOptions`.
-        """
+        """Args: answers: in the order of their labels; options: of `HBI`, with the defaults of `HBIVQAOptions`."""
         super().__init__(clip, answers, **options)
         width = clip.config.embed_dim
         make = ANSWER_HEADS[self.options.answer_head]
@@ -56,18 +51,12 @@ class HBIVQA(AnswerMethod, HBI):
         self.clip.freeze(self.options.freeze_layer_num)
 
     def losses(
-        self, text: Tokens, video: Tokens, video_ids: Tensor, labels: Tensor | None = None
+        self, text: Tokens, video: Tokens, video_ids: Int[Tensor, " A"], labels: Int[Tensor, " A"]
     ) -> dict[str, Tensor]:
-        """Loss terms of questions, each with its video; see `weights`.
+        """Loss terms of questions, each with its video and the label of its answer; see `weights`.
 
         The released code masks no padding in the Banzhaf alignment of questions; where the recipe keeps padding out of
         the softmax it is kept out here, too.
-
-        Args:
-            text: A questions.
-            video: the video of each.
-            video_ids: int64 (A,).
-            labels: int64 (A,), the true answers.
         """
         outputs, logits = [], {}
         sets = self.level_sets(text, video, self.options.trained_levels)
@@ -86,21 +75,14 @@ class HBIVQA(AnswerMethod, HBI):
         return levels | answered | {f"kl_answer_{name}_{LEVELS[0]}": self.options.kl for name in LEVELS[1:]}
 
     @full_precision
-    def answer_logits(self, text: Tokens, video: Tokens, levels: int = len(LEVELS)) -> dict[str, Tensor]:
-        """Logits of the answers at each level.
-
-        Args:
-            text: A questions, as `encode_text` gives them.
-            video: the video of each, as `encode_video` gives them.
-            levels: how many, from entity upwards.
-
-        Returns:
-            Level name -> (A, C).
-        """
+    def answer_logits(
+        self, text: TokensLike, video: TokensLike, levels: int = len(LEVELS)
+    ) -> dict[str, Float[Tensor, "A C"]]:
+        """Logits of the answers at each of the first `levels` levels, by name."""
         sets = self.level_sets(Tokens(*text), Tokens(*video), levels)
         return {level.name: head(*pair) for (level, *pair), head in zip(sets, self.answer_heads, strict=False)}
 
-    def mixed_logits(self, text: Tokens, video: Tokens) -> Tensor:
-        """Logits of the answers (A, C), levels mixed by `rates`; arguments as for `answer_logits`."""
+    def mixed_logits(self, text: TokensLike, video: TokensLike) -> Float[Tensor, "A C"]:
+        """Logits of the answers, levels mixed by `rates`."""
         logits = self.answer_logits(text, video, self.used_levels).values()
         return sum(rate * logit for rate, logit in zip(self.rates, logits, strict=False))

@@ -1,6 +1,6 @@
 """Token-wise interaction: from two sets of tokens to similarities.
 
-Dimension letters: A texts, B videos, N tokens, N_t words, N_v frames, D width.
+A texts, B videos, N tokens, N_t words, N_v frames, D width; a row is one token of one sequence.
 Source: HBI, arXiv 2303.14369; weighted token-wise interaction of DRL, arXiv 2203.07111.
 """
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 PADDED_SCORE = -9e15
-BLOCK_MEMORY = 64 * 2**20
-"""Bytes of token similarities that training keeps at a time."""
+BLOCK_MEMORY = 64 * 2**20  # bytes of token similarities that training keeps at a time
 
 
 class TokenWeight(nn.Sequential):
@@ -26,59 +26,50 @@ class TokenWeight(nn.Sequential):
         layers = (layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU()))
         super().__init__(*layers, nn.Linear(widths[-1], 1))
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Score (B, N, D) as (B, N); padding, where `mask` (B, N) is 0, gets a score whose weight is 0."""
+    def forward(
+        self, tokens: Float[Tensor, "*B D"], mask: Shaped[Tensor, "*B"] | None = None
+    ) -> Float[Tensor, "*B"]:
+        """Score tokens; padding, where `mask` is 0, gets a score whose weight is 0."""
         score = super().forward(tokens).squeeze(-1)
         return score if mask is None else score.float().masked_fill(mask == 0, PADDED_SCORE)
 
 
-def token_similarity(text: Tensor, video: Tensor) -> Tensor:
-    """Cosine of every word with every frame of every pair.
-
-    Args:
-        text: unit tokens (A, N_t, D), see `unit`.
-        video: unit tokens (B, N_v, D).
-
-    Returns:
-        (A, B, N_t, N_v), in [-1, 1], 0 at padding.
-    """
+def token_similarity(
+    text: Float[Tensor, "A N_t D"], video: Float[Tensor, "B N_v D"]
+) -> Float[Tensor, "A B N_t N_v"]:
+    """Cosine of every word with every frame of every pair, from unit tokens; 0 at padding."""
     return torch.einsum("atd,bvd->abtv", text, video)
 
 
-def unit(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """Scale tokens (B, N, D) to length 1, in float32, and padding to 0."""
+def unit(tokens: Float[Tensor, "*B D"], mask: Shaped[Tensor, "*B"] | None) -> Float[Tensor, "*B D"]:
+    """Scale tokens to length 1, in float32, and padding to 0."""
     tokens = tokens.float()
     length = tokens.norm(dim=-1, keepdim=True).clamp(min=1e-12)
     return tokens / (length if mask is None else length.masked_fill(mask.unsqueeze(-1) == 0, torch.inf))
 
 
-def repeat_first(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """Replace padding of (B, N, D) by the first token, so that it cannot change a maximum over the valid ones."""
+def repeat_first(tokens: Float[Tensor, "B N D"], mask: Shaped[Tensor, "B N"] | None) -> Float[Tensor, "B N D"]:
+    """Replace padding by the first token, so that it cannot change a maximum over the valid ones."""
     return tokens if mask is None else tokens.where(mask.unsqueeze(-1) != 0, tokens[:, :1])
 
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Some sequences laid out for `weighted_similarity`.
+    """Some sequences laid out for `weighted_similarity`."""
 
-    Attributes:
-        tokens: (N * B or more, D), unit tokens: the first ones of all sequences, then all second ones, ...; then zeros.
-        weight: float32 (N, B), weight of each token's best match.
-        cut: whether padding was cut off whose cosines, all 0, still take part in the maxima.
-    """
-
-    tokens: Tensor
-    weight: Tensor
-    cut: bool = False
+    # Unit tokens, N B rows or more: the first ones of all sequences, then all second ones, ...; then zeros.
+    tokens: Float[Tensor, "rows D"]
+    weight: Float[Tensor, "N B"]  # of each token's best match
+    cut: bool = False  # whether padding was cut off whose cosines, all 0, still take part in the maxima
 
     @classmethod
-    def of(cls, tokens: Tensor, weight: Tensor) -> "TokenRows":
-        """Lay out unit tokens (B, N, D) with weights (B, N)."""
+    def of(cls, tokens: Float[Tensor, "B N D"], weight: Float[Tensor, "B N"]) -> "TokenRows":
+        """Lay out unit tokens."""
         return cls(tokens.transpose(0, 1).flatten(0, 1), weight.mT)
 
 
-def weighted_similarity(text: TokenRows, video: TokenRows) -> Tensor:
-    """Average of both directions' weighted best matches, of every text with every video: float32 (A, B).
+def weighted_similarity(text: TokenRows, video: TokenRows) -> Float[Tensor, "A B"]:
+    """Average of both directions' weighted best matches, of every text with every video.
 
     The maxima run over outer axes of the token similarities, so that neighbours in memory are pairs; they are exact in
     any dtype, and all sums are float32.
@@ -93,8 +84,8 @@ def weighted_similarity(text: TokenRows, video: TokenRows) -> Tensor:
     return (text_to_video + video_to_text) / 2
 
 
-def _largest(values: Tensor, dim: int, cut: bool) -> Tensor:
-    """Exact maxima along `dim`, at least 0 if `cut`; NaN may then be lost in bfloat16."""
+def _largest(values: Float[Tensor, "..."], dim: int, cut: bool) -> Float[Tensor, "..."]:
+    # Exact maxima, at least 0 if `cut`; NaN may then be lost in bfloat16.
     if not cut:
         return values.amax(dim)
     if values.dtype is torch.bfloat16:
@@ -103,20 +94,16 @@ def _largest(values: Tensor, dim: int, cut: bool) -> Tensor:
     return values.amax(dim).clamp_(min=0)
 
 
-def similarity_for_training(text: Tensor, video: Tensor, text_weight: Tensor, video_weight: Tensor) -> Tensor:
-    """`weighted_similarity` of all pairs in bounded memory, with gradient.
+def similarity_for_training(
+    text: Float[Tensor, "A N_t D"],
+    video: Float[Tensor, "B N_v D"],
+    text_weight: Float[Tensor, "A N_t"],
+    video_weight: Float[Tensor, "B N_v"],
+) -> Float[Tensor, "A B"]:
+    """`weighted_similarity` of all pairs, from unit tokens, in bounded memory and with gradient.
 
     Where the token similarities of all pairs take more than `BLOCK_MEMORY`, texts are compared block by block, with
     activation checkpointing.
-
-    Args:
-        text: unit tokens (A, N_t, D).
-        video: unit tokens (B, N_v, D).
-        text_weight: (A, N_t), weight of each word's best frame.
-        video_weight: (B, N_v), weight of each frame's best word.
-
-    Returns:
-        (A, B).
     """
 
     def compare(text: Tensor, text_weight: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """One level of the hierarchy: entity, action and event have the same structure.
 
-Dimension letters: A texts, B videos or pairs, N tokens, N_t words, N_v frames, D width.
+A texts, B videos or pairs, N tokens of this level, N_t words, N_v frames, N_0 original tokens, D width.
 Source: HBI, arXiv 2303.14369.
 """
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from models.banzhaf import BanzhafModule
@@ -25,29 +26,24 @@ from models.reconstruction import Reconstruction
 from models.similarity import Sequences, similarity_without_padding
 from models.token_merge import Clusters, MergeStage
 
-SCORED = 1024
-"""Tokens that are scored at a time: it takes several times their memory."""
+
+def scored_at_once(device: torch.device) -> int:
+    """Tokens that are scored at a time in evaluation: it takes several times their memory."""
+    return 1024 if device.type == "cpu" else 2**16
 
 
 @dataclass(frozen=True)
 class TokenSet:
-    """One modality at one level.
+    """One modality at one level; above the entity level the method masks nothing, and the mask is None."""
 
-    Attributes:
-        tokens: (B, N, D).
-        mask: (B, N), 1 for valid tokens; None above the entity level, where the method masks nothing.
-        lengths: (B,), number of valid tokens before any merge.
-        clusters: cluster of each original token.
-    """
-
-    tokens: Tensor
-    mask: Tensor | None
-    lengths: Tensor
-    clusters: Clusters
+    tokens: Float[Tensor, "B N D"]
+    mask: Shaped[Tensor, "B N"] | None
+    lengths: Shaped[Tensor, " B"]  # number of valid tokens before any merge
+    clusters: Clusters  # of each original token
 
     @classmethod
-    def original(cls, tokens: Tensor, mask: Tensor) -> "TokenSet":
-        """The set of the entity level: tokens (B, N, D), mask (B, N)."""
+    def original(cls, tokens: Float[Tensor, "B N D"], mask: Shaped[Tensor, "B N"]) -> "TokenSet":
+        """The set of the entity level."""
         return cls(tokens, mask, mask.sum(dim=1), Clusters.identity(tokens))
 
     def merged(self, stage: MergeStage) -> "TokenSet":
@@ -55,43 +51,33 @@ class TokenSet:
         tokens, clusters = stage(self.tokens, self.mask, self.clusters)
         return TokenSet(tokens, None, self.lengths, clusters)
 
-    def valid(self) -> Tensor:
-        """The mask (B, N), ones where the level masks nothing."""
+    def valid(self) -> Shaped[Tensor, "B N"]:
+        """The mask, ones where the level masks nothing."""
         return self.tokens.new_ones(self.tokens.shape[:2]) if self.mask is None else self.mask
 
 
 @dataclass(frozen=True)
 class LevelOutput:
-    """All pairs at one level.
+    """All pairs at one level."""
 
-    Attributes:
-        name: "entity", "action" or "event".
-        sim: (A, B) similarity.
-        text_unit, video_unit: (A, N_t, D) and (B, N_v, D), tokens of length 1, padding 0; N_t and N_v counted at this
-            level.
-        text_score, video_score: (A, N_t) and (B, N_v), the scores whose softmax weighs the tokens.
-        text, video: `Clusters`, which token of this level each original word and frame is in.
-        reconstruction: of the tokens that play the Banzhaf game; None: they are as they are.
-    """
-
-    name: str
-    sim: Tensor
-    text_unit: Tensor
-    video_unit: Tensor
-    text_score: Tensor
-    video_score: Tensor
+    name: str  # "entity", "action" or "event"
+    sim: Float[Tensor, "A B"]
+    text_unit: Float[Tensor, "A N_t D"]  # tokens of length 1, padding 0
+    video_unit: Float[Tensor, "B N_v D"]
+    text_score: Float[Tensor, "A N_t"]  # their softmax weighs the tokens
+    video_score: Float[Tensor, "B N_v"]
     text: Clusters
     video: Clusters
-    reconstruction: Reconstruction | None = None
+    reconstruction: Reconstruction | None = None  # of the tokens that play the Banzhaf game; None: they are as they are
 
     @property
-    def token_sim(self) -> Tensor:
-        """Token similarity of all pairs (A, B, N_t, N_v), computed on request: training never holds it whole."""
+    def token_sim(self) -> Float[Tensor, "A B N_t N_v"]:
+        """Token similarity of all pairs, computed on request: training never holds it whole."""
         return token_similarity(self.text_unit, self.video_unit)
 
     @property
-    def pair_sim(self) -> Tensor:
-        """Token similarity of the true pairs, text b with video b: (B, N_t, N_v)."""
+    def pair_sim(self) -> Float[Tensor, "B N_t N_v"]:
+        """Token similarity of the true pairs, text b with video b."""
         if self.reconstruction is not None:
             weights = self.text_score.softmax(dim=-1), self.video_score.softmax(dim=-1)
             return self.reconstruction.pairs(self.text_unit, self.video_unit, *weights)
@@ -100,58 +86,36 @@ class LevelOutput:
 
 @dataclass(frozen=True)
 class LevelInteraction:
-    """True pairs at one level, for inspection.
+    """True pairs at one level, for inspection."""
 
-    Attributes:
-        name: "entity", "action" or "event".
-        sim: (B,) similarity of each pair.
-        token_sim, interaction: (B, N_t, N_v), cosine and Banzhaf interaction of each word and frame of this level.
-        text, video: `Clusters` of the original words and frames.
-    """
-
-    name: str
-    sim: Tensor
-    token_sim: Tensor
-    interaction: Tensor
+    name: str  # "entity", "action" or "event"
+    sim: Float[Tensor, " B"]
+    token_sim: Float[Tensor, "B N_t N_v"]  # cosine of each word and frame of this level
+    interaction: Float[Tensor, "B N_t N_v"]  # their Banzhaf interaction
     text: Clusters
     video: Clusters
 
 
 class WeightedInteraction(nn.Module):
-    """Token-wise interaction of two token sets, with or without learned token weights.
+    """Token-wise interaction of two token sets, with or without learned token weights."""
 
-    Attributes:
-        name: of the level.
-        student: estimator of the Banzhaf interaction; None outside of HBI.
-    """
-
-    name = "tokens"
+    name = "tokens"  # of the level
 
     def __init__(self, width: int, *, recipe: Recipe, weighted: bool = True, hidden: Sequence[int] | None = None):
-        """Build the heads.
-
-        Args:
-            width: D.
-            recipe: see `models.recipe`.
-            weighted: learned token weights; otherwise all valid tokens have the same weight.
-            hidden: see `TokenWeight`.
-        """
+        """Args: weighted: learned token weights, otherwise all valid tokens count alike; hidden: see `TokenWeight`."""
         super().__init__()
         self.padding_in_maxima = recipe.padding_in_maxima
-        self.student: nn.Module | None = None
+        self.student: nn.Module | None = None  # estimator of the Banzhaf interaction, in HBI
         self.text_weight = TokenWeight(width, hidden) if weighted else None
         self.video_weight = TokenWeight(width, hidden) if weighted else None
 
     def token_weights(
         self, tokens: TokenSet, side: str, *, dtype: torch.dtype = torch.float32, skip_padding: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Scores (B, N) of a token set, and weights: their softmax.
+    ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
+        """Scores of texts or videos (`side`: "text" or "video"), and weights: their softmax.
 
-        Args:
-            tokens: B texts or videos.
-            side: "text" or "video".
-            dtype: of the matrix products.
-            skip_padding: score valid tokens only, `SCORED` at a time; needs a host-device sync and gives no gradient.
+        With `skip_padding` valid tokens alone are scored, some at a time, with matrix products in `dtype`; this needs a
+        host-device sync and gives no gradient.
         """
         head = getattr(self, f"{side}_weight")
         if head is None:  # 1 / (number of valid original tokens) each
@@ -161,7 +125,7 @@ class WeightedInteraction(nn.Module):
             rows, valid = tokens.tokens.flatten(0, 1), tokens.valid().flatten().nonzero().squeeze(1)
             score = rows.new_full((len(rows),), PADDED_SCORE, dtype=torch.float32)
             with torch.autocast(rows.device.type, dtype=dtype, enabled=dtype is not torch.float32):
-                for some in valid.split(SCORED):
+                for some in valid.split(scored_at_once(rows.device)):
                     score[some] = head(rows[some]).float()
             score = score.view(tokens.tokens.shape[:2])
         else:
@@ -170,31 +134,29 @@ class WeightedInteraction(nn.Module):
 
     def compare(
         self, text: TokenSet, video: TokenSet
-    ) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Similarity (A, B) of every text with every video, with gradient; unit tokens and token scores of both."""
+    ) -> tuple[Float[Tensor, "A B"], tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Similarity of every text with every video, with gradient; unit tokens and token scores of both."""
         units = unit(text.tokens, text.mask), unit(video.tokens, video.mask)
         text_score, text_weight = self.token_weights(text, "text")
         video_score, video_weight = self.token_weights(video, "video")
         compared = self.compared(units[0], text.mask), self.compared(units[1], video.mask)
         return similarity_for_training(*compared, text_weight, video_weight), units, (text_score, video_score)
 
-    def compared(self, units: Tensor, mask: Tensor | None) -> Tensor:
-        """Unit tokens (B, N, D) as the maxima see them: padding is 0, or cannot be the best match."""
-        return units if self.padding_in_maxima else repeat_first(units, mask)
-
     def forward(self, text: TokenSet, video: TokenSet) -> LevelOutput:
-        """Compare every text (A) with every video (B), with gradient."""
+        """Compare every text with every video, with gradient."""
         sim, units, scores = self.compare(text, video)
         return LevelOutput(self.name, sim, *units, *scores, text.clusters, video.clusters)
 
-    def similarity(self, text: TokenSet, video: TokenSet, memory: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Similarity of every text with every video, float32 (A, B), without computing padding and without gradient.
+    def compared(self, units: Float[Tensor, "B N D"], mask: Shaped[Tensor, "B N"] | None) -> Float[Tensor, "B N D"]:
+        """Unit tokens as the maxima see them: padding is 0, or cannot be the best match."""
+        return units if self.padding_in_maxima else repeat_first(units, mask)
 
-        Args:
-            text: A texts.
-            video: B videos.
-            memory: see `models.similarity.similarity_without_padding`; the weights of all tokens come on top of it.
-            dtype: of the matrix products; maxima of them are exact, and sums over tokens are float32.
+    def similarity(
+        self, text: TokenSet, video: TokenSet, memory: int, dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "A B"]:
+        """Similarity of every text with every video, without computing padding and without gradient.
+
+        See `models.similarity.similarity_without_padding`; the weights of all tokens come on top of its `memory`.
         """
         texts, videos = (
             Sequences(
@@ -217,19 +179,14 @@ class Level(WeightedInteraction):
         width: int,
         *,
         weighted: bool,
-        rates: tuple[float, float] | None,
+        rates: Sequence[float] | None,
         recipe: Recipe,
         reconstruct: tuple[str, float] = ("none", 0.0),
     ):
         """Build a level.
 
-        Args:
-            name: of the level.
-            width: D.
-            weighted: learned token weights; otherwise all valid tokens have the same weight.
-            rates: clusters per token of the text and the video merge into this level; None at the entity level.
-            recipe: see `models.recipe`.
-            reconstruct: scope and share, see `Reconstruction.build`.
+        `rates` are clusters per token of the text and the video merge into it, None at the entity level; `reconstruct`
+        is scope and share, see `Reconstruction.build`.
         """
         super().__init__(width, recipe=recipe, weighted=weighted)
         self.name = name
@@ -240,7 +197,7 @@ class Level(WeightedInteraction):
         self.reconstruction = Reconstruction.build(*reconstruct)
 
     def forward(self, text: TokenSet, video: TokenSet) -> LevelOutput:
-        """Compare every text (A) with every video (B), with gradient."""
+        """Compare every text with every video, with gradient."""
         return replace(super().forward(text, video), reconstruction=self.reconstruction)
 
     def compare(

@@ -11,17 +11,14 @@ OPENAI_ADDRESS = "https://openaipublic.azureedge.net/clip/models/{digest}/{file}
 
 
 def load_clip(source: str | Path, *, trust: bool = False) -> CLIP:
-    """Build CLIP with weights.
+    """Build CLIP with weights; `trust` opens a TorchScript archive of unknown SHA-256.
 
-    Args:
-        source: a released name ("ViT-B/32", "ViT-B/16", "ViT-L/14", whose file lies in `models/`), a file (TorchScript
-            archive of OpenAI's, state dict or safetensors), or a model of open_clip as NAME or NAME:PRETRAINED.
-        trust: open a TorchScript archive of unknown SHA-256.
-
-    Raises:
-        InputError: no such file or model, or weights that are not those of a CLIP ViT.
+    A source is a released name ("ViT-B/32", "ViT-B/16", "ViT-L/14", whose file lies in `models/`), a file (TorchScript
+    archive of OpenAI's, state dict or safetensors), or a model of open_clip as NAME or NAME:PRETRAINED.
     """
-    path = WEIGHTS_FOLDER / _file_name(source) if source in OPENAI_DIGESTS else Path(source)
+    path = Path(source)
+    if source in OPENAI_DIGESTS:
+        path = WEIGHTS_FOLDER / f"{source.replace('/', '-')}.pt"
     if path.is_file():
         return _clip_from_file(path, trust)
     if source in OPENAI_DIGESTS:
@@ -34,11 +31,6 @@ def uses_quick_gelu(source: str | Path) -> bool:
     """Whether the weights called `source` were trained with QuickGELU: OpenAI's and files were, open_clip's own not."""
     name, _, tag = str(source).partition(":")
     return source in OPENAI_DIGESTS or Path(source).is_file() or "quickgelu" in name or tag == "openai"
-
-
-def _file_name(name: str) -> str:
-    """ViT-B/32 -> ViT-B-32.pt."""
-    return name.replace("/", "-") + ".pt"
 
 
 def _clip_from_file(path: Path, trust: bool) -> CLIP:

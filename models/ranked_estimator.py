@@ -6,27 +6,21 @@ B pairs, N_t words, N_v frames, H decays.
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from models.estimator import BanzhafModule
 
-SCALE = 100.0
-"""Factor on the cosines' differences, which are small."""
+SCALE = 100.0  # factor on the cosines' differences, which are small
 
 
-def expected_gains(sim: Tensor, valid: Tensor, decay: Tensor) -> Tensor:
+def expected_gains(
+    sim: Float[Tensor, "B N M"], valid: Bool[Tensor, "B M"], decay: Float[Tensor, " H"]
+) -> Float[Tensor, "B N M H"]:
     """How much each cell adds to the maximum of a random part of its row's other cells.
 
     A cell of the row that is smaller than q others is their maximum with a probability in proportion to decay^q; with
     a decay of 1/2 this is the expectation over coalitions of players that join with probability 1/2.
-
-    Args:
-        sim: (B, N, M).
-        valid: boolean (B, M), columns that are not padding.
-        decay: (H,), between 0 and 1.
-
-    Returns:
-        (B, N, M, H).
     """
     values, index = sim.masked_fill(valid.logical_not().unsqueeze(1), -torch.inf).sort(dim=-1, descending=True)
     values = values.where(values.isfinite(), 0).unsqueeze(-1)  # (B, N, M, 1)
@@ -53,8 +47,8 @@ class RankedEstimator(nn.Module):
         self.decay = nn.Parameter(torch.linspace(-1, 1, decays))
         self.coefficients = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, 4 * decays))
 
-    def forward(self, token_sim: Tensor) -> Tensor:
-        """Predict the interaction (B, N_t, N_v) from cosines (B, N_t, N_v); both are 0 at padding."""
+    def forward(self, token_sim: Float[Tensor, "B N_t N_v"]) -> Float[Tensor, "B N_t N_v"]:
+        """Predict the interaction from cosines; both are 0 at padding."""
         token_sim, decay = token_sim.float(), self.decay.sigmoid()
         cells = token_sim != 0
         words, frames = cells.any(dim=2), cells.any(dim=1)
@@ -68,8 +62,8 @@ class RankedEstimator(nn.Module):
         return torch.einsum("btvf,bf->btv", features * valid, self.coefficients(1 / counts))
 
 
+# Estimators by their names on the command line.
 NETWORKS: dict[str, type[nn.Module]] = {"released": BanzhafModule, "ranked": RankedEstimator}
-"""Estimators by their names on the command line."""
 
 
 def network_of(state: Mapping[str, Tensor], prefix: str = "") -> str:

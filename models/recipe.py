@@ -5,67 +5,65 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Recipe:
-    """Switches between what the published numbers come from and what the paper says.
+    """Switches between what the published numbers come from and what the papers say."""
 
-    Attributes:
-        reversed_kl_over_batch: second term of the Banzhaf KL with all three axes reversed, so that its softmax runs
-            over the batch; otherwise over words, per frame.
-        masked_logits_in_kl: padding in the Banzhaf KL multiplied by the masks (zeros inside the softmax); otherwise
-            masked out before the softmax.
-        cluster_noise: upper end of the uniform noise added to cluster densities; 0 breaks ties by index.
-        distance_fill_over_batch: distance of padded tokens from the maximum over the whole batch; otherwise over the
-            sample, so that a result does not depend on its batch mates.
-        same_video_negatives: captions of one video in a batch count as negatives of each other; otherwise as positives.
-        schedule_epochs: learning-rate horizon in epochs; None for the requested epochs.
-        exact_gather: gradients of gathered features summed over ranks, so that N processes give the gradient of one;
-            otherwise each rank keeps its own slice.
-        label_game: game of the estimator's labels, "released" or "standard".
-        answerable_only: VQA accuracy over the questions whose answer is in the vocabulary; otherwise over all.
-        padding_in_pooling: padded frames take part in the softmax that pools frames by a text (EMCL, DiCoSA,
-            DiffusionRet), padded tokens in that of EMCL's answer head, so that a result depends on the number of tokens
-            a clip or question is padded to; otherwise masked out.
-        correlation_over_words: DiCoSA's correlation divided by the padded length of the texts; otherwise by the
-            degrees of freedom of a concept, so that a perfect one is 1.
-        unit_frames_in_mean: the mean of a clip's frames is that of their unit vectors (CLIP4Clip, DRL dp); otherwise of
-            the frames, as the paper says.
-        own_negatives_in_tight: CLIP4Clip's tightTransf compares the pairs of a process alone; otherwise of all.
-        nothing_frozen_with_3d: CLIP4Clip's 3d patches turn off its freezing; otherwise they are exempt from it.
-        padding_in_maxima: padding takes part in the maxima of the token-wise interaction with similarity 0, so that a
-            result depends on the number of tokens a caption or clip is padded to; otherwise valid tokens alone.
-        padding_in_cdcr: DRL's best match of a token may be padding of the other side, which then enters the
-            correlation; otherwise valid tokens alone.
-        cdcr_over_samples: DRL's correlation divided by the number of samples, so that a perfect one stays below 1;
-            otherwise by the degrees of freedom.
-        em_in_evaluation: EMCL reconstructs features in evaluation, too, 32 texts and videos at a time, so that a score
-            depends on the others of its block; otherwise in training alone.
-        teacher_of_checkpoint: of --init_model and --estimator, the teacher is that of the checkpoint; otherwise the
-            estimator.
-        later_of_equals: of evaluations with equal scores the later one is the best; otherwise the earlier one.
-        even_frames_in_answers: HBI takes evenly spread frames for question answering, whatever --slice_framepos says.
-        em_state_unsaved: checkpoints lack the bases that EMCL starts from; otherwise they have them, as "mu".
-    """
-
+    # HBI
+    # Second term of the Banzhaf KL with all three axes reversed, so that its softmax runs over the batch; otherwise
+    # over words, per frame.
     reversed_kl_over_batch: bool
+    # Padding in the Banzhaf KL multiplied by the masks (zeros inside the softmax); otherwise masked out before it.
     masked_logits_in_kl: bool
+    # Upper end of the uniform noise added to cluster densities; 0 breaks ties by index.
     cluster_noise: float
+    # Distance of padded tokens from the maximum over the whole batch; otherwise over the sample, so that a result does
+    # not depend on its batch mates.
     distance_fill_over_batch: bool
+    # Captions of one video in a batch count as negatives of each other; otherwise as positives.
     same_video_negatives: bool
+    # Learning-rate horizon in epochs; None for the requested epochs.
     schedule_epochs: int | None
+    # Gradients of gathered features summed over ranks, so that N processes give the gradient of one; otherwise each
+    # rank keeps its own slice.
     exact_gather: bool
+    # Game of the estimator's labels, "released" or "standard".
     label_game: str
+    # VQA accuracy over the questions whose answer is in the vocabulary; otherwise over all.
     answerable_only: bool
-    padding_in_pooling: bool
-    correlation_over_words: bool
-    unit_frames_in_mean: bool
-    own_negatives_in_tight: bool
-    nothing_frozen_with_3d: bool
+    # Padding takes part in the maxima of the token-wise interaction with similarity 0, so that a result depends on the
+    # number of tokens a caption or clip is padded to; otherwise valid tokens alone.
     padding_in_maxima: bool
-    padding_in_cdcr: bool
-    cdcr_over_samples: bool
-    em_in_evaluation: bool
+    # Of --init_model and --estimator, the teacher is that of the checkpoint; otherwise the estimator.
     teacher_of_checkpoint: bool
+    # Of evaluations with equal scores the later one is the best; otherwise the earlier one.
     later_of_equals: bool
+    # HBI takes evenly spread frames for question answering, whatever --slice_framepos says.
     even_frames_in_answers: bool
+
+    # The other methods
+    # Padded frames take part in the softmax that pools frames by a text (EMCL, DiCoSA, DiffusionRet), padded tokens in
+    # that of EMCL's answer head, so that a result depends on the number of tokens a clip or question is padded to;
+    # otherwise masked out.
+    padding_in_pooling: bool
+    # DiCoSA's correlation divided by the padded length of the texts; otherwise by the degrees of freedom of a concept,
+    # so that a perfect one is 1.
+    correlation_over_words: bool
+    # The mean of a clip's frames is that of their unit vectors (CLIP4Clip, DRL dp); otherwise of the frames, as the
+    # paper says.
+    unit_frames_in_mean: bool
+    # CLIP4Clip's tightTransf compares the pairs of a process alone; otherwise of all.
+    own_negatives_in_tight: bool
+    # CLIP4Clip's 3d patches turn off its freezing; otherwise they are exempt from it.
+    nothing_frozen_with_3d: bool
+    # DRL's best match of a token may be padding of the other side, which then enters the correlation; otherwise valid
+    # tokens alone.
+    padding_in_cdcr: bool
+    # DRL's correlation divided by the number of samples, so that a perfect one stays below 1; otherwise by the degrees
+    # of freedom.
+    cdcr_over_samples: bool
+    # EMCL reconstructs features in evaluation, too, 32 texts and videos at a time, so that a score depends on the
+    # others of its block; otherwise in training alone.
+    em_in_evaluation: bool
+    # Checkpoints lack the bases that EMCL starts from; otherwise they have them, as "mu".
     em_state_unsaved: bool
 
 
@@ -79,18 +77,18 @@ RELEASED = Recipe(
     exact_gather=False,
     label_game="released",
     answerable_only=True,
+    padding_in_maxima=True,
+    teacher_of_checkpoint=True,
+    later_of_equals=True,
+    even_frames_in_answers=True,
     padding_in_pooling=True,
     correlation_over_words=True,
     unit_frames_in_mean=True,
     own_negatives_in_tight=True,
     nothing_frozen_with_3d=True,
-    padding_in_maxima=True,
     padding_in_cdcr=True,
     cdcr_over_samples=True,
     em_in_evaluation=True,
-    teacher_of_checkpoint=True,
-    later_of_equals=True,
-    even_frames_in_answers=True,
     em_state_unsaved=True,
 )
 CORRECTED = Recipe(
@@ -103,12 +101,12 @@ CORRECTED = Recipe(
     exact_gather=True,
     label_game="standard",
     answerable_only=False,
+    padding_in_maxima=False,
     padding_in_pooling=False,
     correlation_over_words=False,
     unit_frames_in_mean=False,
     own_negatives_in_tight=False,
     nothing_frozen_with_3d=False,
-    padding_in_maxima=False,
     padding_in_cdcr=False,
     cdcr_over_samples=False,
     em_in_evaluation=False,
@@ -121,11 +119,7 @@ PRESETS = {"released": RELEASED, "corrected": CORRECTED}
 
 
 def as_recipe(recipe: str | Recipe) -> Recipe:
-    """Return the preset called `recipe`, or `recipe` itself where it is one.
-
-    Raises:
-        ValueError: unknown name.
-    """
+    """Return the preset called `recipe`, or `recipe` itself where it is one."""
     if isinstance(recipe, Recipe):
         return recipe
     if recipe not in PRESETS:

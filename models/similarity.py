@@ -1,6 +1,6 @@
 """Similarity of all texts with all videos in evaluation: block by block, without computing padding.
 
-Dimension letters: A texts, B videos, N tokens, N_t words, N_v frames, D width. A row is one token of one sequence.
+A texts, B videos or sequences, N tokens, D width. A row is one token of one sequence.
 """
 
 import math
@@ -10,21 +10,25 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from models.encoder import Tokens
 from models.interaction import TokenRows, repeat_first, unit, weighted_similarity
 
+# Maximum rows of a block on the CPU: enough for fast matrix products, few enough for the processor's caches. In half
+# precision twice as many of videos.
 TEXT_ROWS, VIDEO_ROWS = 960, 768
-"""Maximum rows of a block on the CPU: enough for fast matrix products, few enough for the processor's caches. In half
-precision twice as many of videos."""
-HELD_ROWS = 32 * TEXT_ROWS
-"""Rows of texts that are laid out at a time."""
+# Row counts that texts are filled up to: libraries of matrix products keep some memory for each shape they meet.
 SHAPES = 4
-"""Row counts that texts are filled up to: libraries of matrix products keep some memory for each shape they meet."""
+# Bytes of neighbours whose maxima the CPU finds at once; the rest of a row takes several times as long.
 VECTOR = 128
-"""Bytes of neighbours whose maxima the CPU finds at once; the rest of a row takes several times as long."""
+
+
+def rows_held(device: torch.device) -> int:
+    """Rows of texts that are laid out at a time; all videos are laid out again for each."""
+    return 32 * TEXT_ROWS if device.type == "cpu" else 512 * TEXT_ROWS
 
 
 def in_blocks(
@@ -34,19 +38,11 @@ def in_blocks(
     memory: int | None,
     pair_bytes: int,
     prepare: Callable[[Tokens], Any] = lambda video: video,
-) -> Tensor:
+) -> Float[Tensor, "A B"]:
     """Compare block by block; with gradient, several blocks are computed again in the backward pass.
 
-    Args:
-        compare: texts (A) and prepared videos (B) -> (A, B).
-        text: all texts.
-        video: all videos.
-        memory: bytes that a block's intermediate results may take, at least those of one pair; None: one block.
-        pair_bytes: bytes of one pair's.
-        prepare: what does not depend on the texts, computed once for the videos of a block.
-
-    Returns:
-        float32 (A, B).
+    A block has as many pairs of `pair_bytes` as fit into `memory`, at least one; all if that is None. What does not
+    depend on the texts is computed once for its videos by `prepare`.
     """
     if memory is None:
         return compare(text, prepare(video)).float()
@@ -68,31 +64,19 @@ def in_blocks(
 
 @dataclass(frozen=True)
 class Sequences:
-    """A set of texts or videos at one level.
+    """A set of texts or videos at one level."""
 
-    Attributes:
-        tokens: (B, N, D).
-        mask: (B, N), 1 for valid tokens; None where all are.
-        weight: float32 (B, N), weight of each token's best match.
-        padding: whether padding, with cosines of 0, takes part in the maxima.
-    """
+    tokens: Float[Tensor, "B N D"]
+    mask: Shaped[Tensor, "B N"] | None  # None: all are valid
+    weight: Float[Tensor, "B N"]  # of each token's best match
+    padding: bool  # whether padding, with cosines of 0, takes part in the maxima
 
-    tokens: Tensor
-    mask: Tensor | None
-    weight: Tensor
-    padding: bool
-
-    def buckets(self, rows: int, multiple: int = 1) -> list[tuple[Tensor, int]]:
+    def buckets(self, rows: int, multiple: int = 1) -> list[tuple[Int[Tensor, " bucket"], int]]:
         """Divide the set into buckets of at most `rows` rows, at least a sequence each, nearly all of one length.
 
-        What does not fill a quarter of the rows goes with the sequences of the next length.
-
-        Args:
-            rows: see above.
-            multiple: buckets have this many sequences or a multiple, but for the last one and where fewer fit.
-
-        Returns:
-            Of each bucket int64 (B,), which sequences, and the number of positions up to its last valid token.
+        What does not fill a quarter of the rows goes with the sequences of the next length. Buckets have `multiple`
+        sequences or a multiple of that, but for the last one and where fewer fit. Each says which sequences, and the
+        number of positions up to its last valid token.
         """
         batch, positions = self.tokens.shape[:2]
         if self.mask is None:
@@ -113,8 +97,8 @@ class Sequences:
                 first += size
         return buckets
 
-    def rows(self, index: Tensor, longest: int, dtype: torch.dtype, multiple: int = 1) -> TokenRows:
-        """Lay out the sequences `index` (B,), with `longest` positions each, in a multiple of `multiple` rows."""
+    def rows(self, index: Int[Tensor, " bucket"], longest: int, dtype: torch.dtype, multiple: int = 1) -> TokenRows:
+        """Lay out the sequences `index`, with `longest` positions each, in a multiple of `multiple` rows."""
         mask = None if self.mask is None else self.mask[index, :longest]
         tokens = unit(self.tokens[index, :longest], mask)
         if not self.padding:
@@ -139,25 +123,19 @@ def block_rows(text: Sequences, video: Sequences, memory: int, dtype: torch.dtyp
     return texts, videos
 
 
-def similarity_without_padding(text: Sequences, video: Sequences, memory: int, dtype: torch.dtype) -> Tensor:
+def similarity_without_padding(
+    text: Sequences, video: Sequences, memory: int, dtype: torch.dtype
+) -> Float[Tensor, "A B"]:
     """`models.interaction.weighted_similarity` of every text with every video.
 
-    Sequences of about the same length are compared block by block. Besides the result this takes `memory`, at least
-    that of one pair, and the rows of `HELD_ROWS` words and of one block's videos.
-
-    Args:
-        text: A texts.
-        video: B videos.
-        memory: bytes that the token similarities of a block may take.
-        dtype: of the matrix products; maxima of them are exact, and sums over tokens are float32.
-
-    Returns:
-        float32 (A, B).
+    Sequences of about the same length are compared block by block. Besides the result this takes `memory` bytes for
+    the token similarities of a block, at least of one pair, `rows_held` rows of words and the rows of one block's
+    videos. `dtype` is that of the matrix products; maxima of them are exact, and sums over tokens are float32.
     """
     text_rows, video_rows = block_rows(text, video, memory, dtype)
     texts, videos = text.buckets(text_rows), video.buckets(video_rows, VECTOR // dtype.itemsize)
     sim = text.tokens.new_empty(len(text.tokens), len(video.tokens), dtype=torch.float32)
-    held = max(1, HELD_ROWS // text_rows)
+    held = max(1, rows_held(text.tokens.device) // text_rows)
     place = torch.cat([index for index, _ in videos]).argsort()  # of each video among the buckets
     for first in range(0, len(texts), held):
         some = texts[first : first + held]

@@ -4,25 +4,26 @@ B pairs, N_t words, N_v frames.
 """
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from models.banzhaf import exact_interaction_of_cosines
 
+# A trained network; the exact interaction; as controls the exact one with its cells shuffled, and a constant.
 TEACHERS = ("estimator", "exact", "shuffled", "constant")
-"""A trained network; the exact interaction; as controls the exact one with its cells shuffled, and a constant."""
 
 
 @torch.no_grad()
 def teacher_interaction(
     kind: str,
     estimator: nn.Module,
-    token_sim: Tensor,
-    text_score: Tensor,
-    video_score: Tensor,
-    text_mask: Tensor | None,
-    video_mask: Tensor | None,
-) -> Tensor:
-    """The interaction (B, N_t, N_v) by one of `TEACHERS`; arguments as for `exact_interaction_of_cosines`."""
+    token_sim: Float[Tensor, "B N_t N_v"],
+    text_score: Float[Tensor, "B N_t"],
+    video_score: Float[Tensor, "B N_v"],
+    text_mask: Shaped[Tensor, "B N_t"] | None,
+    video_mask: Shaped[Tensor, "B N_v"] | None,
+) -> Float[Tensor, "B N_t N_v"]:
+    """The interaction by one of `TEACHERS`, without gradient; see `exact_interaction_of_cosines`."""
     if kind == "estimator":
         return estimator(token_sim)
     if kind == "constant":
@@ -31,7 +32,11 @@ def teacher_interaction(
     return exact if kind == "exact" else shuffle_cells(exact, text_mask, video_mask)
 
 
-def shuffle_cells(interaction: Tensor, text_mask: Tensor | None, video_mask: Tensor | None) -> Tensor:
+def shuffle_cells(
+    interaction: Float[Tensor, "B N_t N_v"],
+    text_mask: Shaped[Tensor, "B N_t"] | None,
+    video_mask: Shaped[Tensor, "B N_v"] | None,
+) -> Float[Tensor, "B N_t N_v"]:
     """Exchange the values of each pair's valid cells at random."""
     values = interaction.flatten(1)
     padding = torch.zeros_like(values, dtype=torch.bool)

@@ -1,11 +1,12 @@
 """Temporal encoders: frames in time.
 
-Dimension letters: B videos, N_v frames, D width.
+B videos, N_v frames, D width.
 """
 
 import math
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from models.transformer import Transformer
@@ -18,8 +19,8 @@ class NoTemporal(nn.Module):
 
     max_frames = math.inf
 
-    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """Return `frames` (B, N_v, D) unchanged."""
+    def forward(self, frames: Float[Tensor, "B N_v D"], mask: Shaped[Tensor, "B N_v"]) -> Float[Tensor, "B N_v D"]:
+        """Return `frames` unchanged."""
         return frames
 
 
@@ -27,19 +28,14 @@ class SequenceTransformer(nn.Module):
     """CLIP's text transformer over frames with positions, added to its input (CLIP4Clip, arXiv 2104.08860)."""
 
     def __init__(self, width: int, layers: int, positions: int = POSITIONS):
-        """Args: width: D; layers: blocks; positions: longest clip in frames."""
         super().__init__()
         self.max_frames = positions
         self.positions = nn.Embedding(positions, width)
         self.transformer = Transformer(width, layers, norm_eps=1e-12)
         self.project = nn.Identity()  # EMCL's answer head has a linear layer here
 
-    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """Map frame tokens (B, N_v, D), mask (B, N_v), to (B, N_v, D); padded frames are seen by none.
-
-        Raises:
-            ValueError: more frames than positions.
-        """
+    def forward(self, frames: Float[Tensor, "B N_v D"], mask: Shaped[Tensor, "B N_v"]) -> Float[Tensor, "B N_v D"]:
+        """Encode clips of at most `max_frames`; no frame sees padding."""
         if frames.shape[1] > self.max_frames:
             raise ValueError(f"{frames.shape[1]} frames, but position embeddings for {self.max_frames}")
         x = frames + self.positions.weight.narrow(0, 0, frames.shape[1])
@@ -56,13 +52,12 @@ class SequenceLSTM(nn.Module):
     max_frames = math.inf
 
     def __init__(self, width: int, positions: int = POSITIONS):
-        """Args: width: D; positions: rows of the stored position embeddings."""
         super().__init__()
         self.positions = nn.Embedding(positions, width).requires_grad_(False)
         self.lstm = nn.LSTM(width, width, batch_first=True)
 
-    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """Map frame tokens (B, N_v, D), mask (B, N_v) with the valid frames first, to (B, N_v, D)."""
+    def forward(self, frames: Float[Tensor, "B N_v D"], mask: Shaped[Tensor, "B N_v"]) -> Float[Tensor, "B N_v D"]:
+        """Encode clips whose valid frames come first."""
         lengths = mask.sum(dim=-1)  # (B,)
         states, _ = self.lstm(frames)
         step = torch.arange(frames.shape[1], device=frames.device)
@@ -72,11 +67,7 @@ class SequenceLSTM(nn.Module):
 
 
 def build_temporal(name: str | None, width: int, layers: int, positions: int = POSITIONS) -> nn.Module:
-    """Build the temporal encoder called `name`: "seqTransf", "seqLSTM" or None (also spelled "None").
-
-    Raises:
-        ValueError: another name.
-    """
+    """Build the temporal encoder called `name`: "seqTransf", "seqLSTM" or None (also spelled "None")."""
     match name:
         case "seqTransf":
             return SequenceTransformer(width, layers, positions)

@@ -1,6 +1,6 @@
 """Methods that compare every word with every frame, at one level or several.
 
-Dimension letters: B pairs, N_t words, N_v frames.
+B pairs, N_t words, N_v frames.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from models.banzhaf import exact_interaction_of_cosines
-from models.encoder import Tokens
+from models.encoder import Tokens, TokensLike
 from models.level import LevelInteraction, TokenSet, WeightedInteraction
 from utils.errors import InputError
 
@@ -29,11 +29,10 @@ def full_precision(function: Callable) -> Callable:
 class TokenLevels:
     """The levels at which a method compares words with frames; none where it compares pooled features or pairs."""
 
-    rates: Sequence[float] = (1.0,)
-    """Weight of each of `token_levels` in evaluation."""
+    rates: Sequence[float] = (1.0,)  # weight of each of `token_levels` in evaluation
 
     def token_levels(self) -> Sequence[WeightedInteraction]:
-        """Where words are compared with frames, from entity upwards; none in a method of pooled features or pairs."""
+        """Where words are compared with frames, from entity upwards."""
         return ()
 
     @property
@@ -54,17 +53,8 @@ class TokenLevels:
 
     @torch.no_grad()
     @full_precision
-    def interactions(self, text: Tokens, video: Tokens, *, exact: bool = False) -> list[LevelInteraction]:
-        """Inspect true pairs, text b with video b, level by level.
-
-        Args:
-            text: as for `similarity`.
-            video: as many videos.
-            exact: the exact interaction of the standard game instead of each level's student.
-
-        Raises:
-            InputError: the method compares no words with frames, or has no student.
-        """
+    def interactions(self, text: TokensLike, video: TokensLike, *, exact: bool = False) -> list[LevelInteraction]:
+        """Inspect true pairs, text b with video b, level by level, by its student or the exact standard game."""
         name, levels, found = type(self).__name__, self.token_levels(), []
         if not levels:
             raise InputError(f"{name}: compares pooled features or whole pairs, not words with frames; nothing to show")

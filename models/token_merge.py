@@ -3,7 +3,7 @@
 DPC-KNN clustering (Du et al., 2016; as in TCFormer, arXiv 2204.08680) finds the clusters, learned scores weigh their
 members, and the merged tokens attend to the original ones (HBI, arXiv 2303.14369).
 
-Dimension letters: B samples, N tokens, C clusters, D width.
+B samples, N tokens, N_0 tokens before any merge, C clusters, D width, H heads.
 """
 
 import math
@@ -12,6 +12,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 NEIGHBOURS = 3
@@ -21,52 +22,35 @@ WEIGHT_EPS = 1e-6
 
 @dataclass(frozen=True)
 class Clusters:
-    """Which cluster each original token is in, and how much of it.
+    """Cluster of each original token after all merges so far, and the product of its weights along the way."""
 
-    Attributes:
-        index: int64 (B, N_original), cluster of each original token after all merges so far.
-        weight: (B, N_original), product of the normalised member weights along the way.
-    """
-
-    index: Tensor
-    weight: Tensor
+    index: Int[Tensor, "B N_0"]
+    weight: Float[Tensor, "B N_0"]
 
     @classmethod
-    def identity(cls, tokens: Tensor) -> "Clusters":
-        """Every token of (B, N, D) in a cluster of its own, with weight 1."""
+    def identity(cls, tokens: Float[Tensor, "B N D"]) -> "Clusters":
+        """Every token in a cluster of its own, with weight 1."""
         index = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
         return cls(index, torch.ones_like(index, dtype=tokens.dtype))
 
-    def merge(self, assignment: Tensor, weight: Tensor) -> "Clusters":
-        """Follow one more merge: `assignment` and `weight` (B, N) say where each current token goes."""
+    def merge(self, assignment: Int[Tensor, "B N"], weight: Float[Tensor, "B N"]) -> "Clusters":
+        """Follow one more merge, which says where each current token goes."""
         return Clusters(assignment.gather(1, self.index), self.weight * weight.gather(1, self.index))
-
-
-def cluster_count(tokens: int, rate: float) -> int:
-    """Number of clusters that `tokens` tokens are merged into: max(ceil(tokens * rate), 1)."""
-    return max(math.ceil(tokens * rate), 1)
 
 
 @torch.no_grad()
 def dpc_knn(
-    tokens: Tensor,
+    tokens: Float[Tensor, "B N D"],
     clusters: int,
-    mask: Tensor | None = None,
+    mask: Shaped[Tensor, "B N"] | None = None,
     *,
-    noise: Tensor | None = None,
+    noise: Float[Tensor, "#B N"] | Float[Tensor, " N"] | None = None,
     fill_over_batch: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """Cluster tokens by density peaks with k = 3 nearest neighbours.
+) -> tuple[Int[Tensor, "B N"], Int[Tensor, "B {clusters}"]]:
+    """Cluster of each token, and the centre token of each cluster, by density peaks with k = 3 nearest neighbours.
 
-    Args:
-        tokens: (B, N, D), float32 for reproducible clusters.
-        clusters: C, at most N.
-        mask: (B, N), 1 for valid tokens; None where all are.
-        noise: broadcastable to (B, N), added to the densities before masking; None breaks ties by index.
-        fill_over_batch: distance to padding is the largest of the batch plus one; otherwise the sample's.
-
-    Returns:
-        Cluster of each token (B, N), and the centre token of each cluster (B, C) in descending order of their rank.
+    `noise` is added to the densities before masking; None breaks ties by index. The distance to padding is the largest
+    of the batch plus one, or of the sample. Tokens are float32 for reproducible clusters.
     """
     distance = torch.cdist(tokens, tokens) / tokens.shape[-1] ** 0.5  # (B, N, N)
     if mask is not None:
@@ -89,8 +73,8 @@ def dpc_knn(
 
 
 @cache
-def fixed_draw(tokens: int) -> Tensor:
-    """Uniform numbers (N,), the same in every process; kept, so that an exported graph holds them as constants."""
+def fixed_draw(tokens: int) -> Float[Tensor, " {tokens}"]:
+    """Uniform numbers, the same in every process; kept, so that an exported graph holds them as constants."""
     return torch.rand(tokens, generator=torch.Generator().manual_seed(0), device="cpu")
 
 
@@ -98,31 +82,26 @@ class TokenMerge(nn.Module):
     """Cluster tokens and average each cluster with learned weights."""
 
     def __init__(self, width: int, rate: float, *, noise: float = 0.0, fill_over_batch: bool = True):
-        """Args: width: D; rate: clusters per token; noise: upper end of the density noise; see `dpc_knn`."""
+        """Args: rate: clusters per token; noise: upper end of the density noise; see `dpc_knn`."""
         super().__init__()
         self.conv = nn.Conv1d(width, width, kernel_size=3, padding=1, bias=False)
         self.norm = nn.LayerNorm(width)
         self.score = nn.Linear(width, 1)
         self.rate, self.noise, self.fill_over_batch = rate, noise, fill_over_batch
 
-    def forward(self, tokens: Tensor, mask: Tensor | None, clusters: Clusters):
-        """Merge (B, N, D) into (B, C, D).
+    def forward(
+        self, tokens: Float[Tensor, "B N D"], mask: Shaped[Tensor, "B N"] | None, clusters: Clusters
+    ) -> tuple[Float[Tensor, "B C D"], Float[Tensor, "B N D"], Float[Tensor, "B N"], Clusters]:
+        """Merged tokens, the convolved tokens and their scores, -inf for padding, and the new membership.
 
-        Args:
-            tokens: (B, N, D).
-            mask: (B, N), 1 for valid tokens; None where all are.
-            clusters: membership of the original tokens so far.
-
-        Returns:
-            Merged tokens (B, C, D), the convolved tokens (B, N, D) and their scores (B, N), -inf for padding, and the
-            new membership. A cluster of padding alone is the zero vector.
+        A cluster of padding alone is the zero vector.
         """
         channels_first = tokens.transpose(1, 2).clone(memory_format=torch.contiguous_format)  # (B, D, N)
         tokens = self.norm(tokens + self.conv(channels_first).transpose(1, 2))
         score = self.score(tokens).squeeze(-1)  # (B, N)
         if mask is not None:
             score = score.masked_fill(mask == 0, -math.inf)
-        count = min(cluster_count(tokens.shape[1], self.rate), tokens.shape[1])
+        count = min(max(math.ceil(tokens.shape[1] * self.rate), 1), tokens.shape[1])
         assignment, _ = dpc_knn(
             tokens.float(), count, mask, noise=self._density_noise(tokens), fill_over_batch=self.fill_over_batch
         )
@@ -134,11 +113,8 @@ class TokenMerge(nn.Module):
         return merged, tokens, score, clusters.merge(assignment, share)
 
     def _density_noise(self, tokens: Tensor) -> Tensor | None:
-        """Tie-breaking noise: drawn afresh per token in training, the same for every sample in evaluation.
-
-        The released code draws in evaluation too; one fixed draw keeps its tie-breaking and makes a result independent
-        of batch size and number of processes.
-        """
+        # The released code draws in evaluation, too; one fixed draw keeps its tie-breaking and makes a result
+        # independent of batch size and number of processes.
         if not self.noise:
             return None
         if self.training:
@@ -150,7 +126,6 @@ class MergeAttention(nn.Module):
     """Attention of merged tokens over the tokens they came from, with the merge score as a bias."""
 
     def __init__(self, width: int):
-        """Args: width: D, a multiple of 8 (the number of heads)."""
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
@@ -161,8 +136,10 @@ class MergeAttention(nn.Module):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, merged: Tensor, tokens: Tensor, score: Tensor) -> Tensor:
-        """Return `merged` (B, C, D) + attention over `tokens` (B, N, D), key biases `score` (B, N)."""
+    def forward(
+        self, merged: Float[Tensor, "B C D"], tokens: Float[Tensor, "B N D"], score: Float[Tensor, "B N"]
+    ) -> Float[Tensor, "B C D"]:
+        """Return `merged` + attention over `tokens` with key biases `score`."""
         query = self.query(self.norm(merged)).unflatten(-1, (ATTENTION_HEADS, -1)).transpose(1, 2)  # (B, H, C, D/H)
         packed = self.key_value(self.norm(tokens)).unflatten(-1, (2, ATTENTION_HEADS, -1))  # (B, N, 2, H, D/H)
         key, value = packed.transpose(1, 3).unbind(2)  # (B, H, N, D/H)
@@ -175,12 +152,13 @@ class MergeStage(nn.Module):
     """One step up in grain: merge, then attend."""
 
     def __init__(self, width: int, rate: float, *, noise: float = 0.0, fill_over_batch: bool = True):
-        """Args: see `TokenMerge`."""
         super().__init__()
         self.merge = TokenMerge(width, rate, noise=noise, fill_over_batch=fill_over_batch)
         self.attention = MergeAttention(width)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None, clusters: Clusters) -> tuple[Tensor, Clusters]:
-        """Map (B, N, D) to the merged tokens (B, C, D) and the membership of the original tokens."""
+    def forward(
+        self, tokens: Float[Tensor, "B N D"], mask: Shaped[Tensor, "B N"] | None, clusters: Clusters
+    ) -> tuple[Float[Tensor, "B C D"], Clusters]:
+        """Merge tokens, and the membership of the original ones."""
         merged, tokens, score, clusters = self.merge(tokens, mask, clusters)
         return self.attention(merged, tokens, score), clusters

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 import regex
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 # How open_clip spells CLIP's two special tokens, and how CLIP itself does.
 SPECIAL_TOKENS = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
 
+# Letters per column that are read of a caption: far more than a column holds, so that no caption takes long.
 MAX_LETTERS = 64
-"""Letters per column that are read of a caption: far more than a column holds, so that no caption takes long."""
-LONG_WORD = regex.compile(r"(\S{256})\S+")
-"""Byte pair encoding takes the square of a word's length."""
+LONG_WORD = regex.compile(r"(\S{256})\S+")  # byte pair encoding takes the square of a word's length
 END_OF_WORD = "</w>"
 
 
@@ -38,19 +38,10 @@ class Tokenizer:
             pattern = pattern.replace(theirs, regex.escape(ours))
         self.encoder.pat = regex.compile(pattern, regex.IGNORECASE)
 
-    def __call__(self, captions: Sequence[str], max_words: int) -> tuple[Tensor, Tensor]:
-        """Encode captions as start token, byte pairs cut to what fits, end token, zeros.
-
-        Args:
-            captions: A captions.
-            max_words: N_t, the number of columns, both special tokens included; at least 2.
-
-        Returns:
-            Token ids, int64 (A, N_t), and the mask, int64 (A, N_t): 1 up to and including the end token.
-
-        Raises:
-            ValueError: one bare string instead of a sequence of them, or `max_words` below 2.
-        """
+    def __call__(
+        self, captions: Sequence[str], max_words: int
+    ) -> tuple[Int[Tensor, "A {max_words}"], Int[Tensor, "A {max_words}"]]:
+        """Ids of captions (start token, byte pairs cut to what fits, end token, zeros), and their mask."""
         if isinstance(captions, str):
             raise ValueError("captions must be a sequence of strings, not one string")
         if max_words < 2:

@@ -1,6 +1,6 @@
 """The residual attention block of CLIP, the only one in the project.
 
-Dimension letters: B batch, N tokens, D width, H heads.
+B batch, N tokens, Q of them that attend, D width, H heads.
 """
 
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
@@ -16,9 +17,9 @@ HEAD_WIDTH = 64
 QUICK_GELU_SLOPE = 1.702
 
 
-def slow_backward(x: Tensor) -> bool:
-    """Whether plain matrix products beat PyTorch's fused attention: its backward pass in bfloat16 on the CPU."""
-    return x.device.type == "cpu" and x.dtype is torch.bfloat16 and x.requires_grad
+def on_cpu(x: Tensor) -> bool:
+    """Whether memory is short and fused attention slow; `scripts/benchmarks/plan.py` counts what a GPU runs."""
+    return x.device.type == "cpu"
 
 
 def checkpointed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -27,7 +28,7 @@ def checkpointed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     On the CPU alone: on a GPU the many small checkpoints would leave it waiting for Python, and it has the memory.
     For functions that end in a matrix product: that one is not recomputed, as nothing needs its result.
     """
-    if not torch.is_grad_enabled() or x.device.type != "cpu":
+    if not torch.is_grad_enabled() or not on_cpu(x):
         return function(x)
     return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
 
@@ -36,7 +37,6 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention with packed input weights, spelled as `torch.nn.MultiheadAttention` spells them."""
 
     def __init__(self, width: int):
-        """Args: width: token width D, a multiple of 64 (each head is 64 wide)."""
         super().__init__()
         if width % HEAD_WIDTH:
             raise ValueError(f"the width of a transformer must be a multiple of {HEAD_WIDTH}, not {width}")
@@ -46,22 +46,19 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def qkv(self, x: Tensor) -> Tensor:
-        """Map tokens (B, N, D) to their queries, keys and values side by side (B, N, 3D)."""
+    def qkv(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N 3*D"]:
+        """Queries, keys and values of tokens, side by side."""
         return F.linear(x, self.in_proj_weight, self.in_proj_bias)
 
-    def forward(self, qkv: Tensor, mask: Tensor | None = None, queries: int | None = None) -> Tensor:
-        """Attend over the tokens of each sample.
+    def forward(
+        self, qkv: Float[Tensor, "B N D3"], mask: Bool[Tensor, "#B #H #Q N"] | None = None, queries: int | None = None
+    ) -> Float[Tensor, "B Q D3//3"]:
+        """Attend over the tokens of each sample; `qkv` is what the function of that name returns.
 
-        Args:
-            qkv: (B, N, 3D), what `qkv` returns.
-            mask: boolean, broadcastable to (B, H, queries, N); True where a row may attend to a column.
-            queries: how many tokens, from the first on, are to attend; None: all, N.
-
-        Returns:
-            (B, queries, D).
+        The mask is True where a row may attend to a column; the first `queries` tokens attend, or all.
         """
-        slow = slow_backward(qkv)
+        # Plain matrix products beat PyTorch's fused attention in its backward pass in bfloat16 on the CPU.
+        slow = on_cpu(qkv) and qkv.dtype is torch.bfloat16 and qkv.requires_grad
 
         def attend(qkv: Tensor) -> Tensor:
             query, key, value = qkv.unflatten(-1, (3, -1, HEAD_WIDTH)).transpose(1, 3).unbind(2)  # (B, H, N, 64)
@@ -74,17 +71,16 @@ class SelfAttention(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """Two linear layers, four times as wide between them, with QuickGELU or the exact GELU."""
+    """Two linear layers, four times as wide between them, with QuickGELU (OpenAI's CLIP) or the exact GELU."""
 
-    def __init__(self, width: int, *, quick_gelu: bool = True):
-        """Args: width: D; quick_gelu: see `ResidualAttentionBlock`."""
+    def __init__(self, width: int, *, quick_gelu: bool):
         super().__init__()
         self.c_fc = nn.Linear(width, 4 * width)
         self.c_proj = nn.Linear(4 * width, width)
         self.quick_gelu = quick_gelu
 
-    def widen(self, x: Tensor) -> Tensor:
-        """The first layer, (B, N, D) to (B, N, 4D).
+    def widen(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N 4*D"]:
+        """The first layer.
 
         QuickGELU, x * sigmoid(s x) with s = 1.702, is silu(s x) / s. Both factors are taken to the narrow tensors, so
         that the widest ones of the model are passed over once.
@@ -93,8 +89,8 @@ class Perceptron(nn.Module):
             return self.c_fc(x)
         return F.linear(QUICK_GELU_SLOPE * x, self.c_fc.weight, QUICK_GELU_SLOPE * self.c_fc.bias)
 
-    def narrow(self, hidden: Tensor) -> Tensor:
-        """The activation and the second layer, (B, N, 4D) as `widen` gives it to (B, N, D)."""
+    def narrow(self, hidden: Float[Tensor, "B N D4"]) -> Float[Tensor, "B N D4//4"]:
+        """The activation and the second layer, for what `widen` gives."""
         if not self.quick_gelu:
             return self.c_proj(F.gelu(hidden))
         bias = QUICK_GELU_SLOPE * self.c_proj.bias
@@ -104,38 +100,37 @@ class Perceptron(nn.Module):
 class ResidualAttentionBlock(nn.Module):
     """Pre-norm attention and a four times wider perceptron, each added to its input (CLIP, arXiv 2103.00020)."""
 
-    def __init__(self, width: int, *, norm_eps: float = 1e-5, quick_gelu: bool = True):
-        """Args: width: D; norm_eps: of both layer norms; quick_gelu: False for weights trained with exact GELU.
-
-        OpenAI's CLIP was trained with QuickGELU, x * sigmoid(1.702 x).
-        """
+    def __init__(self, width: int, *, norm_eps: float, quick_gelu: bool):
         super().__init__()
         self.attn = SelfAttention(width)
         self.ln_1 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = Perceptron(width, quick_gelu=quick_gelu)
         self.ln_2 = nn.LayerNorm(width, eps=norm_eps)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, queries: int | None = None) -> Tensor:
-        """Map (B, N, D) to (B, queries, D); `mask` and `queries` as in `SelfAttention.forward`."""
+    def forward(
+        self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "#B #H #Q N"] | None = None, queries: int | None = None
+    ) -> Float[Tensor, "B Q D"]:
+        """Apply the block; `mask` and `queries` as in `SelfAttention.forward`."""
         attended = self.attn(checkpointed(lambda x: self.attn.qkv(self.ln_1(x)), x), mask, queries)
         x = x.narrow(1, 0, attended.shape[1]) + attended
-        hidden = checkpointed(lambda x: self.mlp.widen(self.ln_2(x)), x)  # (B, queries, 4D)
+        hidden = checkpointed(lambda x: self.mlp.widen(self.ln_2(x)), x)
         return x + checkpointed(self.mlp.narrow, hidden)
 
 
 class Transformer(nn.Module):
-    """A stack of residual attention blocks."""
+    """A stack of residual attention blocks of width D."""
 
     def __init__(self, width: int, layers: int, *, norm_eps: float = 1e-5, quick_gelu: bool = True):
-        """Args: width: D; layers: number of blocks; norm_eps, quick_gelu: see `ResidualAttentionBlock`."""
         super().__init__()
         self.resblocks = nn.ModuleList(
             ResidualAttentionBlock(width, norm_eps=norm_eps, quick_gelu=quick_gelu) for _ in range(layers)
         )
         self.grad_checkpointing = False
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, queries: int | None = None) -> Tensor:
-        """Map (B, N, D) to (B, queries, D), the first `queries` tokens or all; the last block does no others.
+    def forward(
+        self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "#B #H #Q N"] | None = None, queries: int | None = None
+    ) -> Float[Tensor, "B Q D"]:
+        """Apply the blocks to the first `queries` tokens or all; the last block computes no others.
 
         With `grad_checkpointing` set, activations inside a block are recomputed in the backward pass instead of kept.
         """

@@ -5,9 +5,15 @@ import json
 from pathlib import Path
 
 import av
+import jaxtyping
 import numpy as np
 import pytest
 import torch
+
+from tests import typecheck
+
+# Types and shapes in the signatures of models/ are checked by every test that runs in this process.
+jaxtyping.install_import_hook("models", f"{typecheck.__name__}.check")
 
 from models.clip import CLIP, CLIPConfig
 from models.hbi import HBI
@@ -36,6 +42,14 @@ def write_video(path: Path, *, seconds=3, fps=10, hue=0, width=64, height=48, co
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.astype(np.uint8), format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """Leave shapes to the function under test, as outside of the tests."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

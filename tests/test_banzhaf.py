@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.banzhaf import LABEL_SCALE, BanzhafInteraction, exact_interaction, sampled_interaction
+from models.banzhaf import LABEL_SCALE, BanzhafInteraction, GameOptions, exact_interaction, sampled_interaction
 from models.coalitions import coalition_values
-from models.expectations import expected_maxima, expected_weights
+from models.expectations import draw_coalitions, expected_maxima, expected_weights
 
 WORDS, FRAMES = 5, 4
 
@@ -31,6 +31,10 @@ def players(game, *, words=WORDS, frames=FRAMES, lengths=((5, 4), (3, 4), (2, 2)
             score = (3 * score).masked_fill(~mask, -torch.inf).softmax(-1)
         scores.append(score)
     return sim, text_mask, video_mask, *scores
+
+
+def seeded(seed, **options):
+    return GameOptions(generator=torch.Generator().manual_seed(seed), **options)
 
 
 def subsets(tokens):
@@ -121,7 +125,7 @@ def test_exact_holds_for_scores_far_apart(spread):
 def test_a_fixed_span_is_as_exact_up_to_its_width(spread, dtype):
     batch = players("standard", spread=spread)
     given = [x.to(dtype) if x.is_floating_point() else x for x in batch]
-    fixed = exact_interaction(*given, span=40.0, check=False)
+    fixed = exact_interaction(*given, options=GameOptions(span=40.0, check=False))
     tolerance = 3e-6 if dtype is torch.float32 else 1e-12
     torch.testing.assert_close(fixed.double(), exact_interaction(*batch), atol=tolerance, rtol=0)
 
@@ -130,7 +134,7 @@ def test_scores_beyond_a_fixed_span_count_as_at_its_end():
     sim, text_mask, video_mask, w, u = players("standard", lengths=((5, 4), (4, 3)), spread=60.0)
     w, u = w.masked_fill(~text_mask, -torch.inf), u.masked_fill(~video_mask, -torch.inf)
     near = [score.maximum(score.amax(1, keepdim=True) - 10) for score in (w, u)]
-    fixed = exact_interaction(sim, text_mask, video_mask, w, u, span=10.0)
+    fixed = exact_interaction(sim, text_mask, video_mask, w, u, options=GameOptions(span=10.0))
     torch.testing.assert_close(fixed, exact_interaction(sim, text_mask, video_mask, *near), atol=1e-12, rtol=0)
 
 
@@ -138,7 +142,8 @@ def test_scores_beyond_a_fixed_span_count_as_at_its_end():
 def test_unchecked_standard_game_takes_a_side_of_one_token(words, frames):
     batch = players("standard", words=words, frames=frames, lengths=((words, frames),))
     expected = brute_force("standard", *batch)
-    torch.testing.assert_close(exact_interaction(*batch, check=False), expected, atol=1e-12, rtol=0)
+    unchecked = exact_interaction(*batch, options=GameOptions(check=False))
+    torch.testing.assert_close(unchecked, expected, atol=1e-12, rtol=0)
     with pytest.raises(ValueError, match="at least two"):
         exact_interaction(*batch)
 
@@ -186,7 +191,7 @@ def test_sampling_all_coalitions_once_is_exact(game):
     every = torch.tensor(list(itertools.product([0, 1], repeat=words + frames)))
     shape = words, frames, len(every), len(batch[0]), words + frames
     masks = every[None, None, :, None].expand(shape).split((words, frames), dim=-1)
-    sampled = sampled_interaction(*batch, game=game, text_coalitions=masks[0], video_coalitions=masks[1])
+    sampled = sampled_interaction(*batch, game=game, options=GameOptions(coalitions=masks))
     torch.testing.assert_close(sampled, brute_force(game, *batch), atol=1e-12, rtol=0)
 
 
@@ -197,9 +202,16 @@ def test_sampling_error_falls_with_the_root_of_the_samples(game):
     valid = batch[1][:, :, None] & batch[2][:, None]
     errors = []
     for num in (16, 256):
-        sampled = sampled_interaction(*batch, game=game, num=num, generator=torch.Generator().manual_seed(num))
+        sampled = sampled_interaction(*batch, game=game, num=num, options=seeded(num))
         errors.append((sampled - exact)[valid].square().mean().sqrt().item())
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.15)
+
+
+def test_drawn_coalitions_lack_each_token_half_of_the_time():
+    """The average over them divides by half of their number."""
+    for count in (1, 7, 64):
+        drawn = draw_coalitions(9, count, None)
+        assert drawn.shape == (2 * count, 9) and (drawn.sum(0) == count).all()
 
 
 def test_drawn_weights_converge_to_enumerated_ones(monkeypatch):
@@ -245,12 +257,10 @@ def test_order_of_tokens_does_not_matter(game):
 @pytest.mark.parametrize("interaction", [exact_interaction, sampled_interaction])
 def test_scores_and_similarities_of_padding_are_ignored(game, interaction):
     sim, text_mask, video_mask, w, u = players(game, lengths=((3, 4), (5, 2)))
-    draws = {} if interaction is exact_interaction else {"generator": torch.Generator().manual_seed(0)}
-    expected = interaction(sim, text_mask, video_mask, w, u, game, **draws)
-    draws = {} if interaction is exact_interaction else {"generator": torch.Generator().manual_seed(0)}
+    expected = interaction(sim, text_mask, video_mask, w, u, game, options=seeded(0))
     sim = torch.where(text_mask[:, :, None] & video_mask[:, None], sim, 7.0)
     w, u = w.masked_fill(~text_mask, -torch.inf), u.masked_fill(~video_mask, math.nan)
-    assert torch.equal(interaction(sim, text_mask, video_mask, w, u, game, **draws), expected)
+    assert torch.equal(interaction(sim, text_mask, video_mask, w, u, game, options=seeded(0)), expected)
 
 
 def test_padding_changes_nothing_in_the_standard_game():
@@ -279,10 +289,10 @@ def test_a_pair_does_not_depend_on_its_batch(game):
 @pytest.mark.parametrize("memory", [1, 5000, 2**24])
 def test_memory_budget_changes_nothing_but_the_chunks(memory):
     batch = players("released")
-    sampled = sampled_interaction(*batch, num=3, generator=torch.Generator().manual_seed(0), memory=memory)
-    expected = sampled_interaction(*batch, num=3, generator=torch.Generator().manual_seed(0))
+    sampled = sampled_interaction(*batch, num=3, options=seeded(0, memory=memory))
+    expected = sampled_interaction(*batch, num=3, options=seeded(0))
     torch.testing.assert_close(sampled, expected, atol=1e-12, rtol=0)
-    chunked = exact_interaction(*batch, game="released", memory=memory)
+    chunked = exact_interaction(*batch, game="released", options=GameOptions(memory=memory))
     torch.testing.assert_close(chunked, exact_interaction(*batch, game="released"), atol=1e-12, rtol=0)
 
 
@@ -292,9 +302,7 @@ def test_published_call_samples_scaled_similarities(game):
     labels = BanzhafInteraction(WORDS, FRAMES, 7, game=game)(
         sim, text_mask.long(), video_mask.long(), w, u, generator=torch.Generator().manual_seed(3)
     )
-    expected = sampled_interaction(
-        LABEL_SCALE * sim, text_mask, video_mask, w, u, game, 7, generator=torch.Generator().manual_seed(3)
-    )
+    expected = sampled_interaction(LABEL_SCALE * sim, text_mask, video_mask, w, u, game, 7, seeded(3))
     assert labels.shape == sim.shape
     torch.testing.assert_close(labels, expected)
 
@@ -313,7 +321,7 @@ def test_cuda_agrees_with_cpu(game):
     batch = players(game, words=16, lengths=((16, 4), (3, 2)))
     moved = [x.cuda() for x in batch]
     torch.testing.assert_close(exact_interaction(*moved, game=game).cpu(), exact_interaction(*batch, game=game))
-    assert sampled_interaction(*moved, game=game, num=2, generator=torch.Generator()).is_cuda
+    assert sampled_interaction(*moved, game=game, num=2, options=seeded(0)).is_cuda
 
 
 def test_expected_weights_sum_to_the_chance_that_anyone_is_present():
@@ -347,7 +355,7 @@ def test_expected_maxima_with_equal_similarities():
     ],
 )
 @pytest.mark.parametrize("interaction", [exact_interaction, sampled_interaction])
-def test_bad_players_are_refused(interaction, change, message):
+def test_bad_players_are_refused(interaction, change, message, unchecked_shapes):
     names = ("token_sim", "text_mask", "video_mask", "text_score", "video_score")
     batch = dict(zip(names, players("released"), strict=True))
     change(batch)
@@ -358,17 +366,17 @@ def test_bad_players_are_refused(interaction, change, message):
 @pytest.mark.parametrize(
     ("text_shape", "video_shape", "message"),
     [
-        ((5, 4, 2, 4, 4), (5, 4, 2, 4, 4), "text_coalitions"),
-        ((5, 4, 2, 4, 5), (5, 4, 3, 4, 4), "video_coalitions"),
-        ((5, 4, 4, 5), (5, 4, 4, 4), "text_coalitions"),
+        ((5, 4, 2, 4, 4), (5, 4, 2, 4, 4), "text coalitions"),
+        ((5, 4, 2, 4, 5), (5, 4, 3, 4, 4), "video coalitions"),
+        ((5, 4, 4, 5), (5, 4, 4, 4), "text coalitions"),
         ((5, 4, 2, 4, 5), None, "together"),
         ((5, 4, 0, 4, 5), (5, 4, 0, 4, 4), "at least one sample"),
     ],
 )
-def test_bad_coalitions_are_refused(text_shape, video_shape, message):
+def test_bad_coalitions_are_refused(text_shape, video_shape, message, unchecked_shapes):
     masks = [None if shape is None else torch.zeros(shape) for shape in (text_shape, video_shape)]
     with pytest.raises(ValueError, match=message):
-        sampled_interaction(*players("released"), text_coalitions=masks[0], video_coalitions=masks[1])
+        BanzhafInteraction(WORDS, FRAMES, 2)(*players("released"), *masks)
 
 
 def test_bad_counts_and_sizes_are_refused():

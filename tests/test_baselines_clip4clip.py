@@ -114,7 +114,7 @@ def test_new_3d_patches_give_what_2d_patches_give():
     flat = golden_model("meanP")
     deep = CLIP4Clip(flat.clip, linear_patch="3d")
     with torch.no_grad():
-        expected = flat.encoder.frame_tokens(frames, mask)
+        expected = flat.frame_tokens(frames, mask)
         torch.testing.assert_close(deep.frame_tokens(frames, mask), expected)
 
 

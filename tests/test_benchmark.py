@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models import CLIP, CLIPConfig
 from models.caption_decoder import CaptionDecoder
@@ -17,7 +16,6 @@ from scripts.benchmark import format_table, main
 from scripts.benchmarks import captions, labels
 from scripts.benchmarks import model as benchmark_model
 from scripts.benchmarks.measure import measure_call
-from scripts.benchmarks.roofline import Device, Roofline, Shares, kept_bytes
 from utils.errors import InputError
 
 SMALL = ["labels", "--threads", "1", "--pairs", "3", "--words", "5", "--frames", "3", "--num_samples", "64"]
@@ -175,52 +173,6 @@ def test_every_subject_gives_its_rows(arguments, cases, tmp_path, tiny_model):
     rows = json.loads(file.read_text())["rows"]
     assert [row["case"] for row in rows] == cases
     assert all(row["min s"] > 0 for row in rows)
-
-
-def test_a_kernel_takes_what_takes_it_longest():
-    device = Device(half=2e12, single=1e12, bandwidth=1e9, memory=1e9, link=1e9)
-    with FakeTensorMode(), Roofline(device, Shares(arithmetic=0.5, bandwidth=0.5, start=1e-3)) as roofline:
-        square = torch.empty(8000, 8000)
-        square @ square
-        square.bfloat16() @ square.bfloat16()
-        torch.ones(3).add_(1).view(1, 3)
-    operations = 2 * 8000**3
-    assert roofline.flops == 2 * operations
-    assert roofline.seconds["arithmetic"] == pytest.approx(operations / 0.5e12 + operations / 1e12)
-    assert roofline.seconds["memory bandwidth"] == pytest.approx(2 * 6 * 8000**2 / 0.5e9 + 4 * 8000**2 / 0.5e9)
-    assert roofline.seconds["starting kernels"] == pytest.approx(2e-3)
-
-
-def test_what_the_backward_pass_keeps_is_counted_once():
-    layer, x = torch.nn.Linear(10, 20, bias=False), torch.ones(5, 10)
-    with kept_bytes(list(layer.parameters())) as sizes:
-        hidden = layer(x)
-        (hidden * hidden).sum()
-    assert sum(sizes) == 4 * (5 * 10 + 5 * 20)
-
-
-def planned(tmp_path, *words):
-    """What the plan says of small towers, by the row."""
-    file = tmp_path / "plan.json"
-    main(["plan", "--gpus", "2", "--batch_size", "4", "--threads", "1", *words, "--json", str(file)])
-    return {row["case"]: row["value"] for row in json.loads(file.read_text())["rows"]}
-
-
-def test_a_plan_follows_the_machine_and_the_data(tmp_path, tiny_model):
-    slow = planned(tmp_path, "--gpu", "a100")
-    saving = planned(tmp_path, "--gpu", "h100", "--grad_checkpointing", "--decoded", "1000000", "--augment_ms", "0")
-    assert slow["network, s"] > saving["network, s"] > 0
-    assert slow["bottleneck"] == "loader"
-    assert slow["step, s"] == slow["loader, s"] == pytest.approx((15 * 30 / 7500 + 12 * 0.001) * 2 / 8)
-    assert slow["epoch, min"] == pytest.approx(180_000 / 4 * slow["step, s"] / 60)
-    assert saving["matrix products, TFLOP"] > slow["matrix products, TFLOP"]
-    assert saving["memory of a GPU, GB"] < slow["memory of a GPU, GB"]
-    assert saving["bottleneck"] == "starting kernels" and saving["step, s"] > saving["loader, s"]
-
-
-def test_a_plan_for_gpus_that_do_not_divide_the_batch_is_refused():
-    with pytest.raises(InputError, match="--batch_size 128: cannot be divided among 3 GPUs"):
-        main(["plan", "--gpus", "3"])
 
 
 def test_samples_are_compared_with_decoding(tmp_path, video_file):

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import banzhaf_estimator
 import main_retrieval
 from models import HBI, Tokens, load_model
-from models.banzhaf import BanzhafModule, sampled_interaction
+from models.banzhaf import BanzhafModule, GameOptions, sampled_interaction
 from models.clip import CLIP
 from models.estimator_training import EstimatorTraining, pair_features
 from models.ranked_estimator import RankedEstimator
@@ -233,11 +235,54 @@ def test_features_and_gradients_of_the_recorded_run():
         assert not reached or gradient.norm().item() == pytest.approx(norm, rel=1e-4, abs=1e-6), name
 
 
+def test_a_step_on_a_gpu_takes_few_chunks_and_no_sync():
+    """Fake tensors have no values: reading one, as a host-device sync does, is an error."""
+    count = ChunkCount()
+    with FakeTensorMode(), torch.no_grad(), torch.device("cuda"):
+        training = EstimatorTraining(BanzhafModule(), num_samples=100, game="released")
+        masks = torch.ones(128, 24), torch.ones(128, 12)
+        features = torch.ones(128, 24, 12), *masks, *(mask.softmax(1) for mask in masks), torch.ones(128, 24, 12)
+        with count:
+            assert training(*features)["loss"].is_cuda
+        assert 1 < count.chunks <= 20
+        with pytest.raises(DataDependentOutputException):
+            sampled_interaction(*features[:-1])
+    with FakeTensorMode(), ChunkCount() as on_cpu:
+        masks = torch.ones(128, 24), torch.ones(128, 12)
+        players = torch.ones(128, 24, 12), *masks, *(mask.softmax(1) for mask in masks)
+        sampled_interaction(*players, num=10, options=GameOptions(check=False))
+    assert on_cpu.chunks > 20
+
+
+def test_sampled_labels_of_training_are_scaled_as_the_exact_ones():
+    """The loss against an estimator that predicts nothing is the mean square of the labels."""
+    _, features = recorded_features()
+    estimator = BanzhafModule()
+    estimator.cnn2.requires_grad_(False).weight.fill_(0)
+    estimator.cnn2.bias.fill_(0)
+    draws = torch.Generator().manual_seed(0)
+    losses = [
+        EstimatorTraining(estimator, num_samples=num, generator=draws)(**features)["loss"].item()
+        for num in (None, 2000)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+class ChunkCount(TorchDispatchMode):
+    """Counts the chunks in which samples are added up."""
+
+    chunks = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.chunks += func is torch.ops.aten.index_add_.default
+        return func(*args, **(kwargs or {}))
+
+
 def test_exact_labels_are_what_the_sampled_ones_average():
     _, features = recorded_features()
     players = [features[name] for name in ("text_mask", "video_mask", "text_score", "video_score")]
-    generator = torch.Generator().manual_seed(0)
-    sampled = sampled_interaction(1000 * features["token_sim"], *players, num=2000, generator=generator)
+    seeded = GameOptions(generator=torch.Generator().manual_seed(0))
+    sampled = sampled_interaction(1000 * features["token_sim"], *players, num=2000, options=seeded)
     assert (sampled - features["exact"]).square().mean().sqrt() < 0.02 * features["exact"].square().mean().sqrt()
 
 

@@ -142,9 +142,36 @@ def test_padding_of_the_corrected_banzhaf_kl_has_no_weight():
     assert torch.allclose(terms["kl_banzhaf"], cells / (20 + 6))
 
 
+def test_the_logit_scale_stays_at_100_or_below():
+    model = build()
+    model.clip.logit_scale.data.fill_(7.0)
+    model.after_step()
+    assert model.scale.item() == pytest.approx(100)
+    model.clip.logit_scale.data.fill_(3.0)
+    model.after_step()
+    assert model.clip.logit_scale.item() == 3.0
+
+
+def test_a_token_of_zeros_is_similar_to_none():
+    text, video = torch.randn(2, WORDS, 64), torch.randn(2, FRAMES, 64)
+    text[0, 1], video[1, 2] = 0, 0
+    masks = torch.ones(2, WORDS).long(), torch.ones(2, FRAMES).long()
+    outputs = build(recipe="corrected").level_outputs(text, masks[0], video, masks[1])
+    assert all(output.sim.isfinite().all() for output in outputs)
+    assert not outputs[0].token_sim[0, :, 1].any() and not outputs[0].token_sim[:, 1, :, 2].any()
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"trained_levels": 1, "skl": 0.0}, {"teacher": "exact"}, {"teacher": "shuffled"}, {"temporal": "seqLSTM"}],
+    [
+        {"trained_levels": 1},
+        {"trained_levels": 2},
+        {"trained_levels": 1, "skl": 0.0},
+        {"teacher": "exact"},
+        {"teacher": "shuffled"},
+        {"temporal": "seqLSTM"},
+        {"temporal": None, "interaction": "mean", "kl": 0.0},
+    ],
 )
 def test_every_trainable_parameter_gets_a_gradient(options):
     """What the loss does not reach is frozen, so that processes agree on what they average."""
@@ -200,7 +227,7 @@ def test_two_processes_give_the_gradients_of_one(tmp_path, recipe):
     assert ours.keys() == whole.keys()
     scale = max(gradient.abs().max() for gradient in whole.values())
     for name, gradient in whole.items():
-        encoder = name.startswith("encoder.") and name != "encoder.clip.logit_scale"
+        encoder = name.startswith(("clip.", "temporal.")) and name != "clip.logit_scale"
         expected = gradient / 2 if recipe == "released" and encoder else gradient
         assert (ours[name] - expected).abs().max() <= 1e-5 * scale, name
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import interaction, similarity
-from models.level import Level, TokenSet
+from models.level import Level, TokenSet, scored_at_once
 from models.recipe import CORRECTED, RELEASED, Recipe
 
 TEXTS, VIDEOS, WORDS, FRAMES, WIDTH = 23, 14, 9, 5, 64
@@ -33,7 +33,7 @@ def case(*, weighted: bool = True, holes: bool = False, recipe: Recipe = RELEASE
 def test_packed_similarity_equals_the_plain_one(weighted, holes, monkeypatch):
     monkeypatch.setattr(similarity, "TEXT_ROWS", 30)
     monkeypatch.setattr(similarity, "VIDEO_ROWS", 18)
-    monkeypatch.setattr(similarity, "HELD_ROWS", 60)
+    monkeypatch.setattr(similarity, "rows_held", lambda device: 60)
     level, text, video = case(weighted=weighted, holes=holes)
     plain = level(text, video).sim
     assert torch.allclose(level.similarity(text, video, 2**20), plain, atol=1e-6)
@@ -72,6 +72,13 @@ def test_a_level_without_masks_compares_every_token():
     level, text, video = case()
     text, video = (TokenSet(x.tokens, None, x.lengths, x.clusters) for x in (text, video))
     assert torch.allclose(level.similarity(text, video, 2**20), level(text, video).sim, atol=1e-6)
+
+
+def test_more_rows_are_held_where_memory_is_plenty():
+    """All videos are laid out again for each part of the texts, and each part takes a kernel's start."""
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert similarity.rows_held(gpu) >= 16 * similarity.rows_held(cpu)
+    assert scored_at_once(gpu) >= 16 * scored_at_once(cpu)
 
 
 @pytest.mark.parametrize("memory", [1, 4000, 40_000])
@@ -117,13 +124,14 @@ def test_blocks_come_in_few_shapes_however_many_sequences(count, monkeypatch):
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("value", [torch.nan, -torch.nan, torch.inf])
+@pytest.mark.parametrize("memory", [2**20, 2000])  # one block of all, and short sequences with their padding cut off
 @torch.no_grad()
-def test_a_token_that_is_not_finite_is_seen(weighted, dtype, value):
+def test_a_token_that_is_not_finite_is_seen(weighted, dtype, value, memory):
     level, text, video = case(weighted=weighted)
     text.tokens[3, 0, 5], video.tokens[4, 0, 6] = value, value
     broken = torch.zeros(TEXTS, VIDEOS, dtype=torch.bool)
     broken[3], broken[:, 4] = True, True
-    assert torch.equal(level.similarity(text, video, 2**20, dtype).isnan(), broken)
+    assert torch.equal(level.similarity(text, video, memory, dtype).isnan(), broken)
 
 
 def test_training_in_blocks_gives_the_same_gradients(monkeypatch):

@@ -4,7 +4,7 @@ import torch
 
 from models.banzhaf import exact_interaction_of_cosines
 from models.estimator import BanzhafModule
-from models.teacher import shuffle_cells, teacher_interaction
+from models.teacher import TEACHERS, shuffle_cells, teacher_interaction
 
 
 def pairs(words=7, frames=5):
@@ -22,7 +22,9 @@ def test_each_teacher_gives_what_its_name_says():
     assert torch.equal(teacher_interaction("exact", estimator, *players), exact)
     assert torch.equal(teacher_interaction("estimator", estimator, *players), estimator(players[0]))
     assert not teacher_interaction("constant", estimator, *players).any()
-    assert not teacher_interaction("estimator", estimator, *players).requires_grad
+    for kind in TEACHERS:
+        trained = (players[0].requires_grad_(), players[1].requires_grad_(), players[2].requires_grad_(), *players[3:])
+        assert not teacher_interaction(kind, estimator, *trained).requires_grad
     shuffled = teacher_interaction("shuffled", estimator, *players)
     assert torch.equal(shuffled.flatten(1).sort().values, exact.flatten(1).sort().values)
     assert not torch.equal(shuffled, exact)

@@ -16,7 +16,7 @@ from torch import Tensor
 from models import losses
 from models.baselines.cross import LAYERS, NAMES, PairEncoder, layers_of
 from models.clip import CLIP
-from models.encoder import Tokens
+from models.encoder import Tokens, TokensLike
 from models.method import SIMILARITY_MEMORY, MethodOptions, RetrievalMethod, full_precision
 from models.released import spelling
 from utils.args import COUNT, add_ineffective_arguments
@@ -144,7 +144,12 @@ class CLIP4Clip(RetrievalMethod):
 
     @full_precision
     def similarity(
-        self, text: Tokens, video: Tokens, *, memory: int | None = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32
+        self,
+        text: TokensLike,
+        video: TokensLike,
+        *,
+        memory: int | None = SIMILARITY_MEMORY,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Cosine (A, B) of sentence and mean frame; for tightTransf the score of the pair."""
         text, video = Tokens(*text), Tokens(*video)

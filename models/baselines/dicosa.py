@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.baselines.pooling import frame_weights, pool_frames
-from models.encoder import Tokens, init_normal
+from models.encoder import Tokens, TokensLike, init_normal
 from models.method import SIMILARITY_MEMORY, MethodOptions, RetrievalMethod, full_precision
 from models.released.dicosa import released_name
 from models.similarity import in_blocks
@@ -140,7 +140,12 @@ class DiCoSA(RetrievalMethod):
 
     @full_precision
     def similarity(
-        self, text: Tokens, video: Tokens, *, memory: int | None = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32
+        self,
+        text: TokensLike,
+        video: TokensLike,
+        *,
+        memory: int | None = SIMILARITY_MEMORY,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Similarity (A, B): sum over concepts of their weight times their cosine, not bounded by 1."""
         width, frames = video[0].shape[2], video[0].shape[1]

@@ -23,7 +23,7 @@ from models.baselines.diffusionret_options import (
     diffusionret_options_from,
 )
 from models.baselines.pooling import pool_frames
-from models.encoder import Tokens, init_normal
+from models.encoder import Tokens, TokensLike, init_normal
 from models.level import TokenSet, WeightedInteraction
 from models.method import SIMILARITY_MEMORY, RetrievalMethod, full_precision
 from models.released.diffusionret import released_name
@@ -66,8 +66,8 @@ class DiffusionRet(RetrievalMethod):
         """Freeze CLIP's patch convolution; for generation all but the denoisers."""
         super().freeze()
         if self.generates:
-            self.encoder.requires_grad_(False)
-            self.interaction.requires_grad_(False)
+            for module in (self.clip, self.temporal, self.interaction):
+                module.requires_grad_(False)
 
     @classmethod
     def recognises(cls, state: Mapping[str, Tensor]) -> bool:
@@ -101,7 +101,12 @@ class DiffusionRet(RetrievalMethod):
     @torch.no_grad()
     @full_precision
     def similarity(
-        self, text: Tokens, video: Tokens, *, memory: int = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32
+        self,
+        text: TokensLike,
+        video: TokensLike,
+        *,
+        memory: int = SIMILARITY_MEMORY,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Similarity (A, B) of the discriminative stage: weighted token-wise interaction."""
         return self.interaction.similarity(TokenSet.original(*text), TokenSet.original(*video), memory, dtype)
@@ -114,7 +119,7 @@ class DiffusionRet(RetrievalMethod):
         self, text: Tokens, video: Tokens, video_ids: Tensor, labels: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Contrastive terms of the discriminative stage and, for generation, the terms of both denoisers."""
-        sim, _, _ = self.interaction.compare(TokenSet.original(*text), TokenSet.original(*video))
+        sim = self.interaction(TokenSet.original(*text), TokenSet.original(*video)).sim
         terms = losses.contrastive(sim, self.scale, self.positives(video_ids))
         return terms | (self._generative_losses(sim, text, video, video_ids) if self.generates else {})
 
@@ -157,7 +162,7 @@ class DiffusionRet(RetrievalMethod):
     @torch.no_grad()
     @full_precision
     def rerank(
-        self, sim: Tensor, text: Tokens, video: Tokens, *, memory: int = SIMILARITY_MEMORY
+        self, sim: Tensor, text: TokensLike, video: TokensLike, *, memory: int = SIMILARITY_MEMORY
     ) -> tuple[Tensor, Tensor]:
         """Raise the scores of each query's nearest candidates by the distribution that its denoiser samples."""
         if not self.generates:

@@ -16,7 +16,7 @@ from torch import Tensor
 from models.baselines.cdcr import Match, best_matches, correlation, random_matches
 from models.baselines.clip4clip import cosine_with_mean, mean_frame
 from models.baselines.cross import LAYERS, NAMES, PairEncoder, layers_of
-from models.encoder import Tokens, init_normal
+from models.encoder import Tokens, TokensLike, init_normal
 from models.level import TokenSet, WeightedInteraction
 from models.losses import contrastive
 from models.method import SIMILARITY_MEMORY, MethodOptions, RetrievalMethod, full_precision
@@ -130,7 +130,7 @@ class DRL(RetrievalMethod):
     def text_tokens(self, ids: Tensor, text_mask: Tensor) -> Tensor:
         """See `TokenEncoder.text_tokens`; by the recipe padding sees padding, and may enter CDCR."""
         visible = torch.ones_like(text_mask) if self.recipe.padding_in_cdcr else text_mask
-        return self.encoder.text_tokens(ids, visible)
+        return super().text_tokens(ids, visible)
 
     @property
     def max_frames(self) -> float:
@@ -139,7 +139,12 @@ class DRL(RetrievalMethod):
 
     @full_precision
     def similarity(
-        self, text: Tokens, video: Tokens, *, memory: int | None = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32
+        self,
+        text: TokensLike,
+        video: TokensLike,
+        *,
+        memory: int | None = SIMILARITY_MEMORY,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Similarity (A, B): for dp a cosine, for ti and wti a mean of cosines, for xti the score of the pair."""
         text, video = Tokens(*text), Tokens(*video)
@@ -165,8 +170,8 @@ class DRL(RetrievalMethod):
         """Contrastive terms, and the decorrelation of channels unless `cdcr` is 0."""
         weights = None
         if self.tokens is not None:
-            sim, _, scores = self.tokens.compare(TokenSet.original(*text), TokenSet.original(*video))
-            weights = tuple(score.softmax(dim=-1) for score in scores)
+            output = self.tokens(TokenSet.original(*text), TokenSet.original(*video))
+            sim, weights = output.sim, (output.text_score.softmax(dim=-1), output.video_score.softmax(dim=-1))
         else:
             sim = self.pairs.sharded(text, video, SIMILARITY_MEMORY) if self.pairs else self.similarity(text, video)
         terms = contrastive(sim, self.scale, self.positives(video_ids))

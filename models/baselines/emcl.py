@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.baselines.em import STATE, EMMethod, EMOptions, add_em_arguments
 from models.baselines.pooling import frame_weights
-from models.encoder import Tokens
+from models.encoder import Tokens, TokensLike
 from models.losses import contrastive
 from models.method import SIMILARITY_MEMORY, full_precision
 from models.similarity import in_blocks
@@ -76,7 +76,12 @@ class EMCL(EMMethod):
     @torch.no_grad()
     @full_precision
     def similarity(
-        self, text: Tokens, video: Tokens, *, memory: int | None = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32
+        self,
+        text: TokensLike,
+        video: TokensLike,
+        *,
+        memory: int | None = SIMILARITY_MEMORY,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Cosine (A, B) of sentence and pooled video; by the recipe both are reconstructed, block by block."""
         sentences, video = Tokens(*text).sentences(), Tokens(*video)

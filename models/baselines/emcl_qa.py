@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.answering import AnswerHead, AnswerMethod, add_freeze_argument
 from models.baselines.em import EMMethod, EMOptions, add_em_arguments
-from models.encoder import Tokens, init_normal
+from models.encoder import Tokens, TokensLike, init_normal
 from models.level import TokenSet
 from models.losses import contrastive
 from models.method import full_precision
@@ -71,7 +71,7 @@ class EMCLQA(AnswerMethod, EMMethod):
     def text_tokens(self, ids: Tensor, text_mask: Tensor) -> Tensor:
         """See `TokenEncoder.text_tokens`; by the recipe padding sees padding, and the head scores it."""
         visible = torch.ones_like(text_mask) if self.recipe.padding_in_pooling else text_mask
-        return self.encoder.text_tokens(ids, visible)
+        return super().text_tokens(ids, visible)
 
     def project(self, text: Tokens, video: Tokens) -> tuple[Tensor, Tensor]:
         """Pooled videos and questions, (A, 4 D) each."""
@@ -91,6 +91,6 @@ class EMCLQA(AnswerMethod, EMMethod):
         return terms | {"answer_ce": F.cross_entropy(self.head.classify(scene, question), labels)}
 
     @full_precision
-    def mixed_logits(self, text: Tokens, video: Tokens) -> Tensor:
+    def mixed_logits(self, text: TokensLike, video: TokensLike) -> Tensor:
         """Logits of the answers (A, C)."""
         return self.head.classify(*self.project(Tokens(*text), Tokens(*video)))

@@ -7,12 +7,12 @@ are nested here.
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+# Names of `models.encoder.TokenEncoder`, which all methods share; CLIP's keep theirs, under "clip.".
 ENCODER = (
     (r"temporal\.transformer\.", "transformerClip."),
     (r"temporal\.positions\.", "frame_position_embeddings."),
     (r"temporal\.lstm\.", "lstm_visual."),
 )
-"""Names of `models.encoder.TokenEncoder` that all methods share; CLIP's keep theirs, under "clip."."""
 
 
 def spelling(names: Iterable[tuple[str, str]], suffixes: Mapping[str, str] | None = None) -> Callable[[str], str]:
@@ -25,7 +25,6 @@ def spelling(names: Iterable[tuple[str, str]], suffixes: Mapping[str, str] | Non
     table = [(re.compile(pattern), released) for pattern, released in (*ENCODER, *names)]
 
     def released_name(name: str) -> str:
-        name = name.removeprefix("encoder.")
         for pattern, released in table:
             if match := pattern.match(name):
                 groups = ((suffixes or {}).get(group, group) for group in match.groups())

@@ -16,7 +16,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-_MOVES_NOTHING = {torch.ops.prim.device, torch.ops.aten._unsafe_view, torch.ops.aten.detach, torch.ops.aten.empty_like}
+_ATEN = torch.ops.aten
+# Fused attention has the same arithmetic on any device; PyTorch counts that of GPUs alone.
+_FLOPS = {
+    **flop_registry,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATEN._scaled_dot_product_flash_attention],
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _ATEN._scaled_dot_product_flash_attention_backward
+    ],
+}
+_MOVES_NOTHING = {torch.ops.prim.device, _ATEN._unsafe_view, _ATEN.detach, _ATEN.empty_like}
 
 
 @dataclass(frozen=True)
@@ -45,11 +54,13 @@ class Shares:
         arithmetic: share of the FLOP/s.
         bandwidth: share of the bytes/s, to the memory and to other devices.
         start: seconds from the start of one kernel to that of the next, at least.
+        host: seconds that Python and PyTorch take to send one kernel to the device.
     """
 
     arithmetic: float = 0.45
     bandwidth: float = 0.7
     start: float = 6e-6
+    host: float = 12e-6
 
 
 class Roofline(TorchDispatchMode):
@@ -79,7 +90,7 @@ class Roofline(TorchDispatchMode):
         operation = func._overloadpacket
         if not (func.is_view or operation in _MOVES_NOTHING):
             tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
-            count = flop_registry.get(operation, lambda *_, **__: 0)
+            count = _FLOPS.get(operation, lambda *_, **__: 0)
             self._add(count(*args, **kwargs, out_val=result), tensors)
         return result
 
