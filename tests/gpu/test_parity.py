@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import Tokens, load_model
-from models.banzhaf import exact_interaction, sampled_interaction
+from models.banzhaf import GameOptions, exact_interaction, sampled_interaction
 from models.shortlist import Gallery
 from tests.gpu.conftest import DEVICE, ON_CUDA, batch, build, trainer
 from utils.checkpoint import released_state, save_weights
@@ -118,10 +118,9 @@ def test_exact_labels(game):
     found = exact_interaction(*(tensor.to(DEVICE) for tensor in players), game).cpu()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     coalitions = [torch.randint(0, 2, (12, 10, 20, 16, size), generator=draw) for size in (12, 10)]
-    given = dict(zip(("text_coalitions", "video_coalitions"), coalitions, strict=True))
-    expected = sampled_interaction(*players, game, **given)
-    given = {name: tensor.to(DEVICE) for name, tensor in given.items()}
-    found = sampled_interaction(*(tensor.to(DEVICE) for tensor in players), game, **given).cpu()
+    given = [GameOptions(coalitions=tuple(side.to(device) for side in coalitions)) for device in (CPU, DEVICE)]
+    expected = sampled_interaction(*players, game, options=given[0])
+    found = sampled_interaction(*(tensor.to(DEVICE) for tensor in players), game, options=given[1]).cpu()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
