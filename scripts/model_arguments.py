@@ -31,4 +31,5 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 def model_options(args: argparse.Namespace) -> dict[str, Any]:
     """The keywords of `models.load_model` that the arguments of `add_model_arguments` give, all but the device."""
     names = ("checkpoint", "method", "base_encoder", "recipe", "text_rates", "video_rates", "rates")
-    return {name: value for name in names if (value := getattr(args, name)) is not None}
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}

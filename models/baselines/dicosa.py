@@ -140,13 +140,9 @@ class DiCoSA(RetrievalMethod):
 
     @full_precision
     def similarity(
-        self,
-        text: TokensLike,
-        video: TokensLike,
-        *,
-        memory: int | None = SIMILARITY_MEMORY,
+        self, text: TokensLike, video: TokensLike, *, memory: int | None = SIMILARITY_MEMORY,
         dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Similarity (A, B): sum over concepts of their weight times their cosine, not bounded by 1."""
         width, frames = video[0].shape[2], video[0].shape[1]
         sentences = Tokens(Tokens(*text).last(), text[1].any(dim=1))

@@ -101,13 +101,9 @@ class DiffusionRet(RetrievalMethod):
     @torch.no_grad()
     @full_precision
     def similarity(
-        self,
-        text: TokensLike,
-        video: TokensLike,
-        *,
-        memory: int = SIMILARITY_MEMORY,
+        self, text: TokensLike, video: TokensLike, *, memory: int = SIMILARITY_MEMORY,
         dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Similarity (A, B) of the discriminative stage: weighted token-wise interaction."""
         return self.interaction.similarity(TokenSet.original(*text), TokenSet.original(*video), memory, dtype)
 

@@ -35,8 +35,7 @@ class DRLOptions(MethodOptions):
     """Keywords of `DRL`; the defaults are those of the released flags, the published commands differ from them.
 
     Attributes:
-        interaction: "dp" (sentence and mean frame), "xti" (one transformer for each pair), "ti" (best matches of
-            tokens) or "wti" (best matches, weighted by learned heads).
+        interaction: "dp" (sentence and mean frame), "xti" (transformer of a pair), "ti" (best matches), "wti" (weighted).
         wti_arch: layers of the heads of "wti", 1 to 3.
         cross_num_hidden_layers: blocks of the pair encoder of "xti".
         cdcr: which samples are decorrelated: 0 none, 1 one random word and frame of each pair, 2 every token with its
@@ -139,13 +138,9 @@ class DRL(RetrievalMethod):
 
     @full_precision
     def similarity(
-        self,
-        text: TokensLike,
-        video: TokensLike,
-        *,
-        memory: int | None = SIMILARITY_MEMORY,
+        self, text: TokensLike, video: TokensLike, *, memory: int | None = SIMILARITY_MEMORY,
         dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Similarity (A, B): for dp a cosine, for ti and wti a mean of cosines, for xti the score of the pair."""
         text, video = Tokens(*text), Tokens(*video)
         if self.pairs is not None:
