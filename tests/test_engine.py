@@ -70,3 +70,15 @@ def test_evaluations_within_epochs_count_the_batches_of_all(tmp_path):
     task = rising()
     fit(tmp_path / "none", task, 3)
     assert task.evaluated == [4, 8, 12]
+
+
+def test_every_step_is_in_training_mode_also_after_an_evaluation_within_an_epoch(tmp_path, monkeypatch):
+    modes, forward = [], Regression.forward
+
+    def noted(self, x, scale):
+        modes.append(self.training)
+        return forward(self, x, scale)
+
+    monkeypatch.setattr(Regression, "forward", noted)
+    fit(tmp_path, CountingTask([float(score) for score in range(20)], evaluate_every=1), 2)
+    assert modes == [True] * (2 * STEPS)

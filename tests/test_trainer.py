@@ -13,7 +13,9 @@ CPU = torch.device("cpu")
 
 
 class Regression(nn.Module):
-    """A linear model with a squared loss; `scale` multiplies the loss."""
+    """A linear model with a squared loss; `scale` multiplies the loss, and `offset`, without a gradient, adds to it."""
+
+    offset = 0.0
 
     def __init__(self):
         super().__init__()
@@ -23,7 +25,7 @@ class Regression(nn.Module):
             self.linear.bias.zero_()
 
     def forward(self, x, scale):
-        return {"loss": (self.linear(x).squeeze(1).float() * scale).square().mean()}
+        return {"loss": (self.linear(x).squeeze(1).float() * scale).square().mean() + self.offset}
 
     def after_step(self):
         pass
@@ -123,14 +125,14 @@ def test_draws_depend_on_seed_and_step_alone():
 
 
 def one_of_two(rank: int, folder: str) -> None:
-    """Train on two processes: in step 1 the loss of process 1 alone is infinite."""
+    """Train on two processes: in step 1 the loss of process 1 alone is infinite, and no gradient is."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     model = Drawing()
     trained = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), device=CPU, options=TrainingOptions())
     weights = []
     for number in range(3):
-        scale = 3e38 if (rank, number) == (1, 1) else 0.05
-        trained.step(batch(2 * rank, 2 * rank + 2, scale=scale), number, update=True)
+        model.offset = torch.inf if (rank, number) == (1, 1) else 0.0
+        trained.step(batch(2 * rank, 2 * rank + 2, scale=0.05), number, update=True)
         weights.append(model.linear.weight.detach().clone())
     torch.save({"weights": weights, "drawn": model.drawn}, f"{folder}/{rank}.pt")
     dist.barrier()
@@ -145,3 +147,14 @@ def test_two_processes_skip_a_step_together_and_draw_apart(tmp_path):
     assert torch.equal(start, skipped) and not torch.equal(skipped, last)
     for (shared, own), (other_shared, other_own) in zip(first["drawn"], second["drawn"], strict=True):
         assert shared == other_shared and own != other_own
+
+
+def test_every_loss_since_the_last_update_must_be_finite():
+    """Of two batches that make a step the first has an infinite loss, and both have finite gradients."""
+    trained = trainer(gradient_accumulation_steps=2)
+    before = [p.detach().clone() for p in trained.model.parameters()]
+    for number, offset in enumerate((torch.inf, 0.0)):
+        trained.model.offset = offset
+        trained.step(batch(), number, update=bool(number))
+    assert not trained.finite
+    assert all(torch.equal(p, old) for p, old in zip(trained.model.parameters(), before, strict=True))
