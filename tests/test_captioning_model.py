@@ -1,6 +1,7 @@
 """The caption decoder on HBI's hierarchy: what it may see, its cache, its loss, and what `describe` returns."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from utils.checkpoint import released_state, save_weights
 from utils.errors import InputError
 
 FRAMES, WORDS = 8, 12
+STEPS = 500
 
 
 @pytest.fixture(scope="module")
@@ -199,20 +201,23 @@ def test_describe_says_what_each_word_attended_to(captioner, video_file):
 
 @pytest.mark.slow
 def test_eight_videos_are_learnt_by_heart(tmp_path):
+    """Of CLIP's vocabulary only the tokens that occur, so that a step is short."""
     make_corpus(tmp_path, train=8, test=1, captions=1, workers=0)
     split = build_split("csv", tmp_path / "captions", "train")
+    known, ids = Tokenizer()(split.captions, 26)[0].unique(return_inverse=True)
+    mask = (known[ids] > 0).long()
     torch.manual_seed(0)
-    model = HBICaptioning(CLIP(SMALL), temporal_layers=1, recipe=CORRECTED, retrieval_weight=0.0, dropout=0.0)
+    clip = CLIP(replace(SMALL, vocabulary=len(known)))
+    model = HBICaptioning(clip, temporal_layers=1, recipe=CORRECTED, retrieval_weight=0.0, dropout=0.0)
     files = [tmp_path / "MSRVTT_Videos" / f"{clip.video_id}.mp4" for clip in split.clips]
     video = model.encode_video(files, max_frames=FRAMES)
-    ids, mask = Tokenizer()(split.captions, 26)
     optimizer = torch.optim.Adam((x for x in model.parameters() if x.requires_grad), lr=3e-3)
-    for _ in range(150):
+    for _ in range(STEPS):
         optimizer.zero_grad()
         model.losses(Tokens(ids, mask), video, torch.arange(8), ids)["caption_ce"].backward()
         optimizer.step()
     best = model.eval().generate(video, beams=5, max_words=26).best()
-    words = [Tokenizer().words(row[row != model.decoder.end].tolist()) for row in best.ids]
+    words = [Tokenizer().words(known[row[row != model.decoder.end]].tolist()) for row in best.ids]
     captions = [" ".join(word for word, _ in caption) for caption in words]
     references = [[caption] for caption in split.captions]
     found, identical = (caption_metrics(given, references)["CIDEr"] for given in (captions, split.captions))
