@@ -35,7 +35,7 @@ class DRLOptions(MethodOptions):
     """Keywords of `DRL`; the defaults are those of the released flags, the published commands differ from them.
 
     Attributes:
-        interaction: "dp" (sentence and mean frame), "xti" (transformer of a pair), "ti" (best matches), "wti" (weighted).
+        interaction: "dp" (sentence, mean frame), "xti" (transformer of a pair), "ti" (best matches), "wti" (weighted).
         wti_arch: layers of the heads of "wti", 1 to 3.
         cross_num_hidden_layers: blocks of the pair encoder of "xti".
         cdcr: which samples are decorrelated: 0 none, 1 one random word and frame of each pair, 2 every token with its
