@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from scripts.searching.spans import Span
+
 FAR = 2.5
 """Frames are neighbours if no more than this many times the usual distance is between them."""
 
@@ -80,7 +82,7 @@ class Candidate:
         return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
 
 
-def moments(candidates: Sequence[Candidate], count: int) -> list[tuple[int, float, float]]:
+def moments(candidates: Sequence[Candidate], count: int, *, shots: bool = False) -> list[tuple[int, float, float]]:
     """The best candidates that do not show the same moment.
 
     Frames of all candidates of a video lie on one line of time. From the best frame of a candidate the moment reaches
@@ -89,6 +91,7 @@ def moments(candidates: Sequence[Candidate], count: int) -> list[tuple[int, floa
     Args:
         candidates: the most similar first.
         count: how many to take at most.
+        shots: segments are shots: the moment is the shortest of them that shows the best frame.
 
     Returns:
         Place among the candidates, begin and end of the moment in seconds.
@@ -101,6 +104,7 @@ def moments(candidates: Sequence[Candidate], count: int) -> list[tuple[int, floa
     background = median(score for line in lines.values() for score in line.values()) if candidates else 0.0
     found: list[tuple[int, float, float]] = []
     for place, candidate in enumerate(candidates):
+        line = lines[candidate.segment.file]
         same = [entry for entry in found if candidates[entry[0]].segment.file == candidate.segment.file]
         if len(found) == count:
             break
@@ -108,8 +112,15 @@ def moments(candidates: Sequence[Candidate], count: int) -> list[tuple[int, floa
             candidate.segment.overlaps(candidates[other].segment) or begin <= candidate.peak <= finish
             for other, begin, finish in same
         ):
-            found.append((place, *_moment(candidate, lines[candidate.segment.file], background)))
+            found.append((place, *(_shot(candidate, candidates) if shots else _moment(candidate, line, background))))
     return found
+
+
+def _shot(candidate: Candidate, candidates: Sequence[Candidate]) -> Span:
+    """Begin and end of the shortest segment that shows the best frame of a candidate."""
+    segments = [other.segment for other in candidates if other.segment.file == candidate.segment.file]
+    spans = [(some.start, some.end) for some in segments if some.start <= candidate.peak < some.end]
+    return min(spans, key=lambda span: span[1] - span[0], default=(candidate.segment.start, candidate.segment.end))
 
 
 def _moment(candidate: Candidate, line: dict[float, float], background: float) -> tuple[float, float]:

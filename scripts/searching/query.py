@@ -153,6 +153,7 @@ class VideoIndex:
         if not (finite and rows["frames"].to_numpy().min(initial=1) > 0):
             raise InputError(f"{self.store.address}: holds times that are none; {REBUILD}")
         order = sim.argsort(descending=True, stable=True).tolist()
+        shots = self.manifest.sampling.cut == "shots"
         candidates = [
             Candidate(
                 Segment(self._named(row["video"]), row["start"], row["end"], row["duration"]),
@@ -173,7 +174,7 @@ class VideoIndex:
                 tags=tuple(row["tags"] or ()),
                 date=str(row["date"] or ""),
             )
-            for place, begin, finish in moments(candidates, skip + top)[skip:]
+            for place, begin, finish in moments(candidates, skip + top, shots=shots)[skip:]
             for row in [shown[order[place]]]
         ]
 

@@ -1,0 +1,55 @@
+"""Indices of many random segments, and films of joined clips."""
+
+import json
+
+import pytest
+
+from models import CLIPConfig
+from scripts.benchmark import main
+from scripts.benchmarks import model as benchmark_model
+from scripts.benchmarks.films import join
+from tests.retrieval_case import build_corpus
+from utils.video.decode import Video
+
+
+@pytest.fixture
+def small_model(monkeypatch):
+    """Towers of almost nothing, tokens as wide as ViT-B/32's."""
+    monkeypatch.setattr(benchmark_model, "SIZES", CLIPConfig(16, 8, 64, 1, 64, 1, 512))
+
+
+def measured(tmp_path, *words):
+    file = tmp_path / "rows.json"
+    main([*map(str, words), "--threads", "1", "--json", str(file)])
+    return json.loads(file.read_text())["rows"]
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4])
+def test_a_small_index_finds_what_is_nearest(small_model, tmp_path, bits):
+    picture = tmp_path / "curve.png"
+    words = ["search", "--sizes", 200, 300, "--queries", 3, "--bits", bits, "--plot", picture]
+    rows = measured(tmp_path, *words)
+    assert [(row["segments"], row["recall"]) for row in rows] == [(200, 1), (300, 1)]
+    assert rows[1]["GB on disk"] * 1e9 < 300 * (12 * 512 * bits / 8 + 1024 + 300) + 50_000
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_an_index_of_a_hundred_thousand_finds_what_is_nearest(small_model, tmp_path):
+    (row,) = measured(tmp_path, "search", "--sizes", 100_000, "--queries", 100)
+    assert row["recall"] >= 0.98
+    assert row["GB on disk"] < 0.7
+    assert row["peak GiB"] < 2.5
+
+
+def test_films_hold_the_clips_where_they_say(tmp_path):
+    corpus = build_corpus(tmp_path / "shapes", train=2, test=4)
+    films = tmp_path / "films"
+    films.mkdir()
+    scenes = join(corpus.annotations.parent, films, 8)
+    assert len(scenes) == 4 and len({scene.film for scene in scenes}) > 1
+    assert scenes[0].begin == 0 and scenes[1].begin == scenes[0].end
+    for film in {scene.film for scene in scenes}:
+        with Video(films / film) as video:
+            last = max(scene.end for scene in scenes if scene.film == film)
+            assert video.timeline.duration == pytest.approx(last, abs=0.01)
