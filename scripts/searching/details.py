@@ -35,4 +35,4 @@ def read_details(path: Path) -> dict[str, Details]:
 def _details(row: dict[str, str]) -> Details:
     tags = filter(None, map(str.strip, (row.get("tags") or "").split(";")))
     day = (row.get("date") or "").strip()
-    return Details(row.get("caption") or "", tuple(tags), date.fromisoformat(day) if day else None)
+    return Details(row.get("caption") or "", tuple(tags), date.fromisoformat(day).isoformat() if day else "")

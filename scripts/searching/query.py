@@ -172,7 +172,7 @@ class VideoIndex:
                 finish=finish,
                 caption=row["caption"] or "",
                 tags=tuple(row["tags"] or ()),
-                date=str(row["date"] or ""),
+                date=row["date"] or "",
             )
             for place, begin, finish in moments(candidates, skip + top, shots=shots)[skip:]
             for row in [shown[order[place]]]

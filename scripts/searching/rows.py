@@ -3,7 +3,6 @@
 S segments, N_v frames of each, D width.
 """
 
-import datetime
 import re
 from dataclasses import dataclass
 
@@ -21,11 +20,11 @@ IDENTITY = ("size", "changed", "content")
 
 @dataclass(frozen=True)
 class Details:
-    """What a user says of a video."""
+    """What a user says of a video; the date is YYYY-MM-DD or empty."""
 
     caption: str = ""
     tags: tuple[str, ...] = ()
-    date: datetime.date | None = None
+    date: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def schema(manifest: Manifest, width: int) -> pa.Schema:
     columns = {
         "video": pa.string(), "number": pa.int32(), "start": pa.float64(), "end": pa.float64(),
         "size": pa.int64(), "changed": pa.int64(), "content": pa.string(), "duration": pa.float64(),
-        "caption": pa.string(), "tags": pa.list_(pa.string()), "date": pa.date32(),
+        "caption": pa.string(), "tags": pa.list_(pa.string()), "date": pa.string(),
         "frames": pa.int32(), "times": pa.list_(pa.float32(), frames),
         "vector": pa.list_(pa.float16(), width), "tokens": pa.list_(*packed),
     }  # fmt: skip

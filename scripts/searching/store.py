@@ -83,7 +83,9 @@ class Store:
                 remove(path, EARLIER_FILES)
             self._earlier = False
         with self._reported():
-            self._connect().create_table(SEGMENTS, schema=schema(manifest, width), mode="overwrite")
+            for name in (ABOUT, SEGMENTS):  # whatever is left of them, which to overwrite would be to read
+                self._connect().drop_table(name, ignore_missing=True)
+            self._connect().create_table(SEGMENTS, schema=schema(manifest, width))
         self.write_manifest(manifest)
 
     def write_manifest(self, manifest: Manifest) -> None:
