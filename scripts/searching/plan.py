@@ -103,7 +103,7 @@ def _said(details: Mapping[str, Details] | None, file: str) -> dict[str, Any]:
     if details is None or file not in details:
         return {}
     said = asdict(details[file])
-    return {**said, "tags": list(said["tags"])}
+    return {**said, "tags": list(said["tags"]) or None}
 
 
 def _update(store: Store, row: dict[str, Any], values: dict[str, Any]) -> None:

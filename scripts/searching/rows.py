@@ -75,7 +75,8 @@ def rows_of(
     segments, frames, width = encoded.tokens.shape
     same = {
         "video": stored_name(video.file), "size": identity[0], "changed": identity[1], "content": video.content,
-        "duration": video.duration, "caption": details.caption, "tags": list(details.tags), "date": details.date,
+        "duration": video.duration, "caption": details.caption, "date": details.date,
+        "tags": list(details.tags) or None,
     }  # fmt: skip
     times = np.zeros((segments, frames), np.float32)
     for row, shown in zip(times, encoded.times, strict=True):
