@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 import torch
 
-from models import CLIP, HBICaptioning, load_model
+from models import CLIP, HBICaptioning, Tokens, load_model
 from scripts.export import main
 from tests.test_export import FRAMES, SMALL, WORDS, tokens
 
@@ -21,7 +21,7 @@ def captioner():
 
 def test_a_folder_gives_back_the_model(captioner, tmp_path):
     captioner.save_pretrained(tmp_path)
-    loaded, video = load_model(tmp_path), tokens(3, FRAMES, seed=1)
+    loaded, video = load_model(tmp_path), Tokens(*tokens(3, FRAMES, seed=1))
     assert isinstance(loaded, HBICaptioning)
     for ours, theirs in zip(captioner.generate(video), loaded.generate(video), strict=True):
         assert torch.equal(ours, theirs)
@@ -43,7 +43,7 @@ def test_graphs_write_the_captions_of_the_model(captioner, tmp_path, capsys):
         log_probs, words = word.run(None, inputs)
         token = log_probs.argmax(axis=1)
         ids.append(token)
-    expected = captioner.generate((video, mask), beams=1, max_words=WORDS).best()
+    expected = captioner.generate(Tokens(video, mask), beams=1, max_words=WORDS).best()
     found = torch.from_numpy(np.stack(ids, axis=1))
     assert len(found.unique()) > 3
     inside = torch.arange(WORDS - 1) < expected.lengths.unsqueeze(1)
