@@ -18,10 +18,11 @@ from models.tokenizer import Tokenizer
 from utils.args import estimator_parser, read_command
 from utils.checkpoint import load_weights
 from utils.devices import autocast, to_device
-from utils.distributed import gather_shards, is_main
+from utils.distributed import is_main
 from utils.engine.builders import build_model
 from utils.engine.task import Task, run_task
 from utils.errors import InputError
+from utils.gather import gather_shards
 from utils.logger import table, used, write_metrics
 from utils.metrics import correlation
 from utils.plots import scatter

@@ -23,11 +23,12 @@ from models.tokenizer import Tokenizer
 from utils.args import caption_parser, read_command
 from utils.caption_metrics import caption_metrics
 from utils.checkpoint import read_weights
-from utils.distributed import from_main, gather_shards
+from utils.distributed import from_main
 from utils.engine.builders import build_model
 from utils.engine.task import Task, run_task
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.gather import gather_shards
 from utils.logger import table, used, write_metrics
 from utils.run import run
 

@@ -25,12 +25,13 @@ from models.shortlist import check_shortlist, two_stage_similarity
 from models.tokenizer import Tokenizer
 from utils.args import read_command, retrieval_parser
 from utils.devices import PRECISIONS
-from utils.distributed import from_main, gather_shards, gather_to_main, rank, world_size
+from utils.distributed import from_main, rank, world_size
 from utils.engine.builders import build_model
 from utils.engine.ranking import Ranking, find_best, own_rows, rank_split, shortlist_metrics, write_predictions
 from utils.engine.task import Task, run_task
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.gather import gather_shards, gather_to_main
 from utils.logger import table, used, write_metrics
 from utils.post_processing import dual_softmax_metrics, query_bank_metrics, query_bank_norm
 from utils.run import run

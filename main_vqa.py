@@ -21,11 +21,12 @@ from models.recipe import as_recipe
 from models.tokenizer import Tokenizer
 from utils.answers import answer_metrics, read_answers, write_answers
 from utils.args import question_parser, read_command
-from utils.distributed import barrier, gather_shards, is_main
+from utils.distributed import barrier, is_main
 from utils.engine.builders import build_model
 from utils.engine.task import Task, run_task
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.gather import gather_shards
 from utils.logger import table, used, write_metrics
 from utils.run import run
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.hbi_options import HBIOptions, add_hbi_arguments, hbi_options_from
-from utils.args import AMOUNT, COUNT, SHARE
+from utils.arguments import AMOUNT, COUNT, SHARE
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from models.hbi import HBI
 from models.level import TokenSet
 from models.method import full_precision
 from models.tokenizer import Tokenizer
-from utils.distributed import gather_features, shard
 from utils.errors import InputError
+from utils.gather import gather_features, shard
 
 DECODER = "decoder."
 """Prefix of the decoder's weights."""

@@ -21,7 +21,7 @@ from models.method import SIMILARITY_MEMORY, RetrievalMethod, full_precision
 from models.ranked_estimator import NETWORKS, network_of
 from models.released.hbi import released_name
 from models.teacher import teacher_interaction
-from utils.distributed import gather_features, shard
+from utils.gather import gather_features, shard
 
 RECONSTRUCTION = ".reconstruction."
 """In the names of the weights of `models.reconstruction`."""

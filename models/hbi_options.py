@@ -11,7 +11,7 @@ from models.method import MethodOptions
 from models.ranked_estimator import NETWORKS
 from models.reconstruction import SCOPES
 from models.teacher import TEACHERS
-from utils.args import AMOUNT, SHARE
+from utils.arguments import AMOUNT, SHARE
 from utils.schema import Amount, Share
 
 LEVELS = ("entity", "action", "event")

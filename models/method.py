@@ -20,7 +20,7 @@ from models.export import HubModel
 from models.recipe import Recipe, as_recipe
 from models.released import spelling
 from models.token_levels import TokenLevels, full_precision
-from utils.distributed import gather_features
+from utils.gather import gather_features
 
 SIMILARITY_MEMORY = 256 * 2**20  # default bytes for the token similarities of a block
 

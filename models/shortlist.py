@@ -16,8 +16,8 @@ from models.interaction import TokenRows, unit, weighted_similarity
 from models.level import TokenSet
 from models.method import SIMILARITY_MEMORY, RetrievalMethod
 from models.token_levels import full_precision
-from utils.distributed import gather_shards
 from utils.errors import InputError
+from utils.gather import gather_shards
 
 MERGED = 1024  # videos that a gallery merges at a time: it takes several times the memory of their tokens
 

@@ -20,7 +20,7 @@ from scripts.experiments.grid import Grid, read_grid
 from scripts.experiments.runs import finish_all, mean_and_interval, submit_all
 from scripts.figures.effects import effects_figure
 from scripts.figures.style import save_figure
-from utils.args import COUNT, ArgumentParser
+from utils.arguments import COUNT, ArgumentParser
 from utils.errors import InputError
 from utils.files import atomic_write, claim_folder
 from utils.logger import table, write_metrics

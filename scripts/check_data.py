@@ -26,7 +26,7 @@ from scripts.benchmarks.measure import count
 from scripts.inspection import HARMLESS, PROBLEMS, Inspection, Window, find_duplicates, inspect_video
 from scripts.parallel import map_videos
 from scripts.published_sizes import PUBLISHED_SIZES
-from utils.args import WORKERS, ArgumentParser
+from utils.arguments import WORKERS, ArgumentParser
 from utils.errors import InputError, printable
 from utils.files import OUTPUTS, atomic_write, claim_folder
 from utils.logger import table

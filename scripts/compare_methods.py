@@ -18,7 +18,7 @@ from models import METHODS
 from scripts.experiments.runs import Run, mean_and_interval
 from scripts.figures.comparison import comparison_figure
 from scripts.figures.style import save_figure
-from utils.args import ArgumentParser
+from utils.arguments import ArgumentParser
 from utils.errors import InputError
 from utils.files import atomic_write, claim_folder
 from utils.logger import table, write_metrics

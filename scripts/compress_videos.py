@@ -24,7 +24,7 @@ from av.video.reformatter import Interpolation
 
 from dataloaders.files import list_videos
 from scripts.parallel import map_videos
-from utils.args import WORKERS, ArgumentParser
+from utils.arguments import WORKERS, ArgumentParser
 from utils.errors import InputError
 from utils.files import atomic_write, claim_folder
 from utils.run import run

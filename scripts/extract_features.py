@@ -33,7 +33,7 @@ from models import RetrievalMethod, load_model
 from models.export import find_checkpoint, model_digest
 from models.shortlist import vectors
 from scripts.model_arguments import add_device_arguments, add_model_arguments, model_options
-from utils.args import COUNT, WORKERS, ArgumentParser
+from utils.arguments import COUNT, WORKERS, ArgumentParser
 from utils.config import find_config
 from utils.distributed import barrier, is_main, rank, start, world_size
 from utils.engine.builders import check_sizes

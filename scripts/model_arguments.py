@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from models import METHODS
-from utils.args import AMOUNT, SHARE
+from utils.arguments import AMOUNT, SHARE
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -29,7 +29,7 @@ from scripts.searching.details import read_details
 from scripts.searching.query import VideoIndex, clock
 from scripts.searching.questions import Answer, load_question_model
 from scripts.searching.watch import changes
-from utils.args import ArgumentParser
+from utils.arguments import ArgumentParser
 from utils.distributed import is_main, start
 from utils.engine.builders import check_sizes
 from utils.errors import InputError, printable

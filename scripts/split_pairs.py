@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.args import SHARE, ArgumentParser
+from utils.arguments import SHARE, ArgumentParser
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.run import run

@@ -110,6 +110,7 @@ from models import ANSWER_METHODS, CLIP, METHODS, Tokens
 from models.shortlist import two_stage_similarity
 from tests.conftest import SMALL
 from utils import distributed
+from utils.gather import gather_shards
 from utils.run import run
 
 CASES = [
@@ -151,11 +152,11 @@ def similarity(model, batch):
     video = Tokens(model.frame_tokens(batch["frames"], batch["video_mask"]), batch["video_mask"])
     own = Tokens(*(x.chunk(distributed.world_size())[distributed.rank()] for x in text))
     if hasattr(model, "answers"):
-        return distributed.gather_shards(model.mixed_logits(text, video))[:PAIRS]
-    sim = distributed.gather_shards(model.similarity(own_blocks(own, model.block), video))
+        return gather_shards(model.mixed_logits(text, video))[:PAIRS]
+    sim = gather_shards(model.similarity(own_blocks(own, model.block), video))
     if model.block:
         return sim
-    return torch.stack([sim, distributed.gather_shards(two_stage_similarity(model, own, video, 2))])
+    return torch.stack([sim, gather_shards(two_stage_similarity(model, own, video, 2))])
 
 def main(_):
     with torch.no_grad():

@@ -9,6 +9,7 @@ import torch
 
 from utils import distributed
 from utils.errors import InputError
+from utils.gather import gather_features, gather_shards
 
 ROOT = Path(__file__).parents[1]
 
@@ -16,6 +17,7 @@ PROGRAM = """
 import sys
 import torch
 from utils import distributed
+from utils.gather import gather_features, gather_shards
 from utils.run import run
 
 def leaf(rank):
@@ -29,9 +31,9 @@ def check(rank, world):
         whole = torch.arange(2 * sum(sizes)).reshape(2, -1).T
         own = whole.split(sizes)[rank]
         for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool):
-            gathered = distributed.gather_shards(own.to(dtype))
+            gathered = gather_shards(own.to(dtype))
             assert gathered.dtype == dtype and torch.equal(gathered, whole.to(dtype)), (sizes, dtype, gathered)
-    assert not distributed.gather_shards(leaf(rank).requires_grad_()).requires_grad
+    assert not gather_shards(leaf(rank).requires_grad_()).requires_grad
 
     # The loss of the whole batch, on each process with a factor of its own so that the slices of the gradient differ.
     everything = torch.cat([leaf(0), leaf(1)]).requires_grad_()
@@ -39,16 +41,16 @@ def check(rank, world):
     own_gradient = everything.grad.split(3)[rank]
     for exact, factor in ((True, 1 + 2), (False, rank + 1)):
         features = leaf(rank).requires_grad_()
-        gathered = distributed.gather_features(features, exact=exact)
+        gathered = gather_features(features, exact=exact)
         assert torch.equal(gathered, everything), gathered
         ((rank + 1) * gathered**3).sum().backward()
         assert torch.allclose(features.grad, factor * own_gradient), (exact, features.grad)
 
     # What carries no gradient is gathered the same way, and half precision flows back too.
     mask = torch.tensor([[1, 0], [1, rank]])
-    assert distributed.gather_features(mask, exact=True).tolist() == [[1, 0], [1, 0], [1, 0], [1, 1]]
+    assert gather_features(mask, exact=True).tolist() == [[1, 0], [1, 0], [1, 0], [1, 1]]
     half = torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True)
-    distributed.gather_features(half, exact=True).sum().backward()
+    gather_features(half, exact=True).sum().backward()
     assert half.grad.eq(2).all()
 
     # One linear layer under DDP, with a loss in which all pairs meet: the exact gradient is that of one process.
@@ -64,7 +66,7 @@ def check(rank, world):
     for exact, share in ((True, 1.0), (False, 0.5)):
         parallel = torch.nn.parallel.DistributedDataParallel(network())
         own = inputs.chunk(2)[rank]
-        together = gradient(own, parallel, lambda outputs: distributed.gather_features(outputs, exact))
+        together = gradient(own, parallel, lambda outputs: gather_features(outputs, exact))
         assert torch.allclose(together, share * alone, atol=1e-6), (exact, together, alone)
 
 def main(_):
@@ -109,8 +111,8 @@ def test_one_process_needs_no_group(monkeypatch):
     assert not torch.distributed.is_initialized()
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     features = torch.ones(2, 3, requires_grad=True)
-    assert distributed.gather_features(features, exact=True) is features
-    assert torch.equal(distributed.gather_shards(features), features)
+    assert gather_features(features, exact=True) is features
+    assert torch.equal(gather_shards(features), features)
     distributed.barrier()
     distributed.stop()
 

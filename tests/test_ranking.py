@@ -12,6 +12,7 @@ from tests.test_estimator import free_port
 from utils import distributed
 from utils.engine.ranking import Ranking, find_best, rank_split, write_predictions
 from utils.errors import InputError
+from utils.gather import gather_to_main
 from utils.metrics import rank_statistics, retrieval_metrics, sharded_ranks, text_to_video_ranks, video_to_text_ranks
 
 
@@ -51,7 +52,7 @@ def check(rank, port, world):
             found = sharded_ranks(sim[own], sim[own], owner)
             assert all(torch.equal(found[side], ranks) for side, ranks in expected.items()), (sizes, found, expected)
             assert torch.equal(sharded_ranks(sim[own], other[own], owner)["v2t"], video_to_text_ranks(other, owner))
-            whole = distributed.gather_to_main(sim[own])
+            whole = gather_to_main(sim[own])
             assert whole is None if rank else torch.equal(whole, sim)
             ranking = rank_split(sim[own], (sim[own], other[own]), owner, {"even": list(range(0, len(sim), 2))})
             best = find_best(ranking, owner, [("level", other[own])])
@@ -106,7 +107,7 @@ def measure(rank, port, world, folder, save):
         sim = torch.rand(len(owner) // world + (rank < len(owner) % world), CLIPS)
         found = rank_split(sim, (sim, sim), owner, {})
         find_best(found, owner, [])
-        whole = distributed.gather_to_main(sim) if save else None
+        whole = gather_to_main(sim) if save else None
         assert (whole is None) == (rank > 0 or not save)
     (folder / f"{rank}.txt").write_text(str(peak.growth))
     distributed.stop()

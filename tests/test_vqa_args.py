@@ -7,8 +7,9 @@ import pytest
 import main_vqa
 from models import ANSWER_METHODS, HBIVQA
 from utils import args
-from utils.args import INEFFECTIVE_FOR_QUESTIONS, parse
+from utils.args import parse
 from utils.errors import InputError
+from utils.flags import INEFFECTIVE_FOR_QUESTIONS
 
 question_parser = partial(args.question_parser, ANSWER_METHODS, HBIVQA.add_arguments)
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from utils.distributed import all_reduce, gather_shards, is_main, rank
+from utils.distributed import is_main, rank
 from utils.errors import InputError
+from utils.gather import all_reduce, gather_shards
 
 _RECALL_DEPTHS = (1, 5, 10, 50)
 _CHUNK_CELLS = 1 << 20

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.encoder import Tokens
-from utils.distributed import gather_shards, shard
+from utils.gather import gather_shards, shard
 
 Match = tuple[Tensor, Tensor, Tensor | float]
 """Unit features that belong together, (M, D) each, and the share that each of the M pairs has of the correlation."""

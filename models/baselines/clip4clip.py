@@ -19,7 +19,7 @@ from models.clip import CLIP
 from models.encoder import Tokens, TokensLike
 from models.method import SIMILARITY_MEMORY, MethodOptions, RetrievalMethod, full_precision
 from models.released import spelling
-from utils.args import COUNT, add_ineffective_arguments
+from utils.arguments import COUNT, add_ineffective_arguments
 from utils.errors import InputError
 from utils.schema import Size
 

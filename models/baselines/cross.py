@@ -12,7 +12,7 @@ from models.encoder import Tokens, copy_text_tower, init_normal
 from models.similarity import in_blocks
 from models.temporal import POSITIONS
 from models.transformer import QUICK_GELU_SLOPE, Transformer
-from utils.distributed import gather_features, shard
+from utils.gather import gather_features, shard
 
 LAYERS = 4
 WIDTHS = 18

@@ -18,7 +18,7 @@ from models.encoder import Tokens, TokensLike, init_normal
 from models.method import SIMILARITY_MEMORY, MethodOptions, RetrievalMethod, full_precision
 from models.released.dicosa import released_name
 from models.similarity import in_blocks
-from utils.args import AMOUNT, COUNT, add_switch
+from utils.arguments import AMOUNT, COUNT, add_switch
 from utils.schema import Amount, Size
 
 CPU_MEMORY = 8 * 2**20

@@ -28,7 +28,8 @@ from models.level import TokenSet, WeightedInteraction
 from models.method import SIMILARITY_MEMORY, RetrievalMethod, full_precision
 from models.released.diffusionret import released_name
 from utils.checkpoint import released_state
-from utils.distributed import gather_shards, rank, world_size
+from utils.distributed import rank, world_size
+from utils.gather import gather_shards
 
 DENOISERS = "diffusion_model"
 NOISE_SEED = {"t2v": 0, "v2t": 1}

@@ -6,7 +6,7 @@ from typing import Any
 
 from models.baselines.diffusion import SCHEDULES
 from models.method import MethodOptions
-from utils.args import AMOUNT, COUNT, SHARE
+from utils.arguments import AMOUNT, COUNT, SHARE
 from utils.errors import InputError
 from utils.schema import Amount, Share, Size
 

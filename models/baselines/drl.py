@@ -21,9 +21,9 @@ from models.level import TokenSet, WeightedInteraction
 from models.losses import contrastive
 from models.method import SIMILARITY_MEMORY, MethodOptions, RetrievalMethod, full_precision
 from models.released import spelling
-from utils.args import AMOUNT
-from utils.distributed import gather_features
+from utils.arguments import AMOUNT
 from utils.errors import InputError
+from utils.gather import gather_features
 from utils.schema import Size
 
 INTERACTIONS = ("dp", "xti", "ti", "wti")

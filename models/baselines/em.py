@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.method import MethodOptions, RetrievalMethod
 from models.released.emcl import released_name
-from utils.args import AMOUNT, COUNT, SHARE
+from utils.arguments import AMOUNT, COUNT, SHARE
 from utils.schema import Amount, Share, Size
 
 STATE = "mu"

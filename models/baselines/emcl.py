@@ -20,7 +20,7 @@ from models.encoder import Tokens, TokensLike
 from models.losses import contrastive
 from models.method import SIMILARITY_MEMORY, full_precision
 from models.similarity import in_blocks
-from utils.args import AMOUNT
+from utils.arguments import AMOUNT
 from utils.schema import Amount, Size
 
 

@@ -8,7 +8,7 @@ from scripts.model_arguments import add_device_arguments, add_model_arguments
 from scripts.searching.compression import BITS
 from scripts.searching.query import SHORTLIST
 from scripts.searching.spans import CUTS
-from utils.args import AMOUNT, WORKERS
+from utils.arguments import AMOUNT, WORKERS
 
 
 def add_index_arguments(index: argparse.ArgumentParser) -> None:

@@ -11,8 +11,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from tests.gpu.conftest import DEVICE, ON_CUDA, batch, build, median_seconds, needs_cuda, trainer
 from utils.devices import autocast, to_device
-from utils.distributed import any_rank, barrier, gather_features, gather_shards
+from utils.distributed import any_rank, barrier
 from utils.engine.builders import compile_towers
+from utils.gather import gather_features, gather_shards
 
 TEACHERS = ({"teacher": "exact"}, {"teacher": "estimator"})
 PAIRS = 16

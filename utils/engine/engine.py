@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from utils.checkpoint import save_weights
-from utils.distributed import any_rank, barrier, from_main, gather_shards, is_main, restarts, world_size
+from utils.distributed import any_rank, barrier, from_main, is_main, restarts, world_size
 from utils.engine.trainer import Trainer
 from utils.engine.training_state import (
     TrainingStates,
@@ -23,6 +23,7 @@ from utils.engine.training_state import (
 )
 from utils.errors import InputError
 from utils.files import remove
+from utils.gather import gather_shards
 from utils.logger import Scalars, progress
 from utils.preemption import Preempted, StopRequest
 

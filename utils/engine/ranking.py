@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.distributed import gather_shards, rank
+from utils.distributed import rank
 from utils.files import atomic_write
+from utils.gather import gather_shards
 from utils.metrics import percent_within, rank_statistics, sharded_ranks, text_to_video_ranks
 
 FOUND = 10

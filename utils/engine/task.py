@@ -16,11 +16,12 @@ from models.export import model_digest
 from utils.checkpoint import load_weights, read_weights, released_state
 from utils.config import run_config, write_config
 from utils.devices import autocast, set_precision, to_device
-from utils.distributed import gather_shards, is_main, start
+from utils.distributed import is_main, start
 from utils.engine.builders import build_optimizer
 from utils.engine.engine import Run
 from utils.engine.options import TrainingOptions
 from utils.engine.trainer import Trainer
+from utils.gather import gather_shards
 from utils.logger import make_logger, progress
 from utils.randomness import seed_all
 

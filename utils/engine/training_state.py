@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from utils.checkpoint import save_weights, sha256
-from utils.distributed import gather_shards
 from utils.errors import InputError
 from utils.files import atomic_write, remove, temporary_names
+from utils.gather import gather_shards
 
 # Of another run: the state does not fit, or the batches already seen were others.
 DECISIVE = (
