@@ -11,7 +11,7 @@ from typing import BinaryIO
 import av
 import numpy as np
 
-from utils.files import atomic_write
+from utils.files import atomic_write, claim_folder, remove
 from utils.video.decode import Video
 from utils.video.picture import Canvas
 from utils.video.positions import Timeline
@@ -56,8 +56,7 @@ class Converter:
     """Converts segments for browsers, one at a time, without sound; `folder` keeps the latest ones."""
 
     def __init__(self, folder: Path):
-        folder.mkdir(exist_ok=True)
-        self.folder, self._lock = folder, threading.Lock()
+        self.folder, self._lock = claim_folder(folder, "converted videos"), threading.Lock()
 
     def segment(self, path: Path, start: float, end: float) -> Path:
         """The converted segment of a video, seconds `start` to `end` of its frames.
@@ -73,7 +72,7 @@ class Converter:
                 with atomic_write(target, "wb") as file:
                     _convert(path, start, end, file)
                 for old in sorted(self.folder.glob("*.mp4"), key=lambda kept: kept.stat().st_mtime)[:-KEPT]:
-                    old.unlink()
+                    remove(old, r"[0-9a-f]{64}\.mp4")
         return target
 
 

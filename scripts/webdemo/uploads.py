@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utils.errors import InputError, printable
+from utils.files import claim_folder, remove
 from utils.video.checks import VIDEO_SUFFIXES
 from utils.video.decode import decode_clip
 
@@ -18,6 +19,8 @@ MAX_UPLOAD = 256 * 2**20
 """Bytes of a file."""
 KEPT = 16
 """Files that are kept; the oldest goes when another one comes."""
+NAMES = r"[\w-]{22}\.\w+"
+"""Of the files as they are kept: a random key and the suffix."""
 LONGEST_NAME = 100
 """Letters of a file's name."""
 MAX_PIXELS = 2**26
@@ -28,8 +31,7 @@ class Uploads:
     """The files that visitors have sent, in a `folder` of their own."""
 
     def __init__(self, folder: Path):
-        folder.mkdir(exist_ok=True)
-        self.folder = folder
+        self.folder = claim_folder(folder, "uploads")
         self._names: OrderedDict[str, str] = OrderedDict()
 
     async def receive(self, name: str, content: AsyncIterator[bytes]) -> str:
@@ -52,12 +54,12 @@ class Uploads:
                         raise InputError(f"{name}: is larger than {MAX_UPLOAD >> 20} MB; choose a smaller file")
                     await asyncio.to_thread(file.write, part)
         except BaseException:
-            path.unlink(missing_ok=True)
+            remove(path, NAMES)
             raise
         self._names[key] = name
         while len(self._names) > KEPT:
             oldest = next(iter(self._names))
-            self.path(oldest).unlink(missing_ok=True)
+            remove(self.path(oldest), NAMES)
             del self._names[oldest]
         return key
 
