@@ -100,13 +100,13 @@ def test_missing_column(corpus, complain):
 def test_missing_key(corpus, complain):
     rewrite_json(corpus.annotations / "MSRVTT_data.json", lambda data: data["sentences"][1].pop("caption"))
     line = complain("--do_train", 1)
-    assert line == "FOLDER/anns/MSRVTT_data.json, sentences[1]: has no key 'caption'; fix the entry"
+    assert line == "FOLDER/anns/MSRVTT_data.json, 'sentences', [1]: has no key 'caption'; fix the entry"
 
 
 def test_caption_that_is_no_string(corpus, complain):
     rewrite_json(corpus.annotations / "MSRVTT_data.json", lambda data: data["sentences"][2].update(caption=7))
     line = complain("--do_train", 1)
-    assert line == "FOLDER/anns/MSRVTT_data.json, sentences[2], 'caption': expected str, found 7; fix the entry"
+    assert line == "FOLDER/anns/MSRVTT_data.json, 'sentences', [2], 'caption': expected str, found 7; fix the entry"
 
 
 def test_unknown_datatype(complain):
