@@ -144,13 +144,9 @@ class CLIP4Clip(RetrievalMethod):
 
     @full_precision
     def similarity(
-        self,
-        text: TokensLike,
-        video: TokensLike,
-        *,
-        memory: int | None = SIMILARITY_MEMORY,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
+        self, text: TokensLike, video: TokensLike, *,
+        memory: int | None = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32,
+    ) -> Tensor:  # fmt: skip
         """Cosine (A, B) of sentence and mean frame; for tightTransf the score of the pair."""
         text, video = Tokens(*text), Tokens(*video)
         if self.pairs is not None:

@@ -33,7 +33,6 @@ from utils.gather import gather_shards
 
 DENOISERS = "diffusion_model"
 NOISE_SEED = {"t2v": 0, "v2t": 1}
-
 logger = logging.getLogger("hbi")
 
 

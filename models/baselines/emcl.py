@@ -76,13 +76,9 @@ class EMCL(EMMethod):
     @torch.no_grad()
     @full_precision
     def similarity(
-        self,
-        text: TokensLike,
-        video: TokensLike,
-        *,
-        memory: int | None = SIMILARITY_MEMORY,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
+        self, text: TokensLike, video: TokensLike, *,
+        memory: int | None = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32,
+    ) -> Tensor:  # fmt: skip
         """Cosine (A, B) of sentence and pooled video; by the recipe both are reconstructed, block by block."""
         sentences, video = Tokens(*text).sentences(), Tokens(*video)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
