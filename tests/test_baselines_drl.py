@@ -133,7 +133,7 @@ def test_a_word_far_from_all_frames_matches_a_padded_one_in_the_released_recipe_
     frames = torch.randn(3, 4, 64).abs()  # all cosines with the words are negative
     text = Tokens(-torch.rand(3, 5, 64), torch.ones(3, 5))
     video = Tokens(frames, torch.tensor([[1, 1, 1, 0]] * 3))
-    (_, best, _), _ = model.matches(text, video, None)
+    (_, best, _), _ = model.matches(text, video, (torch.ones(3, 5), torch.ones(3, 4)))
     known = F.normalize(frames[:, :3], dim=-1).flatten(0, 1)
     assert ((best @ known.mT).amax(dim=1) > 1 - 1e-5).all() == valid
 
