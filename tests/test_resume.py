@@ -175,6 +175,12 @@ class Slow(torch.utils.data.Dataset):
 
 
 def test_loading_processes_outlive_signals_but_not_their_parent():
+    """In a process of its own: LanceDB, which other tests import, starts threads in forked processes."""
+    line = "from tests.test_resume import check_loading_processes; check_loading_processes()"
+    subprocess.run([sys.executable, "-c", line], cwd=Path(__file__).parents[1], check=True)
+
+
+def check_loading_processes():
     loader = torch.utils.data.DataLoader(Slow(), num_workers=1, worker_init_fn=heed_parent_only)
     iterator = iter(loader)
     worker = next(iterator).item()

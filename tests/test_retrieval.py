@@ -309,4 +309,5 @@ def test_a_search_finds_first_what_the_evaluation_ranks_first(corpus, trained, e
     captions = build_split("msrvtt", corpus.annotations, "test").captions
     for caption, row in zip(captions, similarity(evaluated), strict=True):
         (hit,) = opened.search(caption, top=1, shortlist=6)
-        assert (hit.file, hit.similarity) == (f"{clips[row.argmax()].video_id}.mp4", pytest.approx(row.max(), abs=1e-5))
+        best = f"{clips[row.argmax()].video_id}.mp4"
+        assert (hit.file, hit.similarity) == (best, pytest.approx(row.max(), abs=1e-3))  # the index has float16 tokens

@@ -106,4 +106,4 @@ def test_the_quickstarts_index_is_brought_up_to_date(quickstart, capsys):
     index_quickstart()
     shutil.move("data/shapes/MSRVTT_Videos/video0.mp4", "data/shapes/MSRVTT_Videos/other.mp4")
     index_quickstart()
-    assert "1 videos computed, 9 kept, 1 removed" in capsys.readouterr().out
+    assert "0 videos computed, 9 kept, 1 moved" in capsys.readouterr().out
