@@ -71,6 +71,7 @@ def test_flags_win_over_the_preset(method):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("HBI_TEST_LONG" not in os.environ, reason="takes many minutes: set HBI_TEST_LONG=1 to run it")
 def test_the_page_runs_from_top_to_bottom(tmp_path):
     for name in ("scripts", "models", "main_retrieval.py"):
         (tmp_path / name).symlink_to(ROOT / name)

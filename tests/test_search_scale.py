@@ -1,6 +1,7 @@
 """Indices of many random segments, and films of joined clips."""
 
 import json
+import os
 
 import pytest
 
@@ -35,6 +36,7 @@ def test_a_small_index_finds_what_is_nearest(small_model, tmp_path, bits):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("HBI_TEST_LONG" not in os.environ, reason="takes many minutes: set HBI_TEST_LONG=1 to run it")
 def test_an_index_of_a_hundred_thousand_finds_what_is_nearest(small_model, tmp_path):
     (row,) = measured(tmp_path, "search", "--sizes", 100_000, "--queries", 100)
     assert row["recall"] >= 0.98
