@@ -113,11 +113,11 @@ def measure(rank, port, world, folder, save):
     distributed.stop()
 
 
-@pytest.mark.slow
 # Saving gathers the whole matrix in the main process, so that the bound does not hold yet: 2.2 times and more.
 SAVED = pytest.param(True, 2, marks=pytest.mark.xfail(reason="--save_similarity gathers the matrix", strict=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("save", "bound"), [pytest.param(False, 2, id="ranks alone"), SAVED])
 def test_all_processes_together_hold_little_more_than_the_matrix(save, bound, tmp_path):
     """MSR-VTT's full split, 715 MB; on top come temporaries, and where it is saved the whole."""
