@@ -8,7 +8,7 @@ import json
 import pickle
 from pathlib import Path
 
-from conftest import write_video
+from tests.conftest import write_video
 
 IDS = {"train": ["one", "two", "three", "four"], "val": ["five", "six"], "test": ["seven", "eight"]}
 CAPTIONS = {

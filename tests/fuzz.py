@@ -18,12 +18,9 @@ from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import conftest
-import formats
 import numpy as np
 import safetensors.torch
 import torch
-from damage import damage_bytes, damage_file, damage_state
 
 import banzhaf_estimator
 import main_retrieval
@@ -34,6 +31,8 @@ from dataloaders.question_answering import read_questions
 from models import CLIP, HBI, CLIPConfig, load_clip, load_model
 from models.banzhaf import BanzhafModule
 from models.tokenizer import Tokenizer
+from tests import conftest, formats
+from tests.damage import damage_bytes, damage_file, damage_state
 from utils.answers import read_answers
 from utils.checkpoint import released_state
 from utils.errors import InputError

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_video
-from formats import write_format
-from test_video import audio_only
 
 from scripts.check_data import main
 from scripts.inspection import find_duplicates, inspect_video
+from tests.conftest import write_video
+from tests.formats import write_format
+from tests.test_video import audio_only
 from utils.errors import InputError
 
 CHECK = ["--workers", "1"]

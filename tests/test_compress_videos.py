@@ -10,11 +10,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import write_video
-from numbered import decode_in_order, write_numbered
-from test_video_kinds import corners_of, write_corners
 
 from scripts.compress_videos import main
+from tests.conftest import write_video
+from tests.numbered import decode_in_order, write_numbered
+from tests.test_video_kinds import corners_of, write_corners
 from utils.errors import InputError
 from utils.files import MARKER
 from utils.video.decode import decode_clip

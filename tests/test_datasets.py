@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numbered import numbers_of, write_numbered
 
 from dataloaders import DATASETS, build_split
 from dataloaders.augment import RandAugment
@@ -20,6 +19,7 @@ from dataloaders.files import find_videos
 from dataloaders.loading import LoaderOptions, build_dataloader
 from models import HBI, METHODS
 from models.tokenizer import Tokenizer
+from tests.numbered import numbers_of, write_numbered
 from utils.args import retrieval_parser
 from utils.errors import InputError
 from utils.video.positions import RELEASED_RULES, Sampling, frame_positions

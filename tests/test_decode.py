@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numbered import decode_in_order, number_of, numbers_of, write_numbered
 
+from tests.numbered import decode_in_order, number_of, numbers_of, write_numbered
 from utils.video.decode import Video
 from utils.video.errors import VideoError
 

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from formats import CAPTIONS, FORMATS, IDS, write_format
 
 from dataloaders import build_split
 from dataloaders.base import Clip
 from dataloaders.files import find_videos
+from tests.formats import CAPTIONS, FORMATS, IDS, write_format
 from utils.errors import InputError
 
 

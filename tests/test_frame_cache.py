@@ -16,12 +16,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import write_video
 
 from dataloaders import clips, frame_cache
 from dataloaders.augment import RandAugment
 from dataloaders.clips import read_clip
 from dataloaders.frame_cache import FrameCache
+from tests.conftest import write_video
 from utils.errors import InputError
 from utils.video.transforms import ClipTransform
 

@@ -3,7 +3,8 @@
 import itertools
 
 import pytest
-from fuzz import ATTEMPTS, outcome
+
+from tests.fuzz import ATTEMPTS, outcome
 
 COUNTS = {"header": 40, "pictures": 40, "annotations": 60, "checkpoints": 30, "arguments": 30}
 

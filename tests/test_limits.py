@@ -5,10 +5,10 @@ import os
 import av
 import numpy as np
 import pytest
-from conftest import write_video
-from numbered import write_numbered
 
 from scripts.inspection import inspect_video
+from tests.conftest import write_video
+from tests.numbered import write_numbered
 from utils.errors import InputError
 from utils.video import stream
 from utils.video.decode import decode_clip

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from formats import FORMATS, write_format
 
 from main_retrieval import main
 from models.clip import CLIP
 from tests.conftest import SMALL
+from tests.formats import FORMATS, write_format
 from tests.retrieval_case import read_metrics
 from utils.errors import InputError
 

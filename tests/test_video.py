@@ -11,10 +11,10 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import write_video
 
 from dataloaders.clips import read_clip
 from dataloaders.files import find_videos
+from tests.conftest import write_video
 from utils.errors import InputError
 from utils.video.checks import VIDEO_SUFFIXES, missing_bytes
 from utils.video.positions import RELEASED_RULES, Sampling, frame_positions

@@ -7,8 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from numbered import decode_in_order, numbers_of, write_numbered
 
+from tests.numbered import decode_in_order, numbers_of, write_numbered
 from utils.errors import InputError
 from utils.video import stream
 from utils.video.decode import Video, decode_clip

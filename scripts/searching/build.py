@@ -102,7 +102,7 @@ def build_index(
         store.write_manifest(manifest.model_copy(update={"skipped": len(skipped)}))
         store.tidy(fresh=fresh)
     barrier()
-    return Changes(len(plan.missing), plan.kept, plan.moved, plan.removed, skipped)
+    return Changes(len(finished) - len(skipped), plan.kept, plan.moved, plan.removed, skipped)
 
 
 @torch.no_grad()
