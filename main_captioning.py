@@ -34,7 +34,7 @@ from utils.run import run
 
 
 class Results(NamedTuple):
-    """Metrics, and of each clip its name, its caption, the caption's score, and the references."""
+    """Metrics, and for each clip: name, caption, score of the caption, references."""
 
     metrics: dict
     names: list[str]
@@ -103,7 +103,7 @@ class Captioning(Task[Results]):
         return self.write(self.test, self.args.beams)
 
     def write(self, loaders: CaptionLoaders, beams: int) -> Results:
-        """Caption each clip, in the process whose share it is in, and compare the captions with all references."""
+        """Caption this process's shard of the clips, gather, and compare the captions with all references."""
         options = {"beams": beams, "max_words": self.args.max_words, "exponent": self.args.length_exponent}
 
         def caption(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -120,7 +120,7 @@ class Captioning(Task[Results]):
         return Results({"captions": found, **counts}, loaders.names, captions, scores.tolist(), loaders.references)
 
     def log(self, captions: list[str], metrics: dict[str, float]) -> None:
-        """Log the metrics, and what is missing."""
+        """Log the metrics, and warn of empty captions."""
         if empty := captions.count(""):
             self.logger.warning("%d of %d captions are empty and score 0", empty, len(captions))
         if "CIDEr" not in metrics:

@@ -37,15 +37,12 @@ from utils.post_processing import dual_softmax_metrics, query_bank_metrics, quer
 from utils.run import run
 
 CHECKED = 200
-"""Captions, about as many, that are compared with all clips to see what a shortlist leaves out."""
+"""Approximate number of captions that are compared with all clips to check a shortlist."""
 NAMES = {"t2v": "text to video", "v2t": "video to text"}
 
 
 class Results(NamedTuple):
-    """Metrics and ranks on every process; what predictions.jsonl holds; in the main process the similarity (A, B).
-
-    The similarity is None where neither post-processing nor --save_similarity needs it.
-    """
+    """Metrics, ranks, entries of predictions.jsonl; the similarity (A, B), in the main process, if it was needed."""
 
     metrics: dict
     ranks: dict[str, Tensor]
@@ -122,7 +119,7 @@ class Retrieval(Task[Results]):
         return Results(metrics, ranking.ranks, found, sim)
 
     def post_processing(self, video: Tokens) -> dict[str, Callable[..., dict]]:
-        """The requested normalisations by name: similarities and the clips of captions to metrics."""
+        """The requested normalisations by name, as functions from similarity and clip of each caption to metrics."""
         chosen: dict[str, Callable[..., dict]] = {}
         if "dsl" in self.args.post_process:
             chosen["dual softmax"] = dual_softmax_metrics
@@ -138,16 +135,12 @@ class Retrieval(Task[Results]):
 
     @cached_property
     def banks(self) -> tuple[DataLoader, DataLoader]:
-        """Training captions and clips, for a method that always evaluates after QB-Norm."""
+        """Banks of training captions and clips, for a method that always evaluates after QB-Norm."""
         return build_pair_bank_loaders(self.args, Tokenizer(), self.model.clip.config.resolution, self.device)
 
     @torch.no_grad()
     def rank(self, loaders: EvaluationLoaders, text: Tokens, video: Tokens) -> Ranking:
-        """Rank all clips for each caption and all captions for each clip, each process by its captions' scores.
-
-        With --shortlist a caption is compared with the clips of nearest pooled features; the others then have smaller
-        similarities than those, see `two_stage_similarity`.
-        """
+        """Rank clips for each caption and captions for each clip; for --shortlist see `two_stage_similarity`."""
         sim = self.compare(text, video, self.args.shortlist)
         scores = self.scores(sim, text, video)
         ranking = rank_split(sim, scores, loaders.clip_of_caption, loaders.split.subsets)
@@ -164,9 +157,9 @@ class Retrieval(Task[Results]):
         return self.model.similarity(text, video, memory=memory, dtype=PRECISIONS[self.args.precision])
 
     def scores(self, sim: Tensor, text: Tokens, video: Tokens) -> tuple[Tensor, Tensor]:
-        """Scores (A_r, B) that clips and captions are ranked by: the method's, after QB-Norm if it is part of it.
+        """Scores (A_r, B) by which clips and captions are ranked: the method's, after QB-Norm if that is part of it.
 
-        Methods that rank again, or normalise, need the similarity of all captions on every process.
+        Reranking and QB-Norm need the similarity of all captions on every process.
         """
         norms, count = self.model.bank_norms, len(sim)
         if not norms and type(self.model).rerank is RetrievalMethod.rerank:
@@ -182,7 +175,7 @@ class Retrieval(Task[Results]):
         return (sim, sim) if t2v is whole else (own_rows(t2v, count), own_rows(v2t, count))
 
     def check_shortlist(self, ranking: Ranking, text: Tokens, video: Tokens) -> dict[str, float]:
-        """What the shortlists leave out, of some captions that are compared with all clips."""
+        """Measure what shortlists miss, on some captions that are compared with all clips."""
         step = math.ceil(len(self.test.clip_of_caption) / CHECKED)
         own = [place for place, caption in enumerate(self.test.text.dataset.indices) if caption % step == 0]
         best = gather_shards(self.compare(Tokens(*(tensor[own] for tensor in text)), video).argmax(dim=1))
@@ -224,7 +217,7 @@ class Retrieval(Task[Results]):
 
 
 def own_blocks(text: Tokens, block: int | None) -> Tokens:
-    """This process's captions; where scores depend on a block of them, whole blocks of those of all processes."""
+    """This process's shard of the captions; of whole blocks where a score depends on the captions of its block."""
     if block is None:
         return text
     text = Tokens(*map(gather_shards, text))

@@ -50,10 +50,7 @@ class QuestionAnswering(Task[Results]):
         return build_model(self.args, self.device, answers=self.find_answers(), **options)
 
     def find_answers(self) -> Path:
-        """The file of the answer vocabulary: --data_path, or one made of the training answers.
-
-        Either way the output folder has one, as the checkpoints there hold labels without their words.
-        """
+        """The file of the answer vocabulary, --data_path or made of the training answers; --output_dir gets a copy."""
         path, given = Path(self.args.output_dir) / "train_ans2label.json", self.args.data_path
         if is_main():
             write_answers(path, read_answers(given) if given else build_vocabulary(self.args))
@@ -89,7 +86,7 @@ class QuestionAnswering(Task[Results]):
         return self.evaluate().metrics["total"][scope]["top1"]
 
     def evaluate(self) -> Results:
-        """Answer every question; each video is encoded once, whatever the number of questions and processes.
+        """Answer every question; each video is encoded once.
 
         Raises:
             InputError: the model's answers are not finite numbers.

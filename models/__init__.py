@@ -27,8 +27,7 @@ from models.ranked_estimator import network_of
 from utils.checkpoint import load_weights, read_weights
 from utils.errors import InputError
 
-# Every retrieval method by its name on the command line, the default first; those of them that answer questions, and
-# those that write captions.
+# Methods by their names on the command line, the default first: for retrieval, for questions, for captions.
 METHODS: dict[str, type[RetrievalMethod]] = {
     method.method: method for method in (HBI, CLIP4Clip, DRL, EMCL, DiCoSA, DiffusionRet)
 }
@@ -55,16 +54,14 @@ def load_model(
         method: a key of `METHODS`; None: found by the checkpoint's keys, or the first one without a checkpoint.
         base_encoder: CLIP's weights, see `models.pretrained.load_clip`; needed where there is no checkpoint. With a
             checkpoint only its name counts: it determines the activation of the towers.
-        answers: the answers of a model for question answering, in the order of their labels, or a file as
-            `utils.answers.read_answers` reads it. A checkpoint with answer heads is such a model in any case; without
-            `answers` they are called by their labels, "0", "1", ...
-        captions: add a caption decoder, which is yet to be trained, to a model without one; a checkpoint with a decoder
-            is a captioning model in any case.
+        answers: of a model for question answering, in the order of their labels, or a file for
+            `utils.answers.read_answers`. Without them the answers of a checkpoint are called "0", "1", ...
+        captions: add an untrained caption decoder to a checkpoint without one.
         device: where the model goes.
         trust_checkpoint: open a TorchScript archive of unknown SHA-256.
-        **options: keywords of the method; those that the keys of a checkpoint determine (temporal encoder, its depth,
-            interaction) are not needed, and must agree if given. For HBI also "estimator": file of the trained
-            Banzhaf estimator, which becomes the teacher; with a checkpoint only if the recipe says so.
+        **options: keywords of the method; those that a checkpoint determines (temporal encoder, its depth, interaction)
+            must agree if given. For HBI also "estimator": file of the trained Banzhaf estimator, the teacher; with a
+            checkpoint only if the recipe says so.
 
     Raises:
         InputError: no such method; a file is missing, damaged, of another architecture or number of answers.
@@ -104,7 +101,7 @@ def find_method(state: Mapping[str, Tensor]) -> str | None:
 def _with_weights(
     method: type[RetrievalMethod], state: Mapping[str, Tensor], source: str | Path, **options: Any
 ) -> RetrievalMethod:
-    """Build a method with weights; if they do not fit, say of which method and head they are."""
+    """Build a method with weights; the error for others names their method and head."""
     try:
         return build_with_weights(method, state, source, **options)
     except InputError as error:

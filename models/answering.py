@@ -22,7 +22,7 @@ from utils.errors import InputError
 
 
 class AnswerHead(nn.Module):
-    """Classifies the answer from words and frames, HBI's from those of one level."""
+    """Classifies the answer from pooled words and frames; HBI has one head for each level."""
 
     def __init__(self, width: int, answers: int, dropout: float):
         super().__init__()
@@ -52,8 +52,7 @@ class AnswerHead(nn.Module):
 def pool(tokens: TokenSet, head: nn.Module, *, padding: bool = True) -> Float[Tensor, "A D"]:
     """Sum tokens by the softmax of their scores.
 
-    With `padding`, padding is scored and weighed like any other token, but adds nothing to the sum, as in the released
-    code; otherwise it is left out of the softmax.
+    With `padding`, padding takes part in the softmax but not in the sum, as in the released code.
     """
     score, valid = head(tokens.tokens).squeeze(-1), tokens.valid()  # (A, N)
     if not padding:
@@ -78,7 +77,7 @@ class AnswerMethod(RetrievalMethod):
 
     @abstractmethod
     def mixed_logits(self, text: TokensLike, video: TokensLike) -> Float[Tensor, "A C"]:
-        """Logits of the answers to questions, each about the video at its place."""
+        """Logits of the answers to questions, question i about video i."""
 
     @torch.no_grad()
     def answer(

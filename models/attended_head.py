@@ -1,4 +1,4 @@
-"""An answer head that looks: words of the question attend to the frames, instead of one vector for each side.
+"""An answer head with cross-attention from the words of the question to the frames.
 
 Dimension letters: A questions, N_t words, N_v frames, D width, C answers.
 """
@@ -13,7 +13,7 @@ HEADS = 8
 
 
 class AttendedHead(nn.Module):
-    """Classifies the answer from what each word of a level reads from the frames of that level."""
+    """Classifies the answer from the words of a level and what each of them attends to among the frames."""
 
     def __init__(self, width: int, answers: int, dropout: float):
         """Args: width: D, a multiple of 8; answers: C; dropout: probability, before the classifier."""

@@ -57,7 +57,7 @@ DEFAULTS = GameOptions()
 
 
 class Players(NamedTuple):
-    """Tokens of B pairs, zeros at padding: rows carry the weights of a half of the game, columns are searched."""
+    """Tokens of B pairs, 0 at padding: the N rows carry the weights, maxima run over the M columns."""
 
     sim: Float[Tensor, "B N M"]
     rows: Bool[Tensor, "B N"]
@@ -86,13 +86,12 @@ def exact_interaction(
 ) -> Float[Tensor, "B N_t N_v"]:
     """Banzhaf interaction by the closed form of each game, 0 at padding.
 
-    Computed in float32, or float64 where `token_sim` is, under autocast too. The standard game is exact for any scores
-    and differentiable with respect to `token_sim` and both scores. The released game carries no gradient; it is exact
-    where a side has at most 12 valid tokens, and otherwise draws `coalitions` for each token, for the one factor that
-    has no closed form.
+    Computed in float32 (float64 for float64 input), under autocast too. The standard game is exact and differentiable
+    in `token_sim` and both scores. The released game gives no gradient; it is exact where a side has at most 12 valid
+    tokens, and otherwise draws `coalitions` for each token, for the one factor without a closed form.
 
-    Labels take similarities times `LABEL_SCALE`; values at padding are ignored. Scores are those before the softmax in
-    "standard", softmax weights in "released". Bad players are a ValueError, see `models.coalitions.check_players`.
+    Scores are logits of the softmax in "standard", softmax weights in "released". Values at padding are ignored. Bad
+    players are a ValueError, see `models.coalitions.check_players`.
     """
     if coalitions < 1:
         raise ValueError(f"coalitions must be at least 1, not {coalitions}")
@@ -118,8 +117,7 @@ def exact_interaction_of_cosines(
 ) -> Float[Tensor, "B N_t N_v"]:
     """Exact interaction of true pairs in the standard game, scaled as the estimator's labels.
 
-    It needs no host-device sync, so it can be the teacher in every step of training. Scores are those before the
-    softmax; a mask of None masks no padding.
+    Needs no host-device sync. Scores are logits of the softmax; a mask of None masks no padding.
     """
     masks = (
         torch.ones_like(score) if mask is None else mask
@@ -184,7 +182,7 @@ def sampled_interaction(
 def _membership(
     players: Players, num: int, options: GameOptions
 ) -> tuple[Callable[[Int[Tensor, " C"]], tuple[Tensor, ...]], int]:
-    """A function from positions among all samples to who is a member, words and frames (C, B, N); samples per cell."""
+    """A function from sample numbers to membership of words and frames, (C, B, N) each; number of samples per cell."""
     (pairs, words, frames), device = players.sim.shape, players.sim.device
     if options.coalitions is not None:
         num = options.coalitions[0].shape[2]
@@ -207,7 +205,7 @@ def _membership(
 
 
 class BanzhafInteraction(nn.Module):
-    """Labels of the estimator for given sizes, as the published code makes them: sampled, on scaled similarities."""
+    """The estimator's labels as in the published code: sampled, for fixed sizes, on scaled similarities."""
 
     def __init__(self, t_len: int, v_len: int, num: int, *, game: str = "released"):
         """Args: t_len, v_len: N_t, N_v; num: sampled coalitions per cell; game: "released" or "standard"."""

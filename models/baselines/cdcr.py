@@ -13,7 +13,7 @@ from models.encoder import Tokens
 from utils.gather import gather_shards, shard
 
 Match = tuple[Tensor, Tensor, Tensor | float]
-"""Unit features that belong together, (M, D) each, and the share that each of the M pairs has of the correlation."""
+"""Matching unit features, (M, D) each, and the weight of each of the M pairs in the correlation."""
 
 
 def correlation(own: Tensor, match: Tensor, share: Tensor | float, *, over_samples: bool) -> Tensor:
@@ -32,13 +32,9 @@ def random_matches(text: Tokens, video: Tokens) -> list[Match]:
 
 
 def best_matches(text: Tokens, video: Tokens, weights: tuple[Tensor, Tensor] | None, *, padding: bool) -> list[Match]:
-    """Every word with its best frame, and every frame with its best word.
+    """Every word with its best frame, every frame with its best word; token `weights` of None are equal.
 
-    Args:
-        text: B texts.
-        video: the video of each.
-        weights: (B, N_t) and (B, N_v), what tokens count; None: all the same.
-        padding: see `Recipe.padding_in_cdcr`.
+    For `padding` see `Recipe.padding_in_cdcr`.
     """
     words, frames = (F.normalize(x.tokens, dim=-1) for x in (text, video))
     outside = (text.mask.unsqueeze(2) * video.mask.unsqueeze(1)) == 0  # (B, N_t, N_v)

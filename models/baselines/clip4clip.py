@@ -117,7 +117,7 @@ class CLIP4Clip(RetrievalMethod):
 
     @classmethod
     def recognises(cls, state: Mapping[str, Tensor]) -> bool:
-        """Whether a checkpoint has nothing but CLIP, a temporal encoder, and a pair encoder in its place."""
+        """Whether a checkpoint has CLIP and at most a temporal encoder and a pair encoder."""
         parts = {name.partition(".")[0] for name in state}
         return "clip" in parts and parts <= {"clip", "frame_position_embeddings", "transformerClip", "lstm_visual"} or (
             parts == {"clip", "cross", "similarity_dense"}
@@ -125,7 +125,7 @@ class CLIP4Clip(RetrievalMethod):
 
     @classmethod
     def options_of_state(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Header and patches that the keys of a checkpoint have."""
+        """`sim_header` and `linear_patch` from the keys of a checkpoint."""
         options = {"linear_patch": "3d" if "clip.visual.conv2.weight" in state else "2d"}
         if layers := layers_of(state):
             return options | {"sim_header": "tightTransf", "cross_num_hidden_layers": layers}
@@ -171,13 +171,9 @@ class CLIP4Clip(RetrievalMethod):
 
 
 def cosine_with_mean(text: Tokens, video: Tokens, dtype: torch.dtype, *, unit_frames: bool) -> Tensor:
-    """Cosine (A, B) of every sentence vector with the mean of every video's valid frames.
+    """Cosine (A, B) of every sentence vector with the mean of every video's valid frames; 0 without valid frames.
 
-    Args:
-        text: A texts.
-        video: B videos; one without a valid frame has cosine 0.
-        dtype: of the matrix product.
-        unit_frames: average unit vectors.
+    `dtype` is that of the matrix product; `unit_frames` averages unit vectors.
     """
     sentence = F.normalize(text.last(), dim=-1).to(dtype)
     return (sentence @ mean_frame(video, unit_frames=unit_frames).to(dtype).mT).float()

@@ -16,7 +16,7 @@ from utils.gather import gather_features, shard
 
 LAYERS = 4
 WIDTHS = 18
-"""Tokens' worth of memory that a token takes in a block."""
+"""Memory of a token in a block, in multiples of the token's own."""
 CPU_MEMORY = 64 * 2**20
 """Bytes of a block on the CPU, where larger ones are slower."""
 NAMES = (
@@ -30,7 +30,7 @@ NAMES = (
 
 
 class PairEncoder(nn.Module):
-    """Scores every pair by itself; the score is no cosine and has no bounds."""
+    """Scores every pair; the score is not a cosine and is unbounded."""
 
     def __init__(self, width: int, layers: int = LAYERS, positions: int = POSITIONS, dropout: float = 0.1):
         """Args: width: D; layers: blocks; positions: most tokens, one text and the frames; dropout: in training."""
@@ -67,11 +67,7 @@ class PairEncoder(nn.Module):
     def similarity(self, text: Tokens, video: Tokens, memory: int | None, dtype: torch.dtype = torch.float32) -> Tensor:
         """Score every text with every video in blocks, videos of one length together: float32 (A, B).
 
-        Args:
-            text: A texts.
-            video: B videos.
-            memory: bytes that a block may take, at least those of one pair; None: all pairs in one.
-            dtype: of the matrix products.
+        A block takes `memory` bytes, at least one pair; None: all pairs in one. `dtype` is that of the products.
         """
         if video.mask.shape[1] > self.max_frames:
             raise ValueError(f"{video.mask.shape[1]} frames, but position embeddings for {self.max_frames}")
@@ -86,7 +82,7 @@ class PairEncoder(nn.Module):
         return sim.index_select(1, order.argsort())
 
     def sharded(self, text: Tokens, video: Tokens, memory: int) -> Tensor:
-        """`similarity` of gathered texts and videos, of which each process scores its shard of the texts."""
+        """`similarity` of gathered texts and videos; each process scores its shard of the texts."""
         sim = self.similarity(Tokens(shard(text.tokens), shard(text.mask)), video, memory)
         return gather_features(sim, exact=True)
 

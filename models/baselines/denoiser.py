@@ -32,14 +32,14 @@ class Conditions(NamedTuple):
 
 
 def sinusoids(width: int) -> Tensor:
-    """Table of positions: (POSITIONS, 1, D), sines in even columns, cosines in odd ones."""
+    """Position table (POSITIONS, 1, D): sines in even columns, cosines in odd ones."""
     rate = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
     angle = torch.arange(POSITIONS).unsqueeze(1) * rate
     return torch.stack([angle.sin(), angle.cos()], dim=2).view(POSITIONS, 1, width)
 
 
 class TimeEmbedding(nn.Module):
-    """Step numbers to vectors."""
+    """Embeds step numbers."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -54,8 +54,8 @@ class TimeEmbedding(nn.Module):
 class Denoiser(nn.Module):
     """Attention of each query over its candidates, to whose logits the noisy distribution is added.
 
-    All layers before the softmax and the decoder's first are linear, so what they make of queries and candidates is
-    computed once for all steps, and the step's embedding is added afterwards.
+    Layers before the softmax, and the decoder's first, are linear: queries and candidates are projected once for all
+    steps, and the step's embedding is added afterwards.
     """
 
     def __init__(self, width: int):
@@ -68,26 +68,20 @@ class Denoiser(nn.Module):
         self.decoder = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.ReLU(), nn.Linear(2 * width, 1))
 
     def condition(self, query: Tensor, candidates: Tensor) -> Conditions:
-        """Make queries (n, 1 or K, D) and their candidates (n, K, D) ready for `forward`."""
+        """Project queries (n, 1 or K, D) and their candidates (n, K, D) for `forward`."""
         query, key = self.query(query), self.key(candidates)
         from_candidate = self.decoder[0].weight[:, candidates.shape[2] :]
         hidden = F.linear(candidates, from_candidate, self.decoder[0].bias)
         return Conditions(query, key, self.value(candidates), (query * key).sum(dim=2), hidden)
 
     def forward(self, x: Tensor, steps: Tensor, conditions: Conditions) -> Tensor:
-        """Predict the distribution without noise.
+        """Predict the clean distribution (n, K) from a noisy one x (n, K), in which -inf leaves a candidate out.
 
-        Args:
-            x: noisy distribution (n, K); -inf leaves a candidate out.
-            steps: (n,), or (1,) for all.
-            conditions: see `condition`.
-
-        Returns:
-            (n, K).
+        `steps` are (n,), or (1,) for all.
         """
         time = self.time(steps)
         query, key, value = (layer(time).unsqueeze(2) for layer in (self.query, self.key, self.value))
-        # The product of the step's own query and key is the same for all candidates, and so not needed.
+        # The product of the step's query and key is the same for all candidates: the softmax ignores it.
         logits = conditions.logits + (conditions.key @ query + conditions.query @ key).squeeze(2)
         weight = (logits + x).softmax(dim=1)
         attended = self.project((weight.unsqueeze(1) @ conditions.value).squeeze(1) + value.squeeze(2))

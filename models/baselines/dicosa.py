@@ -22,7 +22,7 @@ from utils.arguments import AMOUNT, COUNT, add_switch
 from utils.schema import Amount, Size
 
 CPU_MEMORY = 8 * 2**20
-"""Maximum bytes of a block in evaluation on the CPU, whose caches it should fit."""
+"""Maximum bytes of a block in evaluation on the CPU, so that it fits the caches."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,7 @@ class DiCoSAOptions(MethodOptions):
         temp: temperature of the frames' softmax; every published command says 3, the released default is 5.
         alpha, beta: weights of the correlation of equal and of different concepts.
         qbnorm: evaluate after QB-Norm with the training pairs as banks, as published.
-        t2v_k, v2t_k: a bank's query finds its k best targets.
-        t2v_theta, v2t_theta: bank queries that must find a target which is normalised.
-        t2v_beta, v2t_beta: sharpness of the normalisation; 50 in the published command for ActivityNet.
+        t2v_*, v2t_*: see `utils.post_processing.query_bank_norm`; beta is 50 in the published command for ActivityNet.
     """
 
     center: Size = 8
@@ -53,13 +51,11 @@ class DiCoSAOptions(MethodOptions):
 
 
 class _Videos(NamedTuple):
-    """What does not depend on the text.
+    """Frames (B, N_v, C, d), mask (B, N_v), and what does not depend on the text.
 
     Attributes:
-        frames: (B, N_v, C, d).
-        mask: (B, N_v).
         gram: (B, C, N_v, N_v), products of the frames of each concept.
-        hidden: (B, N_v, C * 4d), their part of the hidden layer of the concept weights.
+        hidden: (B, N_v, C * 4d), the frames' part of the hidden layer of the concept weights.
     """
 
     frames: Tensor
@@ -76,7 +72,7 @@ class DiCoSA(RetrievalMethod):
     released_name = staticmethod(released_name)
 
     def build(self) -> None:
-        """Make the head that weighs a concept, one for all."""
+        """Make the head that weighs concepts, shared by all of them."""
         width, concepts = self.clip.config.embed_dim, self.options.center
         if width % concepts:
             raise ValueError(f"center {concepts} does not divide the width {width}")
@@ -143,7 +139,7 @@ class DiCoSA(RetrievalMethod):
         self, text: TokensLike, video: TokensLike, *, memory: int | None = SIMILARITY_MEMORY,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:  # fmt: skip
-        """Similarity (A, B): sum over concepts of their weight times their cosine, not bounded by 1."""
+        """Similarity (A, B): sum over concepts of weight times cosine, not bounded by 1."""
         width, frames = video[0].shape[2], video[0].shape[1]
         sentences = Tokens(Tokens(*text).last(), text[1].any(dim=1))
         if memory and self.device.type == "cpu" and not torch.is_grad_enabled():
@@ -162,8 +158,8 @@ class DiCoSA(RetrievalMethod):
     def _compare(self, text: Tokens, video: _Videos) -> Tensor:
         """Similarity (A, B) without the pooled videos (A, B, D).
 
-        The pooled video is linear in its frames, so its products with the text and its part of the hidden layer are
-        weighted sums of the frames', and its length follows from the frames' products with each other.
+        The pooled video is linear in its frames, so products and hidden layer are weighted sums of those of the frames,
+        and its length follows from `gram`.
         """
         concepts = text.tokens.unflatten(1, (self.options.center, -1))  # (A, C, d)
         products = torch.einsum("acd,bfcd->bacf", concepts, video.frames)
@@ -183,7 +179,7 @@ class DiCoSA(RetrievalMethod):
     def losses(
         self, text: Tokens, video: Tokens, video_ids: Tensor, labels: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Contrastive terms, and how far concepts are from correlating with themselves alone."""
+        """Contrastive terms, and the distance of the concepts' correlation from the identity."""
         correlation = self.correlation(text, video)
         on_diag = (correlation.diagonal() - 1).square().sum()
         off_diag = correlation.square().sum() - correlation.diagonal().square().sum()

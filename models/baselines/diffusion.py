@@ -1,4 +1,4 @@
-"""Diffusion of a distribution over candidates: schedules, noising, and sampling without noise.
+"""Diffusion of a distribution over candidates: schedules, added noise, deterministic sampling (DDIM).
 
 Dimension letters: n queries, K candidates, T steps.
 Source: DDPM, arXiv 2006.11239; cosine schedule, arXiv 2102.09672; DDIM, arXiv 2010.02502.
@@ -35,11 +35,7 @@ def betas(schedule: str, steps: int) -> Tensor:
 
 
 class Diffusion:
-    """A noise schedule of T steps, and the sampler over it.
-
-    Attributes:
-        signal: float64 (T,), share of the signal's variance that is left after each step.
-    """
+    """A noise schedule of T steps, and its sampler; `signal`, float64 (T,): variance of the signal after each step."""
 
     def __init__(self, schedule: str, steps: int):
         self.signal = (1 - betas(schedule, steps)).cumprod(dim=0)
@@ -57,11 +53,9 @@ class Diffusion:
         return math.sqrt(before) * x_start + math.sqrt(1 - before) * noise
 
     def sample(self, predict: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
-        """Sample a distribution (n, K), within [-1, 1].
+        """Sample a distribution (n, K), within [-1, 1], from Gaussian noise x (n, K).
 
-        Args:
-            predict: x (n, K) and step (1,) -> prediction of x_start (n, K).
-            x: Gaussian noise (n, K).
+        `predict` takes x (n, K) and a step (1,) and predicts x_start (n, K).
         """
         for step in reversed(range(len(self.signal))):
             x_start = predict(x, torch.tensor([step], device=x.device)).clamp(-1, 1)

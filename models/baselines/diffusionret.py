@@ -1,4 +1,4 @@
-"""DiffusionRet: a diffusion model over the candidates that a discriminative model finds.
+"""DiffusionRet: a diffusion model reranks the candidates that a discriminative model finds.
 
 Dimension letters: A texts, B videos or pairs, N_v frames, D width, n queries of a block, K candidates.
 Source: DiffusionRet, arXiv 2303.09867 (ICCV 2023), in the form of the released code (see `models.recipe`).
@@ -37,7 +37,7 @@ logger = logging.getLogger("hbi")
 
 
 class DiffusionRet(RetrievalMethod):
-    """Text-video retrieval by a discriminative stage and a generative one that ranks its candidates again."""
+    """Text-video retrieval by a discriminative stage, and a generative stage that reranks its candidates."""
 
     method = "diffusionret"
     Options = DiffusionRetOptions
@@ -76,12 +76,12 @@ class DiffusionRet(RetrievalMethod):
 
     @classmethod
     def options_of_state(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """The stage that a checkpoint comes from."""
+        """The stage of a checkpoint."""
         generates = any(name.startswith(DENOISERS) for name in state)
         return {"stage": "generation" if generates else "discrimination"}
 
     def complete(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Add denoisers at their start to the weights of the discriminative stage."""
+        """Add untrained denoisers to the weights of the discriminative stage."""
         if not self.generates or any(name.startswith(DENOISERS) for name in state):
             return state
         logger.info("the denoisers start at random: the checkpoint is of the discriminative stage")

@@ -18,17 +18,17 @@ class DiffusionRetOptions(MethodOptions):
     """Keywords of `models.baselines.diffusionret.DiffusionRet`.
 
     Attributes:
-        stage: "discrimination" trains the encoder; "generation" the denoisers, on its frozen result.
+        stage: "discrimination" trains the encoder; "generation" trains the denoisers on the frozen encoder.
         diffusion_steps: T, in training and evaluation alike; every published command says 50.
         noise_schedule: "cosine" or "linear".
         temp: temperature of the pooling of frames by a text.
         d_temp: factor of the denoised distribution in the cross-entropy.
         neg: value of the negatives in the distribution to be denoised, 0 or -1.
         num: hardest negatives of a training pair, fewer than the pairs of a batch over all processes.
-        t2v_num, v2t_num: candidates that evaluation ranks again.
+        t2v_num, v2t_num: candidates that evaluation reranks.
         t2v_temp, v2t_temp: factor of the sampled distribution before its softmax.
         t2v_alpha, v2t_alpha: weight of that softmax next to the similarity.
-        moment: decay of the average of the weights that is evaluated next to the weights themselves.
+        moment: decay of the moving average of the weights, which is evaluated as well.
     """
 
     stage: str = "generation"
@@ -99,11 +99,7 @@ def diffusionret_options_from(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_num(num: int, batch: int) -> None:
-    """Refuse more negatives than a batch of pairs has.
-
-    Raises:
-        InputError: `num` is not below `batch`.
-    """
+    """Raise an InputError unless `num` negatives are fewer than the pairs of a batch."""
     if num >= batch:
         raise InputError(
             f"--num {num}: a batch of {batch} pairs has {batch - 1} negatives; "

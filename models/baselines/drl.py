@@ -38,8 +38,8 @@ class DRLOptions(MethodOptions):
         interaction: "dp" (sentence, mean frame), "xti" (transformer of a pair), "ti" (best matches), "wti" (weighted).
         wti_arch: layers of the heads of "wti", 1 to 3.
         cross_num_hidden_layers: blocks of the pair encoder of "xti".
-        cdcr: which samples are decorrelated: 0 none, 1 one random word and frame of each pair, 2 every token with its
-            best match, 3 the same, weighted; for "dp" all but 0 mean sentence and mean frame; "xti" has none.
+        cdcr: samples of the decorrelation: 0 none, 1 one random word and frame of each pair, 2 every token with its
+            best match, 3 the same, weighted; with "dp" 1 to 3 all take sentence and mean frame; "xti" has none.
         cdcr_alpha1, cdcr_alpha2: weights of equal and of different channels; published 0.11 to 0.16 and 0.
         cdcr_lambda: weight in the loss.
     """
@@ -86,10 +86,10 @@ class DRL(RetrievalMethod):
             self.tokens.apply(init_normal)
 
     def freeze(self) -> None:
-        """Nothing is frozen, the patch convolution neither."""
+        """Freeze nothing, as released."""
 
     def released_name(self, name: str) -> str:
-        """Spell a name as the released checkpoints do; a head of one layer has no number there."""
+        """Spell a name as in released checkpoints, where a head of one layer has no number."""
         name = released_name(name)
         return name.replace("_weight_fc.0.", "_weight_fc.") if self.options.wti_arch == 1 else name
 
@@ -111,7 +111,7 @@ class DRL(RetrievalMethod):
 
     @classmethod
     def recognises(cls, state: Mapping[str, Tensor]) -> bool:
-        """Whether a checkpoint has DRL's heads, which end at the width they begin with, or its two transformers."""
+        """Whether a checkpoint has DRL's heads, whose last layer is as wide as the first, or its two transformers."""
         heads = "text_weight_fc.weight" in state or "text_weight_fc.0.weight" in state
         if heads and not any(name.startswith("banzhafteacher.") for name in state):
             first = state.get("text_weight_fc.0.weight")
@@ -120,14 +120,14 @@ class DRL(RetrievalMethod):
 
     @classmethod
     def options_of_state(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Interaction and depth of its heads, where the keys of a checkpoint say them."""
+        """Interaction and depth of its heads, where the keys of a checkpoint determine them."""
         if layers := layers_of(state):
             return {"interaction": "xti", "cross_num_hidden_layers": layers}
         heads = sum(name.startswith("text_weight_fc.") and name.endswith("weight") for name in state)
         return {"interaction": "wti", "wti_arch": heads} if heads else {}
 
     def text_tokens(self, ids: Tensor, text_mask: Tensor) -> Tensor:
-        """See `TokenEncoder.text_tokens`; by the recipe padding sees padding, and may enter CDCR."""
+        """See `TokenEncoder.text_tokens`; the recipe may let padding attend to padding, and enter CDCR."""
         visible = torch.ones_like(text_mask) if self.recipe.padding_in_cdcr else text_mask
         return super().text_tokens(ids, visible)
 
@@ -179,7 +179,7 @@ class DRL(RetrievalMethod):
         return gather_features(tensor, exact=self.recipe.exact_gather or self.pairs is not None)
 
     def matches(self, text: Tokens, video: Tokens, weights: tuple[Tensor, Tensor] | None) -> list[Match]:
-        """Features of true pairs that are decorrelated; `weights` are those of the tokens, None for dp."""
+        """Features of true pairs for CDCR; `weights` are those of the tokens, None for dp."""
         if weights is None:
             mean = mean_frame(video, unit_frames=self.recipe.unit_frames_in_mean)
             return [(F.normalize(text.last(), dim=-1), mean, 1 / len(mean))]

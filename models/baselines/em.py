@@ -27,7 +27,7 @@ class EMOptions(MethodOptions):
     Attributes:
         centerK: K, bases.
         stage_num: steps of expectation and maximisation.
-        momentum: share of the bases' start that a training batch leaves.
+        momentum: share of the bases' start that is kept in a training step.
         lamd: temperature of the assignment of channels to bases.
         beta: weight of the reconstruction, which is added to the features.
     """
@@ -40,21 +40,21 @@ class EMOptions(MethodOptions):
 
 
 class EMMethod(RetrievalMethod):
-    """A method with bases; its buffer `mu` (1, K) is what they start from."""
+    """A method with bases; they start from the buffer `mu` (1, K)."""
 
     method = "emcl"
     optional = frozenset({STATE})
     released_name = staticmethod(released_name)
 
     def build(self) -> None:
-        """Draw what the bases start from, always the same, as released checkpoints lack it: all but 1 or -1 each."""
+        """Draw the start of the bases, always the same, as released checkpoints lack it: values near 1 or -1."""
         draw = torch.randn(1, self.options.centerK, generator=torch.Generator().manual_seed(0))
         draw *= (2 / self.options.centerK) ** 0.5
         self.register_buffer(STATE, draw / (EPS + draw.abs()))
 
     @property
     def unsaved(self) -> frozenset[str]:
-        """Buffers that checkpoints are written without, by the recipe."""
+        """Buffers that checkpoints do not hold, by the recipe."""
         return self.optional if self.recipe.em_state_unsaved else frozenset()
 
     def reconstruct(self, rows: Tensor) -> Tensor:
@@ -71,13 +71,7 @@ class EMMethod(RetrievalMethod):
 
 @torch.no_grad()
 def expectation_maximization(rows: Tensor, start: Tensor, *, stages: int, lamd: float) -> tuple[Tensor, Tensor]:
-    """Find bases of features whose channels are the data points.
-
-    Args:
-        rows: (M, D), D points in M dimensions.
-        start: (1, K).
-        stages: steps.
-        lamd: temperature of the assignment.
+    """Find bases of features: the channels of `rows` (M, D) are D data points in M dimensions.
 
     Returns:
         Bases (M, K) of length 1, and the last assignment (D, K), normalised over the channels.

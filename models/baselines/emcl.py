@@ -60,7 +60,7 @@ class EMCL(EMMethod):
 
     @classmethod
     def recognises(cls, state: Mapping[str, Tensor]) -> bool:
-        """Whether a checkpoint has the bases of EMCL, or its answer head; without both keys do not say."""
+        """Whether a checkpoint has the bases of EMCL, or its answer head; without both its keys are CLIP4Clip's."""
         return STATE in state or "mean_proj.weight" in state
 
     @classmethod
@@ -79,7 +79,7 @@ class EMCL(EMMethod):
         self, text: TokensLike, video: TokensLike, *,
         memory: int | None = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32,
     ) -> Tensor:  # fmt: skip
-        """Cosine (A, B) of sentence and pooled video; by the recipe both are reconstructed, block by block."""
+        """Cosine (A, B) of sentence and pooled video; the recipe may reconstruct both, block by block."""
         sentences, video = Tokens(*text).sentences(), Tokens(*video)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
             if not self.recipe.em_in_evaluation:
@@ -97,7 +97,7 @@ class EMCL(EMMethod):
         return contrastive(sim, self.scale, self.positives(video_ids))
 
     def frame_weights(self, sentence: Tensor, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Products of sentences (A, D) with frames (B, N_v, D), and the weights made of them: (A, B, N_v) each."""
+        """Products of sentences (A, D) with frames (B, N_v, D), and their softmax: (A, B, N_v) each."""
         scores = torch.einsum("ad,bnd->abn", sentence, frames)
         return scores, frame_weights(scores, mask, self.options.temp, padding=self.recipe.padding_in_pooling)
 
@@ -111,7 +111,7 @@ class EMCL(EMMethod):
         return torch.einsum("ad,abd->ab", sentence, pooled.view(texts, videos, -1))
 
     def _compare(self, text: Tokens, video: _Videos) -> Tensor:
-        """Cosine (A, B) without the pooled videos (A, B, D): product and length follow from those of the frames."""
+        """Cosine (A, B) without the pooled videos (A, B, D), from products of the frames."""
         scores, weight = self.frame_weights(text.tokens, video.frames, video.mask)
         length = torch.einsum("abn,bnm,abm->ab", weight, video.gram, weight).clamp(min=0).sqrt()
         product = (scores * weight).sum(dim=2)

@@ -1,4 +1,4 @@
-"""EMCL for question answering: one answer head, and questions drawn to their videos from common bases.
+"""EMCL for question answering: an answer head, and a contrastive loss of reconstructed questions and videos.
 
 Dimension letters: A questions, N tokens, D width, C answers.
 Source: arXiv 2211.11427, in the form of the released code, there called EMCL-QA.
@@ -44,7 +44,7 @@ class EMCLQA(AnswerMethod, EMMethod):
     weights = {"answer_ce": 1.0, "ce_t2v": 0.25, "ce_v2t": 0.25}
 
     def build(self) -> None:
-        """Make the answer head, and a linear layer behind the temporal encoder."""
+        """Make the answer head, and a linear layer after the temporal encoder."""
         super().build()
         width = self.clip.config.embed_dim
         if not isinstance(self.temporal, SequenceTransformer):
@@ -69,7 +69,7 @@ class EMCLQA(AnswerMethod, EMMethod):
         add_em_arguments(parser, EMCLQAOptions())
 
     def text_tokens(self, ids: Tensor, text_mask: Tensor) -> Tensor:
-        """See `TokenEncoder.text_tokens`; by the recipe padding sees padding, and the head scores it."""
+        """See `TokenEncoder.text_tokens`; the recipe may let padding attend to padding, and be scored by the head."""
         visible = torch.ones_like(text_mask) if self.recipe.padding_in_pooling else text_mask
         return super().text_tokens(ids, visible)
 
@@ -81,9 +81,9 @@ class EMCLQA(AnswerMethod, EMMethod):
     def losses(
         self, text: Tokens, video: Tokens, video_ids: Tensor, labels: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Cross-entropy of the answers (A,), and the contrastive terms of questions and videos, reconstructed.
+        """Cross-entropy of the answers (A,), and contrastive terms of reconstructed questions and videos.
 
-        Features are gathered once; the released code gathers them twice, and so counts a pair once for each process.
+        Features are gathered once; the released code gathers them twice, and counts a pair once for each process.
         """
         scene, question = self.project(text, video)
         scenes, questions = F.normalize(self.reconstruct(torch.cat([scene, question])), dim=1).chunk(2)

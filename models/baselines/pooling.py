@@ -10,16 +10,10 @@ from models.interaction import PADDED_SCORE
 
 
 def frame_weights(scores: Tensor, mask: Tensor, temp: float, *, padding: bool) -> Tensor:
-    """Weight of each frame in the pooled video.
+    """Weight of each frame in the pooled video, 0 at padding: softmax of scores (..., N_v) / temp.
 
-    Args:
-        scores: (..., N_v), products of the sentence vector and the frames.
-        mask: broadcastable to the scores, 1 for valid frames.
-        temp: divides the scores.
-        padding: padded frames take part in the softmax, so that the weights of the valid ones do not add up to 1.
-
-    Returns:
-        (..., N_v), 0 at padding.
+    `mask` is broadcastable to the scores. With `padding`, padded frames take part in the softmax, and the weights of
+    valid ones do not sum to 1.
     """
     if not padding:
         scores = scores.masked_fill(mask == 0, PADDED_SCORE)
