@@ -21,7 +21,7 @@ KeysValues = tuple[Tensor, Tensor]
 
 
 class Cache(NamedTuple):
-    """Of each block, keys and values of the M memory tokens, whose mask is (B, 1, 1, M), and of the words so far."""
+    """Keys and values of each block: of the M memory tokens, with mask (B, 1, 1, M), and of the words so far."""
 
     memory: list[KeysValues]
     mask: Tensor
@@ -37,7 +37,7 @@ class Cache(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """Attributes: hidden: (B, n, W); attention: (B, n, M), over the memory, sums to 1; cache: with these words."""
+    """Attributes: hidden: (B, n, W); attention: (B, n, M) over the memory, sums to 1; cache: with the new words."""
 
     hidden: Tensor
     attention: Tensor
@@ -45,7 +45,7 @@ class Decoded(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose keys and values are computed apart from its queries, so that they can be kept."""
+    """Multi-head attention with separate keys and values, so that they can be cached."""
 
     def __init__(self, width: int, key_width: int):
         super().__init__()
@@ -58,7 +58,7 @@ class Attention(nn.Module):
         return self.key_value(x).unflatten(-1, (2, -1, HEAD_WIDTH)).transpose(1, 3).unbind(2)
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend from words (B, n, W) to what `mask` shows them: (B, n, W), and the weights, their mean over heads."""
+        """Attend from words (B, n, W) to the tokens in `mask`: (B, n, W), and the weights, averaged over heads."""
         query = self.query(x).unflatten(-1, (-1, HEAD_WIDTH)).transpose(1, 2)  # (B, H, n, 64)
         logits = query @ keys.mT / HEAD_WIDTH**0.5
         weights = logits.masked_fill(~mask, -torch.inf).softmax(dim=-1)  # (B, H, n, tokens)
@@ -66,7 +66,7 @@ class Attention(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Pre-norm self-attention over the words, cross-attention over the memory, and a perceptron."""
+    """Pre-norm self-attention over the words, cross-attention over the memory, MLP."""
 
     def __init__(self, width: int, memory_width: int, dropout: float):
         super().__init__()
@@ -78,7 +78,7 @@ class DecoderBlock(nn.Module):
     def forward(
         self, x: Tensor, past: KeysValues, memory: KeysValues, causal: Tensor, mask: Tensor
     ) -> tuple[Tensor, KeysValues, Tensor]:
-        """Map words (B, n, W) after `past` ones; with the keys and values of all words, and weights (B, n, M)."""
+        """Map words (B, n, W) that follow `past`; also returns keys and values of all words, and weights (B, n, M)."""
         normed = self.norm(x)
         pairs = zip(past, self.attention.keys_values(normed), strict=True)
         words = tuple(torch.cat(pair, dim=2) for pair in pairs)  # (B, H, N, 64)
@@ -89,14 +89,13 @@ class DecoderBlock(nn.Module):
 
 
 class CaptionDecoder(nn.Module):
-    """Reads the tokens of the first levels of a video, and gives the logits of the next word.
+    """Maps the tokens of the first levels of a video, and the words so far, to the logits of the next word.
 
-    Vocabulary, word embeddings and positions start as CLIP's; the output is tied to the embeddings. What it reads never
-    depends on a caption.
+    Word embeddings and positions are initialised from CLIP; the output layer is tied to the embeddings.
     """
 
     def __init__(self, clip: CLIP, *, levels: int, layers: int, dropout: float):
-        """Args: clip: whose vocabulary; levels: whose tokens are read, from entity upwards; layers: blocks."""
+        """Args: clip: gives the vocabulary; levels: number of levels read, from entity upwards; layers: blocks."""
         super().__init__()
         width, memory_width = clip.config.text_width, clip.config.embed_dim
         self.start, self.end = clip.config.vocabulary - 2, clip.config.vocabulary - 1
@@ -109,7 +108,7 @@ class CaptionDecoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def read(self, videos: Sequence[TokenSet]) -> Cache:
-        """The cache before the first word, of B videos at each level."""
+        """Make the cache before the first word from the tokens of B videos at each level."""
         pairs = zip(videos, self.level_vectors, strict=True)
         memory = self.memory_norm(torch.cat([video.tokens + vector for video, vector in pairs], dim=1))  # (B, M, D)
         mask = torch.cat([video.valid() for video in videos], dim=1).bool()
@@ -118,7 +117,7 @@ class CaptionDecoder(nn.Module):
         return Cache(seen, mask.unsqueeze(1).unsqueeze(1), [(empty, empty)] * len(self.blocks))
 
     def forward(self, ids: Tensor, cache: Cache) -> Decoded:
-        """Decode words, int64 (B, n), that follow those in the cache: one at a time, or all in training."""
+        """Decode words, int64 (B, n), that follow those in the cache."""
         done = cache.words[0][0].shape[2]
         count = ids.shape[1]
         causal = torch.ones(count, done + count, dtype=torch.bool, device=ids.device).tril(done)
@@ -135,7 +134,7 @@ class CaptionDecoder(nn.Module):
         return F.linear(hidden, self.embedding.weight)
 
     def step(self, ids: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """Log-probabilities of the next word (B, V) after one more word (B,), the start token excluded; new cache."""
+        """Add a word (B,); log-probabilities of the next one (B, V), the start token excluded, and the new cache."""
         decoded = self(ids.unsqueeze(1), cache)
         logits = self.logits(decoded.hidden.squeeze(1))
         logits[:, self.start] = -torch.inf

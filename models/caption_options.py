@@ -17,7 +17,7 @@ class CaptioningOptions(HBIOptions):
         decoder_layers: blocks of the decoder.
         dropout: probability, in the decoder.
         label_smoothing: share of the target that is spread over the vocabulary.
-        retrieval_weight: of HBI's own losses next to the captions'; 0: they are not computed.
+        retrieval_weight: of HBI's own losses in the sum with the captions'; 0: they are not computed.
     """
 
     decoder_layers: int = 2

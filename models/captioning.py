@@ -32,7 +32,7 @@ DECODER = "decoder."
 
 @dataclass(frozen=True)
 class DescribedWord:
-    """A word, its probability given those before it, and by level its weight of each token: all sum to 1."""
+    """A word, its probability given the words before, and by level its attention to each token: all sum to 1."""
 
     word: str
     probability: float
@@ -41,7 +41,7 @@ class DescribedWord:
 
 @dataclass(frozen=True)
 class Description:
-    """What a model says of a video, and by level the frames, from 0, that each token stands for."""
+    """A generated caption, and by level the numbers of the frames, from 0, that were merged into each token."""
 
     caption: str
     words: list[DescribedWord]
@@ -49,7 +49,7 @@ class Description:
 
 
 class HBICaptioning(HBI):
-    """Captions of videos, written from the tokens of the trained levels; HBI's own losses are optional."""
+    """Video captioning from the tokens of the trained levels; HBI's own losses are optional."""
 
     Options = CaptioningOptions
     add_arguments = staticmethod(add_captioning_arguments)
@@ -63,7 +63,7 @@ class HBICaptioning(HBI):
         self.decoder = CaptionDecoder(self.clip, **sizes, dropout=options.dropout)
 
     def freeze(self) -> None:
-        """Without HBI's own losses nothing of the text side is trained."""
+        """Freeze the text side if HBI's own losses are off."""
         super().freeze()
         if not self.options.retrieval_weight:
             merges = (level.video_merge for level in self.levels[1 : self.options.trained_levels])
@@ -74,7 +74,7 @@ class HBICaptioning(HBI):
 
     @classmethod
     def options_of_state(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Keywords that the keys of a checkpoint determine: with a decoder also its sizes."""
+        """See `RetrievalMethod.options_of_state`; with a decoder also its sizes."""
         found = super().options_of_state(state)
         if has_decoder(state):
             blocks = {name.split(".")[2] for name in state if name.startswith(f"{DECODER}blocks.")}
@@ -82,7 +82,7 @@ class HBICaptioning(HBI):
         return found
 
     def complete(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Add a decoder at its start to the weights of a retrieval model."""
+        """Add an untrained decoder to the weights of a retrieval model."""
         state = super().complete(state)
         if has_decoder(state):
             return state
@@ -113,9 +113,9 @@ class HBICaptioning(HBI):
         return list(self.token_sets(video, "video", self.options.trained_levels))
 
     def caption_loss(self, ids: Tensor, mask: Tensor, videos: Sequence[TokenSet]) -> Tensor:
-        """Cross-entropy of the next token, with label smoothing, mean over all captions' tokens and end tokens.
+        """Cross-entropy with label smoothing of the next token, averaged over all captions' tokens and end tokens.
 
-        Each process decodes its shard. Padding is told from token 0, which is "!", by the mask (A, N_t).
+        Each process decodes its shard. The mask (A, N_t) distinguishes padding from token 0, which is "!".
         """
         ids, mask = shard(ids), shard(mask)
         videos = [own_shard(tokens) for tokens in videos]
@@ -129,7 +129,7 @@ class HBICaptioning(HBI):
     @torch.no_grad()
     @full_precision
     def generate(self, video: Tokens, *, beams: int = 5, max_words: int = 32, exponent: float = 1.0) -> Beams:
-        """Write captions of at most `max_words` tokens, ends included, of B videos; see `beam_search`.
+        """Generate captions of B videos, of at most `max_words` tokens, ends included; see `beam_search`.
 
         Raises:
             InputError: more tokens than the decoder has positions for.
@@ -144,7 +144,7 @@ class HBICaptioning(HBI):
 
     @torch.no_grad()
     def describe(self, video: str | Path, *, beams: int = 5, max_words: int = 32, **sampling: Any) -> Description:
-        """Say what happens in a video file, and which frames each word attended to; `sampling` as for `encode_video`.
+        """Caption a video file, with each word's attention to the frames; `sampling` as for `encode_video`.
 
         Raises:
             InputError: the file is missing or cannot be decoded.
@@ -154,7 +154,7 @@ class HBICaptioning(HBI):
         return self.explain(best.ids[0], best.log_probs[0], self.memory_sets(tokens))
 
     def explain(self, ids: Tensor, log_probs: Tensor, videos: Sequence[TokenSet]) -> Description:
-        """What was written of one video (L,), word by word."""
+        """The caption (L,) of one video, word by word."""
         start = ids.new_tensor([self.decoder.start])
         attention = self.decoder(torch.cat([start, ids])[None, :-1], self.decoder.read(videos)).attention[0]
         words, place = [], 0
@@ -180,6 +180,6 @@ def has_decoder(state: Mapping[str, Tensor]) -> bool:
 
 
 def own_shard(tokens: TokenSet) -> TokenSet:
-    """This process's part of the videos of all; what the decoder does not read stays as it is."""
+    """This process's shard of the videos; fields that the decoder does not read stay whole."""
     mask = None if tokens.mask is None else shard(tokens.mask)
     return replace(tokens, tokens=shard(tokens.tokens), mask=mask)

@@ -1,4 +1,4 @@
-"""The model card of an export: what the model is, what it was trained on, what it reaches and what it is not for."""
+"""The model card of an export: method, training data, metrics, limits."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -76,7 +76,7 @@ model = load_model("USER/MODEL")
 
 
 class Task(NamedTuple):
-    """What the card says of a task: its name, how it is called, and what bounds its results."""
+    """A task in the card: its name, how the model is called, limits."""
 
     name: str
     call: str
@@ -101,17 +101,11 @@ TASKS = {
         "Its sentences are those of its training data, and may be wrong.",
     ),
 }
-"""By an attribute that models of the task alone have."""
+"""Tasks by an attribute that only their models have."""
 
 
 def card_values(model: nn.Module, run: RunConfig | None, metrics: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Values of `CARD` for a `models.RetrievalMethod`.
-
-    Args:
-        model: that is described.
-        run: that trained it, if known.
-        metrics: of its metrics.json, if known.
-    """
+    """Values of `CARD` for a model; run that trained it and its metrics.json, if known."""
     title, year, arxiv = PAPERS[model.method]
     flags = run.flags if run else {}
     task = next((task for name, task in TASKS.items() if hasattr(model, name)), RETRIEVAL)
@@ -132,7 +126,7 @@ def card_values(model: nn.Module, run: RunConfig | None, metrics: Mapping[str, A
 
 
 def _data(run: RunConfig | None) -> str:
-    """Where the model comes from, as Markdown."""
+    """Training data as Markdown."""
     if run is None:
         return "Not recorded: there is no config.json of the run that trained this model."
     names = ("datatype", "recipe", "base_encoder", "epochs", "batch_size", "lr", "coef_lr", "seed")

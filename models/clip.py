@@ -40,9 +40,9 @@ class CLIPConfig:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor], *, quick_gelu: bool = True) -> "CLIPConfig":
-        """Read the sizes off a state dict with OpenAI's key names; a missing key is a KeyError.
+        """Read the sizes from a state dict with OpenAI's key names; a missing key is a KeyError.
 
-        The activation leaves no trace in the weights, so `quick_gelu` must be said: True for OpenAI's.
+        The weights do not show the activation: `quick_gelu` is True for OpenAI's.
         """
         patches = state["visual.positional_embedding"].shape[0] - 1
         patch = state["visual.conv1.weight"].shape[-1]
@@ -81,17 +81,14 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def add_tubes(self) -> None:
-        """Add a patch convolution over a frame and its neighbours, which starts as that of the frame alone.
-
-        Source: CLIP4Clip, arXiv 2104.08860, its 3d linear patch.
-        """
+        """Add CLIP4Clip's 3d patches: a convolution over a frame and its neighbours, initialised as the 2d one."""
         width, patch = self.conv1.out_channels, self.conv1.kernel_size[0]
         sizes = {"kernel_size": (3, patch, patch), "stride": (1, patch, patch), "padding": (1, 0, 0)}
         self.conv2 = nn.Conv3d(3, width, **sizes, bias=False, device=self.conv1.weight.device)
         self.conv2.weight.zero_().select(2, 1).copy_(self.conv1.weight)
 
     def forward(self, images: Float[Tensor, "M 3 R R"]) -> Float[Tensor, "M D"]:
-        """Encode normalised images to the class token of each, projected."""
+        """Encode normalised images to projected class tokens."""
         return self.encode_patches(self.conv1(images))
 
     def encode_clips(self, clips: Float[Tensor, "B N_v 3 R R"]) -> Float[Tensor, "B N_v D"]:
@@ -128,7 +125,7 @@ class CLIP(nn.Module):
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor], *, quick_gelu: bool = True) -> "CLIP":
-        """Build the towers that the weights describe, and load them strictly, as float32."""
+        """Build the towers from weights, loaded strictly, as float32."""
         try:
             clip = cls(CLIPConfig.from_state_dict(state, quick_gelu=quick_gelu))
         except (IndexError, ValueError, ZeroDivisionError) as error:
@@ -141,7 +138,7 @@ class CLIP(nn.Module):
         self.visual.transformer.grad_checkpointing = self.transformer.grad_checkpointing = enabled
 
     def freeze(self, layers: int) -> None:
-        """Keep the embeddings and the first `layers` blocks of both towers out of training; -1 keeps nothing out."""
+        """Freeze the embeddings and the first `layers` blocks of both towers; -1 freezes nothing."""
         if layers < 0:
             return
         for name, parameter in self.named_parameters():
@@ -162,7 +159,7 @@ class CLIP(nn.Module):
     def encode_text(self, ids: Int[Tensor, "A N_t"], mask: Shaped[Tensor, "A N_t"]) -> Float[Tensor, "A N_t D"]:
         """Encode captions of at most the context length to word tokens, padding positions included.
 
-        A position attends to those that are neither later than it nor padding (HBI's change to CLIP's text tower).
+        Attention is causal and masks padding (HBI's change to CLIP's text tower).
         """
         words = ids.shape[1]
         causal = torch.ones(words, words, dtype=torch.bool, device=ids.device).tril()

@@ -1,13 +1,13 @@
 """The two coalition games over words and frames, as functions of boolean coalition matrices.
 
-A coalition's value is the sum of two halves. The text-to-video half weighs every word of the coalition and takes its
-best similarity to one of the coalition's frames; the video-to-text half swaps the roles (arXiv 2303.14369, section
-3.2). A half is described by `sim` (N, M, B), whose N rows carry the weights and whose M columns are searched. Tokens
-come first and pairs last, so that all sums and maxima over tokens run over contiguous memory.
+A coalition's value is the sum of two halves (arXiv 2303.14369, section 3.2). The text-to-video half is the weighted
+sum, over the words of the coalition, of the maximum similarity to its frames; the other half swaps the roles. A half
+takes `sim` (N, M, B): the N rows carry the weights, maxima run over the M columns. Pairs come last, so that sums and
+maxima over tokens run over contiguous memory.
 
-`standard` is the definition in the literature. `released` is the game behind the published estimator: similarities of
-absent tokens are 0 instead of being removed; the scores are softmax weights already; and a pair that joins a coalition
-brings its own similarity alone, under weights that went through the softmax twice.
+`standard` is the definition in the literature. `released` is the game of the published estimator: similarities of
+absent tokens are 0 instead of removed; the scores are softmax weights already; and a pair that joins a coalition adds
+only its own similarity, under weights that went through the softmax twice.
 
 B pairs, N_t words, N_v frames, C coalitions.
 """
@@ -27,7 +27,7 @@ def check_players(
     video_score: Float[Tensor, "B N_v"],
     game: str,
 ) -> None:
-    """Refuse what no interaction can be computed from, with a ValueError."""
+    """Raise a ValueError if no interaction can be computed from the arguments."""
     if game not in GAMES:
         raise ValueError(f"game must be one of {', '.join(GAMES)}, not {game!r}")
     if token_sim.dim() != 3:
@@ -112,7 +112,7 @@ def _maxima(sim: Float[Tensor, "N M B"], members: Bool[Tensor, "M C B"]) -> Floa
 
 
 def _settle(best: Float[Tensor, "N C B"], members: Bool[Tensor, "M C B"], game: str) -> Float[Tensor, "N C B"]:
-    # What the maxima over the members count for, given what is absent.
+    # The maxima over the members, corrected by the game's rule for absent tokens.
     if game == "standard":
         return best.masked_fill(best == -torch.inf, 0.0)
     return torch.where(members.all(0), best, best.relu())

@@ -1,4 +1,4 @@
-"""From a model of the next word to sentences: beam search, which with one beam is greedy.
+"""Beam search; greedy with one beam.
 
 Dimension letters: B sentences, K beams, L words at most, V vocabulary.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Selectable(Protocol):
-    """What decoding keeps for each sentence; `select` gives those at some positions."""
+    """State of decoding for each sentence."""
 
     def select(self, index: Tensor) -> "Selectable": ...  # noqa: D102
 
@@ -24,7 +24,7 @@ class Beams(NamedTuple):
     """The sentences found, the best first.
 
     Attributes:
-        ids: int64 (B, K, L), without the start token; the end token from where a sentence ends.
+        ids: int64 (B, K, L), without the start token, filled up with the end token.
         log_probs: (B, K, L), of each word and the end token, 0 after it.
         lengths: int64 (B, K), words and the end token.
         scores: (B, K), sum of the log-probabilities / length ** exponent.
@@ -51,7 +51,7 @@ def beam_search(
     length: int,
     exponent: float = 1.0,
 ) -> Beams:
-    """Find likely sentences; finished ones keep their place among the beams and are compared by their scores so far.
+    """Find likely sentences; finished ones keep their place among the beams.
 
     Args:
         step: takes the last words (B * K,) and a state, returns log-probabilities (B * K, V) and the next state.
@@ -68,13 +68,13 @@ def beam_search(
     ids = first.new_full((batch, beams, length), end)
     log_probs = torch.zeros(batch, beams, length, device=first.device)
     total = log_probs.new_full((batch, beams), -torch.inf)
-    total[:, 0] = 0  # all beams are alike at first
+    total[:, 0] = 0  # all beams are equal at first
     lengths, done = torch.zeros_like(ids[..., 0]), torch.zeros_like(ids[..., 0], dtype=torch.bool)
     for word in range(length):
         found, state = step(last, state)
         found = found.float().unflatten(0, (batch, beams))  # (B, K, V)
         found = found.masked_fill(done.unsqueeze(-1), -torch.inf)
-        found[..., end] = found[..., end].masked_fill(done, 0)  # a finished sentence goes on as it is
+        found[..., end] = found[..., end].masked_fill(done, 0)  # a finished sentence is repeated unchanged
         lengths = lengths + ~done
         score = (total.unsqueeze(-1) + found) / lengths.unsqueeze(-1) ** exponent
         chosen = score.flatten(1).topk(beams).indices

@@ -28,12 +28,12 @@ class Tokens(NamedTuple):
         return Tokens(self.tokens.index_select(0, index), self.mask.index_select(0, index))
 
     def last(self) -> Float[Tensor, "B D"]:
-        """The last valid token of each; of a caption that is CLIP's sentence vector."""
+        """The last valid token; for captions this is CLIP's sentence vector."""
         last = self.mask.sum(dim=1).sub(1).clamp(min=0)
         return self.tokens.gather(1, last[:, None, None].expand(-1, -1, self.tokens.shape[2])).squeeze(1)
 
     def sentences(self) -> "Tokens":
-        """One token of each text, its `last`; tokens are (B, D) then, and the mask (B)."""
+        """The `last` token of each text alone: tokens (B, D), mask (B)."""
         return Tokens(self.last(), self.mask.any(dim=1))
 
 
@@ -50,7 +50,7 @@ class TokenEncoder(nn.Module):
         self.temporal = build_temporal(temporal, clip.config.embed_dim, temporal_layers, clip.config.context_length)
 
     def reset_temporal(self) -> None:
-        """Initialise the temporal encoder as CLIP4Clip does: a transformer starts from CLIP's text tower."""
+        """Initialise the temporal encoder as CLIP4Clip does: a transformer from CLIP's text tower."""
         self.temporal.apply(init_normal)
         if hasattr(self.temporal, "transformer"):
             copy_text_tower(self.temporal, self.clip)
@@ -64,8 +64,8 @@ class TokenEncoder(nn.Module):
     ) -> Float[Tensor, "B N_v D"]:
         """Encode clips, temporal encoder included.
 
-        Frames are uint8, or floats already normalised; packed, they are the valid frames of all clips one after
-        another. Padded frames are zeros after normalisation, all alike, so packed frames are encoded with one of them.
+        Frames are uint8 or normalised floats, padded (B, N_v, ...) or packed: the valid frames of all clips in order.
+        Padded frames are zeros after normalisation, so one of them is encoded with packed frames.
         """
         frames = self.clip.normalize(frames)
         if frames.dim() == 5:
@@ -80,7 +80,7 @@ class TokenEncoder(nn.Module):
 
     @torch.no_grad()
     def encode_text(self, captions: Sequence[str], max_words: int = 32) -> Tokens:
-        """Encode sentences to word tokens; N_t is `max_words`."""
+        """Tokenise and encode sentences; N_t is `max_words`."""
         ids, mask = (x.to(self.device) for x in Tokenizer()(captions, max_words))
         return Tokens(self.text_tokens(ids, mask), mask)
 
@@ -96,8 +96,8 @@ class TokenEncoder(nn.Module):
     ) -> Tokens:
         """Decode video files, or one, and encode them to frame tokens.
 
-        `framerate` frames a second are taken from second `start` to `end`, or `max_frames` (N_v) evenly if there are
-        more. An unreadable file is an InputError.
+        Takes `framerate` frames a second from second `start` to `end`; of more than `max_frames` (N_v), evenly spaced
+        ones. An unreadable file is an InputError.
         """
         from utils.video.decode import decode_clip  # a model without videos needs no decoder
         from utils.video.transforms import ClipTransform

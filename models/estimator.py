@@ -12,8 +12,7 @@ from torch import Tensor, nn
 class BanzhafModule(nn.Module):
     """Convolution, self-attention over all cells of the similarity map, convolution.
 
-    The state dict has the twelve keys of the released estimator files. Its batch normalisation is stored and never
-    applied, so training and evaluation give the same output.
+    The state dict has the twelve keys of the released files. Batch normalisation is stored but never applied.
     """
 
     def __init__(self) -> None:

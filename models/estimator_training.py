@@ -1,4 +1,4 @@
-"""What the estimator learns from: features of the frozen encoders, labels, and the loss.
+"""Training of the estimator: features of the frozen encoders, labels, loss.
 
 B pairs, N_t words, N_v frames, D width.
 Source: HBI, arXiv 2303.14369, section 3.3.
@@ -18,10 +18,9 @@ FEATURES = ("token_sim", "text_mask", "video_mask", "text_score", "video_score",
 
 
 def pair_features(model: HBI, text: Tokens, video: Tokens, game: str) -> dict[str, Tensor]:
-    """`FEATURES` of true pairs at the entity level, without gradient; the arguments of `EstimatorTraining.forward`.
+    """Arguments of `EstimatorTraining.forward` for true pairs at the entity level, without gradient.
 
-    "token_sim" are cosines, the scores are in the form that the game ("standard" or "released") takes, and "exact" is
-    the interaction of the cosines times `LABEL_SCALE`.
+    "token_sim" are cosines, the scores are as `game` takes them, "exact" is the interaction of cosines x `LABEL_SCALE`.
     """
     level = model.levels[0]
     with torch.no_grad(), torch.autocast(text.mask.device.type, enabled=False):
@@ -34,7 +33,7 @@ def pair_features(model: HBI, text: Tokens, video: Tokens, game: str) -> dict[st
 
 
 class EstimatorTraining(nn.Module):
-    """The estimator under training; its batch normalisation, which is never applied, stays as it is."""
+    """The estimator under training; its batch normalisation is never applied and stays unchanged."""
 
     def __init__(
         self,
@@ -65,7 +64,7 @@ class EstimatorTraining(nn.Module):
         label = exact
         if self.num_samples is not None:
             players = LABEL_SCALE * token_sim, text_mask, video_mask, text_score, video_score
-            # Features come from `pair_features`, which has checked them: a step needs no host-device sync for that.
+            # `pair_features` has checked the features already: a step needs no host-device sync for that.
             options = GameOptions(generator=self.generator, check=False)
             label = sampled_interaction(*players, game=self.game, num=self.num_samples, options=options)
         return {"loss": (label - self.predict(token_sim, text_mask, video_mask)).square().mean()}
@@ -80,4 +79,4 @@ class EstimatorTraining(nn.Module):
         return self.teacher(token_sim).float() * text_mask.unsqueeze(2) * video_mask.unsqueeze(1)
 
     def after_step(self) -> None:
-        """Called after each optimiser step; nothing needs bounds here."""
+        """Called after each optimiser step; nothing to do."""

@@ -1,4 +1,4 @@
-"""Expectations over random coalitions, without visiting the coalitions where that is possible.
+"""Expectations over random coalitions, in closed form where there is one.
 
 Every token joins a coalition with probability 1/2. `docs/banzhaf.md` derives the formulas.
 
@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-ENUMERABLE = 12  # valid tokens of a side up to which all coalitions (4096) are visited rather than drawn
+ENUMERABLE = 12  # valid tokens of a side up to which all coalitions (4096) are enumerated rather than drawn
 
 
 def expected_maxima(
     sim: Float[Tensor, "B N M"], column_mask: Bool[Tensor, "B M"]
 ) -> tuple[Float[Tensor, "B N M"], Float[Tensor, "B N M"]]:
-    """Expected largest similarity of every row with column j left out, and with column j forced into the coalition.
+    """Expected maximum of every row with column j left out, and with column j forced into the coalition.
 
     In descending order the element of rank r is the maximum with probability 2^-(r+1). The empty coalition counts 0;
-    the two agree at padding.
+    the two results agree at padding.
     """
     ordered, order = sim.masked_fill(column_mask.logical_not().unsqueeze(1), -torch.inf).sort(dim=-1, descending=True)
     ordered = ordered.masked_fill(ordered == -torch.inf, 0.0)
@@ -39,12 +39,12 @@ def expected_weights(
     """Expected softmax weight of token k, at [b, i, k], with token i left out, and with it forced into the coalition.
 
     1 / X = integral of exp(-s X) over s > 0 turns the softmax into a product over tokens. With s = exp(y) the
-    integrand is analytic and the trapezoidal rule with step pi^2 / log(1 / eps) is exact to about the rounding error
-    eps of the dtype, whatever the range of the scores: nodes are added as the range grows. Weights are 0 where k is
-    padding; the two agree where i is.
+    integrand is analytic, and the trapezoidal rule with step pi^2 / log(1 / eps) is exact to about the rounding error
+    eps of the dtype; the number of nodes grows with the range of the scores. Weights are 0 where k is padding; the two
+    results agree where i is.
 
-    `span` fixes the number of nodes: a score further below the row's largest counts as that far below, which matters
-    only to coalitions without a larger score. None: the largest distance there is, which needs a host-device sync.
+    `span` bounds the range of scores in a row, and so the number of nodes: lower scores are raised to that bound, which
+    changes only coalitions without a larger score. None: the range itself, which needs a host-device sync.
     """
     digits = -math.log(torch.finfo(score.dtype).eps)
     step = math.pi**2 / digits
@@ -75,13 +75,12 @@ def renormalised_gain(
     memory: int,
     generator: torch.Generator | None,
 ) -> Float[Tensor, "B N N"]:
-    """How much more token k weighs, at [b, i, k], when the softmax is taken twice before token i joins the coalition.
+    """Expected gain of token k's weight, at [b, i, k], by a second softmax when token i joins the coalition C.
 
-    Once: softmax of the weights over C and i. Twice: softmax over C, then i's own weight put back, then softmax over C
-    and i once more. The expectation of the difference has no product form. All coalitions are visited where a pair has
-    at most `ENUMERABLE` valid tokens; otherwise they are drawn, together with their complements, so that every token
-    is absent from the same number of them. The difference is averaged, not the weight itself, because most of the
-    noise is common to both. It is 0 where i or k is padding.
+    Once: softmax of the weights over C + i. Twice: softmax over C, i's own weight, softmax over C + i. The expectation
+    of the difference has no product form. All coalitions are enumerated where a pair has at most `ENUMERABLE` valid
+    tokens; otherwise they are drawn together with their complements. The difference is averaged, not the weight, as
+    most of the noise is common to both. It is 0 where i or k is padding.
     """
     counts = mask.sum(-1)
     by_count = counts.argsort()
@@ -128,7 +127,7 @@ def _all_coalitions(tokens: int) -> Bool[Tensor, "2**{tokens} {tokens}"]:
 def draw_coalitions(
     tokens: int, coalitions: int, generator: torch.Generator | None
 ) -> Bool[Tensor, "2*{coalitions} {tokens}"]:
-    """Draw random coalitions, and give them with their complements."""
+    """Draw random coalitions and add their complements."""
     generator = generator or torch.Generator().manual_seed(0)
     half = torch.rand(coalitions, tokens, generator=generator, device=generator.device) > 0.5
     return torch.cat([half, ~half])

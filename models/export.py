@@ -1,4 +1,4 @@
-"""A model as a folder or on the Hub: model.safetensors, config.json with what the weights do not say, a model card."""
+"""A model as a folder or on the Hub: model.safetensors, config.json, model card."""
 
 import hashlib
 import json
@@ -26,21 +26,21 @@ WEIGHTS = "model.safetensors"
 README = "README.md"
 BEST = "pytorch_model.bin.best."
 MAX_CONFIG = 16 * 2**20
-"""Bytes of config.json that are read at most."""
+"""Maximum bytes of config.json."""
 HUB_NAME = r"[\w.-]+/[\w.-]+"
 Exported = TypeVar("Exported", bound="HubModel")
 
 
 class ExportConfig(Settings):
-    """What config.json of an export holds; no key of it grants trust.
+    """The config.json of an export; no key of it grants trust.
 
     Attributes:
-        kind: tells the file from a run's.
+        kind: distinguishes the file from a run's.
         method: a key of `models.METHODS`.
         options: all keywords of the method, as for `models.load_model`.
         quick_gelu: whether the towers have OpenAI's activation.
         answers: of a model for question answering, in the order of their labels.
-        run: that trained the model; None if unknown, or if the model's options are others now.
+        run: that trained the model; None if unknown, or if the model's options have changed since.
     """
 
     kind: Literal["export"] = "export"
@@ -55,16 +55,16 @@ class HubModel(
     PyTorchModelHubMixin, library_name="pytorch", license="apache-2.0", tags=["text-video-retrieval"],
     model_card_template=CARD,
 ):  # fmt: skip
-    """What models inherit to be saved as a folder, pushed to the Hub and loaded from either."""
+    """Base class of models that can be saved as a folder, pushed to the Hub and loaded from either."""
 
     source: Path | None = None
-    """File that the weights were read from; the run next to it stands in config and card while they are the same."""
+    """File of the weights; the run next to it is written to config and card while the weights are the same."""
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write the folder; options as for `PyTorchModelHubMixin.save_pretrained`.
 
         Raises:
-            InputError: the folder cannot be written, or holds files of others.
+            InputError: the folder cannot be written, or holds files that are not the project's.
         """
         claim_folder(save_directory, "export", names=rf"{OUTPUTS}|{re.escape(README)}", flag="--output")
         return super().save_pretrained(save_directory, **options)
@@ -122,7 +122,7 @@ def has_weights_of(model: HubModel, source: Path) -> bool:
 
 
 def metrics_of(weights: Path) -> Mapping[str, Any] | None:
-    """The metrics.json next to weights, if it is of them."""
+    """The metrics.json next to weights, if it was computed from them."""
     path = weights.parent / "metrics.json"
     metrics = read_json(path) if path.exists() else {}
     checkpoint = metrics.get("run", {}).get("checkpoint") or {}
@@ -140,11 +140,7 @@ def read_config(folder: str | Path) -> ExportConfig:
 
 
 def options_of_config(config: ExportConfig | RunConfig, options: type, weights: Path) -> dict[str, Any]:
-    """The keywords of a model; `options` is its method's `Options`.
-
-    Raises:
-        InputError: they are not of that form, or an export lacks some.
-    """
+    """The keywords of a model; `options` is its method's `Options`. Unknown or missing ones are an InputError."""
     missing = {field.name for field in fields(options)} - config.options.keys()
     if missing and isinstance(config, ExportConfig):
         raise InputError(f"{weights.parent / CONFIG}: options.{min(missing)}: Field required; {REMEDY}")
@@ -154,9 +150,7 @@ def options_of_config(config: ExportConfig | RunConfig, options: type, weights: 
 def find_checkpoint(checkpoint: str | Path) -> tuple[Path, ExportConfig | RunConfig | None]:
     """The file of a model's weights, and the config next to it.
 
-    Args:
-        checkpoint: the file itself, the folder of a run, whose best weights these are, or of an export, or the name
-            USER/MODEL of one on the Hub.
+    `checkpoint` is that file, the folder of an export or of a run (then its best weights), or USER/MODEL on the Hub.
 
     Raises:
         InputError: there is no such model.
@@ -171,7 +165,7 @@ def find_checkpoint(checkpoint: str | Path) -> tuple[Path, ExportConfig | RunCon
 
 
 def find_folder(checkpoint: str | Path) -> Path | None:
-    """The folder that a name means: one on this machine, or one of the Hub; None where it means a file."""
+    """The folder of a model, on this machine or from the Hub; None if the name is that of a file."""
     path = Path(checkpoint)
     if path.is_dir():
         return path
@@ -180,11 +174,7 @@ def find_folder(checkpoint: str | Path) -> Path | None:
 
 
 def fetch(name: str, **options: Any) -> Path:
-    """The folder of a model of the Hub, from the cache if there is no connection or HF_HUB_OFFLINE=1.
-
-    Args:
-        name: USER/MODEL.
-        **options: of `huggingface_hub.snapshot_download`.
+    """The folder of the model USER/MODEL of the Hub, from the cache if offline or with HF_HUB_OFFLINE=1.
 
     Raises:
         InputError: there is none, or it cannot be reached.
