@@ -24,7 +24,7 @@ from models.teacher import teacher_interaction
 from utils.gather import gather_features, shard
 
 RECONSTRUCTION = ".reconstruction."
-"""In the names of the weights of `models.reconstruction`."""
+"""Part of the names of the weights of `models.reconstruction`."""
 
 
 class HBI(RetrievalMethod):
@@ -73,7 +73,7 @@ class HBI(RetrievalMethod):
                 level.student.requires_grad_(False)
 
     def use_estimator(self, network: str) -> None:
-        """Make the teacher one of `NETWORKS`, at its random start and frozen."""
+        """Make the teacher an untrained, frozen network, one of `NETWORKS`."""
         self.options = replace(self.options, network=network)
         self.teacher = NETWORKS[network]().to(self.device).requires_grad_(False)
 
@@ -90,7 +90,7 @@ class HBI(RetrievalMethod):
         return found | ({"reconstruct": "score"} if any(RECONSTRUCTION in name for name in state) else {})
 
     def complete(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Add learned shares of reconstruction, at their start, to weights that were trained without."""
+        """Add untrained shares of reconstruction to weights that lack them."""
         return {name: tensor for name, tensor in self.state_dict().items() if RECONSTRUCTION in name} | state
 
     def token_levels(self) -> nn.ModuleList:
@@ -156,8 +156,7 @@ class HBI(RetrievalMethod):
     ) -> dict[str, Tensor]:
         """Banzhaf alignment of a level's student with the teacher, on the true pairs.
 
-        Attention over all cells of a pair's map is the most expensive part of a step, so each process runs student and
-        teacher on its shard of the pairs.
+        Each process runs student and teacher, the most expensive part of a step, on its shard of the pairs.
         """
         whole = output.pair_sim, output.text_score, output.video_score, text_mask, video_mask
         own = [None if tensor is None else shard(tensor) for tensor in whole]

@@ -46,7 +46,7 @@ class HBIVQA(AnswerMethod, HBI):
         return super().options_of_state(state) | {"answer_head": "attended" if attended else "pooled"}
 
     def freeze(self) -> None:
-        """Freeze the lower layers of both towers besides what `HBI` keeps fixed."""
+        """Freeze the lower layers of both towers, and what `HBI` freezes."""
         super().freeze()
         self.clip.freeze(self.options.freeze_layer_num)
 
@@ -55,8 +55,7 @@ class HBIVQA(AnswerMethod, HBI):
     ) -> dict[str, Tensor]:
         """Loss terms of questions, each with its video and the label of its answer; see `weights`.
 
-        The released code masks no padding in the Banzhaf alignment of questions; where the recipe keeps padding out of
-        the softmax it is kept out here, too.
+        The released code does not mask padding in the Banzhaf alignment of questions; the corrected recipe does.
         """
         outputs, logits = [], {}
         sets = self.level_sets(text, video, self.options.trained_levels)
@@ -69,7 +68,7 @@ class HBIVQA(AnswerMethod, HBI):
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight of each term in the loss: those of the levels count half."""
+        """Weight of each term in the loss: those of `HBI` count half."""
         levels = {name: weight / 2 for name, weight in super().weights.items()}
         answered = {f"{name}.answer_ce": 1.0 for name in LEVELS}
         return levels | answered | {f"kl_answer_{name}_{LEVELS[0]}": self.options.kl for name in LEVELS[1:]}

@@ -18,7 +18,7 @@ BLOCK_MEMORY = 64 * 2**20  # bytes of token similarities that training keeps at 
 
 
 class TokenWeight(nn.Sequential):
-    """A score per token, whose softmax over the tokens is the token's weight."""
+    """A score per token; softmax over the tokens gives the weights."""
 
     def __init__(self, width: int, hidden: Sequence[int] | None = None):
         """Args: width: D; hidden: widths of the layers between; None: one of 2 D, as in HBI."""
@@ -29,7 +29,7 @@ class TokenWeight(nn.Sequential):
     def forward(
         self, tokens: Float[Tensor, "*B D"], mask: Shaped[Tensor, "*B"] | None = None
     ) -> Float[Tensor, "*B"]:
-        """Score tokens; padding, where `mask` is 0, gets a score whose weight is 0."""
+        """Score tokens; padding, where `mask` is 0, gets weight 0."""
         score = super().forward(tokens).squeeze(-1)
         return score if mask is None else score.float().masked_fill(mask == 0, PADDED_SCORE)
 
@@ -37,7 +37,7 @@ class TokenWeight(nn.Sequential):
 def token_similarity(
     text: Float[Tensor, "A N_t D"], video: Float[Tensor, "B N_v D"]
 ) -> Float[Tensor, "A B N_t N_v"]:
-    """Cosine of every word with every frame of every pair, from unit tokens; 0 at padding."""
+    """Cosine of every word with every frame of all pairs, from unit tokens; 0 at padding."""
     return torch.einsum("atd,bvd->abtv", text, video)
 
 
@@ -49,7 +49,7 @@ def unit(tokens: Float[Tensor, "*B D"], mask: Shaped[Tensor, "*B"] | None) -> Fl
 
 
 def repeat_first(tokens: Float[Tensor, "B N D"], mask: Shaped[Tensor, "B N"] | None) -> Float[Tensor, "B N D"]:
-    """Replace padding by the first token, so that it cannot change a maximum over the valid ones."""
+    """Replace padding by the first token, so that it cannot change a maximum."""
     return tokens if mask is None else tokens.where(mask.unsqueeze(-1) != 0, tokens[:, :1])
 
 
@@ -57,10 +57,10 @@ def repeat_first(tokens: Float[Tensor, "B N D"], mask: Shaped[Tensor, "B N"] | N
 class TokenRows:
     """Some sequences laid out for `weighted_similarity`."""
 
-    # Unit tokens, N B rows or more: the first ones of all sequences, then all second ones, ...; then zeros.
+    # Unit tokens, N B rows or more: first tokens of all sequences, second tokens of all, ...; then zeros.
     tokens: Float[Tensor, "rows D"]
     weight: Float[Tensor, "N B"]  # of each token's best match
-    cut: bool = False  # whether padding was cut off whose cosines, all 0, still take part in the maxima
+    cut: bool = False  # whether padding was cut off; its cosines, all 0, still take part in the maxima
 
     @classmethod
     def of(cls, tokens: Float[Tensor, "B N D"], weight: Float[Tensor, "B N"]) -> "TokenRows":
@@ -71,8 +71,7 @@ class TokenRows:
 def weighted_similarity(text: TokenRows, video: TokenRows) -> Float[Tensor, "A B"]:
     """Average of both directions' weighted best matches, of every text with every video.
 
-    The maxima run over outer axes of the token similarities, so that neighbours in memory are pairs; they are exact in
-    any dtype, and all sums are float32.
+    The maxima run over outer axes, so that neighbours in memory are pairs; all sums are float32.
     """
     product = text.tokens @ video.tokens.mT
     used = product[: text.weight.numel(), : video.weight.numel()]
@@ -89,7 +88,7 @@ def _largest(values: Float[Tensor, "..."], dim: int, cut: bool) -> Float[Tensor,
     if not cut:
         return values.amax(dim)
     if values.dtype is torch.bfloat16:
-        # Integers of the same bits are several times as fast; they keep the order of what is not negative.
+        # Integers of the same bits are several times as fast, and have the same order from 0 on.
         return values.view(torch.int16).amax(dim).clamp_(min=0).view(values.dtype)
     return values.amax(dim).clamp_(min=0)
 
@@ -102,8 +101,7 @@ def similarity_for_training(
 ) -> Float[Tensor, "A B"]:
     """`weighted_similarity` of all pairs, from unit tokens, in bounded memory and with gradient.
 
-    Where the token similarities of all pairs take more than `BLOCK_MEMORY`, texts are compared block by block, with
-    activation checkpointing.
+    Token similarities of more than `BLOCK_MEMORY` are computed block by block, with activation checkpointing.
     """
 
     def compare(text: Tensor, text_weight: Tensor) -> Tensor:

@@ -28,13 +28,13 @@ from models.token_merge import Clusters, MergeStage
 
 
 def scored_at_once(device: torch.device) -> int:
-    """Tokens that are scored at a time in evaluation: it takes several times their memory."""
+    """Tokens that are scored at a time in evaluation, which takes several times their memory."""
     return 1024 if device.type == "cpu" else 2**16
 
 
 @dataclass(frozen=True)
 class TokenSet:
-    """One modality at one level; above the entity level the method masks nothing, and the mask is None."""
+    """Tokens of one modality at one level; above the entity level nothing is masked, and the mask is None."""
 
     tokens: Float[Tensor, "B N D"]
     mask: Shaped[Tensor, "B N"] | None
@@ -43,16 +43,16 @@ class TokenSet:
 
     @classmethod
     def original(cls, tokens: Float[Tensor, "B N D"], mask: Shaped[Tensor, "B N"]) -> "TokenSet":
-        """The set of the entity level."""
+        """Make the token set of the entity level."""
         return cls(tokens, mask, mask.sum(dim=1), Clusters.identity(tokens))
 
     def merged(self, stage: MergeStage) -> "TokenSet":
-        """The set of the next level."""
+        """Make the token set of the next level."""
         tokens, clusters = stage(self.tokens, self.mask, self.clusters)
         return TokenSet(tokens, None, self.lengths, clusters)
 
     def valid(self) -> Shaped[Tensor, "B N"]:
-        """The mask, ones where the level masks nothing."""
+        """The mask; ones where it is None."""
         return self.tokens.new_ones(self.tokens.shape[:2]) if self.mask is None else self.mask
 
 
@@ -64,15 +64,15 @@ class LevelOutput:
     sim: Float[Tensor, "A B"]
     text_unit: Float[Tensor, "A N_t D"]  # tokens of length 1, padding 0
     video_unit: Float[Tensor, "B N_v D"]
-    text_score: Float[Tensor, "A N_t"]  # their softmax weighs the tokens
+    text_score: Float[Tensor, "A N_t"]  # the softmax gives the token weights
     video_score: Float[Tensor, "B N_v"]
     text: Clusters
     video: Clusters
-    reconstruction: Reconstruction | None = None  # of the tokens that play the Banzhaf game; None: they are as they are
+    reconstruction: Reconstruction | None = None  # of the tokens in the Banzhaf game, if any
 
     @property
     def token_sim(self) -> Float[Tensor, "A B N_t N_v"]:
-        """Token similarity of all pairs, computed on request: training never holds it whole."""
+        """Token similarity of all pairs, computed on each access."""
         return token_similarity(self.text_unit, self.video_unit)
 
     @property
@@ -102,7 +102,7 @@ class WeightedInteraction(nn.Module):
     name = "tokens"  # of the level
 
     def __init__(self, width: int, *, recipe: Recipe, weighted: bool = True, hidden: Sequence[int] | None = None):
-        """Args: weighted: learned token weights, otherwise all valid tokens count alike; hidden: see `TokenWeight`."""
+        """Args: weighted: learned token weights, otherwise equal ones; hidden: see `TokenWeight`."""
         super().__init__()
         self.padding_in_maxima = recipe.padding_in_maxima
         self.student: nn.Module | None = None  # estimator of the Banzhaf interaction, in HBI
@@ -114,8 +114,8 @@ class WeightedInteraction(nn.Module):
     ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
         """Scores of texts or videos (`side`: "text" or "video"), and weights: their softmax.
 
-        With `skip_padding` valid tokens alone are scored, some at a time, with matrix products in `dtype`; this needs a
-        host-device sync and gives no gradient.
+        With `skip_padding` only valid tokens are scored, block by block, with matrix products in `dtype`, a host-device
+        sync and no gradient.
         """
         head = getattr(self, f"{side}_weight")
         if head is None:  # 1 / (number of valid original tokens) each
@@ -148,16 +148,13 @@ class WeightedInteraction(nn.Module):
         return LevelOutput(self.name, sim, *units, *scores, text.clusters, video.clusters)
 
     def compared(self, units: Float[Tensor, "B N D"], mask: Shaped[Tensor, "B N"] | None) -> Float[Tensor, "B N D"]:
-        """Unit tokens as the maxima see them: padding is 0, or cannot be the best match."""
+        """Unit tokens for the maxima: by the recipe padding is 0, or cannot be the best match."""
         return units if self.padding_in_maxima else repeat_first(units, mask)
 
     def similarity(
         self, text: TokenSet, video: TokenSet, memory: int, dtype: torch.dtype = torch.float32
     ) -> Float[Tensor, "A B"]:
-        """Similarity of every text with every video, without computing padding and without gradient.
-
-        See `models.similarity.similarity_without_padding`; the weights of all tokens come on top of its `memory`.
-        """
+        """Similarity of every text with every video, without gradient; see `similarity_without_padding`."""
         texts, videos = (
             Sequences(
                 tokens.tokens,
@@ -171,7 +168,7 @@ class WeightedInteraction(nn.Module):
 
 
 class Level(WeightedInteraction):
-    """The merge stages that lead into a level, its token weights and its student estimator."""
+    """The merge stages that produce a level's tokens, its token weights and its student estimator."""
 
     def __init__(
         self,
@@ -185,7 +182,7 @@ class Level(WeightedInteraction):
     ):
         """Build a level.
 
-        `rates` are clusters per token of the text and the video merge into it, None at the entity level; `reconstruct`
+        `rates` are clusters per token of the text merge and of the video merge, None at the entity level; `reconstruct`
         is scope and share, see `Reconstruction.build`.
         """
         super().__init__(width, recipe=recipe, weighted=weighted)
@@ -203,7 +200,7 @@ class Level(WeightedInteraction):
     def compare(
         self, text: TokenSet, video: TokenSet, memory: int = BLOCK_MEMORY
     ) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """See `WeightedInteraction.compare`; `memory`: bytes of the token similarities that are kept at a time."""
+        """See `WeightedInteraction.compare`; `memory`: bytes of the token similarities of a block."""
         if self.reconstruction is None or not self.reconstruction.in_scores:
             return super().compare(text, video)
         units = unit(text.tokens, text.mask), unit(video.tokens, video.mask)

@@ -1,4 +1,4 @@
-"""From the weights of a checkpoint to a model: every size is derived from them."""
+"""Build a model from the weights of a checkpoint, which determine all sizes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -25,15 +25,9 @@ def build_with_weights(
     answers: Sequence[str] | None = None,
     **options: Any,
 ) -> Method:
-    """Build a method with the weights of a checkpoint.
+    """Build a method with the weights of a checkpoint, given in the released spelling.
 
-    Args:
-        method: a `models.RetrievalMethod`, with `answers` a `models.AnswerMethod`.
-        state: the weights in the released spelling.
-        source: their file, for messages.
-        quick_gelu: as for `CLIPConfig`.
-        answers: in the order of their labels.
-        **options: keywords of the method; those that the keys determine may be left out.
+    `source` is their file, for messages. Keywords of the method that the keys determine may be left out.
 
     Raises:
         InputError: the weights are not those of such a model, or it has no such option.
@@ -49,7 +43,7 @@ def build_with_weights(
 
 
 def clip_of_checkpoint(state: Mapping[str, Tensor], source: str | Path, *, quick_gelu: bool = True) -> CLIP:
-    """Build the towers, with weights, that a released checkpoint describes; `quick_gelu` as for `CLIPConfig`.
+    """Build CLIP from the `clip.*` keys of a checkpoint; `quick_gelu` as for `CLIPConfig`.
 
     Raises:
         InputError: the checkpoint has no complete set of `clip.*` keys.
@@ -64,7 +58,7 @@ def clip_of_checkpoint(state: Mapping[str, Tensor], source: str | Path, *, quick
 
 
 def temporal_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Read a checkpoint's temporal encoder and its depth off its keys."""
+    """Find a checkpoint's temporal encoder and its depth by its keys."""
     blocks = {name.split(".")[2] for name in state if name.startswith("transformerClip.resblocks.")}
     temporal = "seqTransf" if blocks else "seqLSTM" if "lstm_visual.weight_hh_l0" in state else None
     return {"temporal": temporal} | ({"temporal_layers": len(blocks)} if blocks else {})
@@ -73,10 +67,10 @@ def temporal_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def answer_names(
     answers: str | Path | Sequence[str] | None, state: Mapping[str, Tensor], source: str | Path | None
 ) -> Sequence[str] | None:
-    """Name the answers of a model as `load_model` says; None for a retrieval model.
+    """The answers of a model in the order of their labels; None for a retrieval model.
 
     Raises:
-        InputError: the checkpoint's classifier has another number of answers than there are names.
+        InputError: the checkpoint's classifier has another number of answers.
     """
     names = read_answers(answers) if isinstance(answers, str | Path) else answers
     if CLASSIFIER not in state:

@@ -14,7 +14,7 @@ Scalar = Float[Tensor, ""]
 def contrastive(
     sim: Float[Tensor, "B B"], scale: Scalar, positives: Bool[Tensor, "B B"] | None = None
 ) -> dict[str, Scalar]:
-    """Cross-entropy of the true pairs (`positives`, or the diagonal) in both directions, texts by videos."""
+    """Cross-entropy of the true pairs (`positives`, or the diagonal) in both directions; rows are texts."""
     logits = sim * scale
     t2v, v2t = logits.log_softmax(dim=1), logits.log_softmax(dim=0)
     if positives is None:
@@ -31,8 +31,8 @@ def kl_divergence(
 ) -> Scalar:
     """Mean over all elements of softmax(teacher) (log softmax(teacher) - log softmax(student)), softmax over `dim`.
 
-    Averaging over elements rather than distributions is the released code's: the term shrinks with the length of `dim`.
-    What is not `valid` is left out of the softmax and of the mean.
+    As released, the mean is over elements, not distributions: the term shrinks with the length of `dim`. Elements that
+    are not `valid` are left out of softmax and mean.
     """
     if valid is None:
         log_student, log_teacher = student.log_softmax(dim), teacher.log_softmax(dim)
@@ -51,11 +51,10 @@ def banzhaf_alignment(
     masked_logits: bool = True,
     reversed_over_batch: bool = True,
 ) -> dict[str, Scalar]:
-    """Draw the student's interaction to the teacher's, by words ("kl_banzhaf") and by frames ("kl_banzhaf_reversed").
+    """KL of student and teacher, softmax over frames ("kl_banzhaf") and over words ("kl_banzhaf_reversed").
 
-    `masked_logits` multiplies both by the masks, otherwise padding is left out of the softmax. With
-    `reversed_over_batch` the second term's softmax runs over the batch, as it does where all three axes are reversed to
-    turn words into columns; otherwise over words, per frame.
+    `masked_logits` multiplies both by the masks; otherwise padding is left out of the softmax. `reversed_over_batch`:
+    the released code reverses all three axes for the second term, so that its softmax runs over the batch.
     """
     valid = None
     if text_mask is not None:
@@ -69,7 +68,7 @@ def banzhaf_alignment(
 
 
 def distillation(sims: dict[str, Float[Tensor, "B B"]]) -> dict[str, Scalar]:
-    """Draw the coarser levels' unscaled similarities to those of the first, finest one; both sides get a gradient."""
+    """KL of each coarser level's unscaled similarities and those of the first, finest one; with gradient in both."""
     (finest, target), *coarser = sims.items()
     return {
         f"kl_{direction}_{name}_{finest}": kl_divergence(sim, target, dim)
@@ -79,7 +78,7 @@ def distillation(sims: dict[str, Float[Tensor, "B B"]]) -> dict[str, Scalar]:
 
 
 def answer_distillation(logits: dict[str, Float[Tensor, "B C"]]) -> dict[str, Scalar]:
-    """Draw the coarser levels' answers to those of the first, finest one; both sides get a gradient."""
+    """KL of each coarser level's answers and those of the first, finest one; with gradient in both."""
     (finest, target), *coarser = logits.items()
     return {f"kl_answer_{name}_{finest}": kl_divergence(logit, target, 1) for name, logit in coarser}
 

@@ -1,4 +1,4 @@
-"""What every retrieval method has in common.
+"""The base class of all methods.
 
 A texts, B videos or pairs, N_t words, N_v frames.
 """
@@ -35,9 +35,9 @@ class MethodOptions:
 class RetrievalMethod(TokenLevels, TokenEncoder, HubModel):
     """A token encoder, and a way to compare texts with videos.
 
-    A method defines `similarity`, and where needed `losses` with the `weights` of its terms. Modules of its own are
-    made in `build`, initialised in `reset_parameters`, and kept out of training in `freeze`. `Options` names its
-    keywords, `add_arguments` and `options_from` its flags, and `models.METHODS` registers it.
+    A method defines `similarity`, and if needed `losses` with the `weights` of its terms. `build` makes modules of its
+    own, `reset_parameters` initialises them, `freeze` excludes parameters from training. `Options` names its keywords,
+    `add_arguments` and `options_from` its flags, and `models.METHODS` registers it.
     """
 
     method: ClassVar[str]  # its name on the command line and in files
@@ -46,20 +46,20 @@ class RetrievalMethod(TokenLevels, TokenEncoder, HubModel):
     weights: Mapping[str, float] = {"ce_t2v": 0.5, "ce_v2t": 0.5}
     # Settings of `utils.post_processing.query_bank_norm` for "t2v" and "v2t" where evaluation always applies it.
     bank_norms: Mapping[str, Mapping[str, float]] = MappingProxyType({})
-    # Decay of an average of the weights that is evaluated next to the weights themselves; None: there is none.
+    # Decay of a moving average of the weights, which is evaluated as well; None: there is none.
     moment: float | None = None
-    # Buffers that a checkpoint may lack, and those that it is written without; the state of a run has them.
+    # Buffers that a checkpoint may lack, and those that are not written to it; the state of a run has them.
     optional: frozenset[str] = frozenset()
     unsaved: frozenset[str] = frozenset()
     # Horizon of the learning-rate schedule; None: the epochs of the run.
     schedule_epochs: int | None = None
     # Texts, and as many videos, whose similarities depend on each other; None: each depends on its pair alone.
     block: int | None = None
-    # Spells the name of a parameter or buffer as in checkpoints; see `models.released`.
+    # Maps the name of a parameter or buffer to its name in checkpoints; see `models.released`.
     released_name = staticmethod(spelling(()))
 
     def __init__(self, clip: CLIP, *, temporal: str | None = "seqTransf", temporal_layers: int = 4, **options: Any):
-        """Build the method on CLIP's towers, the rest at random; `options` are fields of `Options`."""
+        """Build the method on CLIP's towers, other weights untrained; `options` are fields of `Options`."""
         super().__init__(clip, temporal, temporal_layers)
         self.options = self.Options(**options)
         self.recipe = as_recipe(self.options.recipe)
@@ -71,11 +71,11 @@ class RetrievalMethod(TokenLevels, TokenEncoder, HubModel):
         """Make the modules beyond the encoder."""
 
     def reset_parameters(self) -> None:
-        """Initialise all that CLIP's weights do not."""
+        """Initialise all weights that are not CLIP's."""
         self.reset_temporal()
 
     def freeze(self) -> None:
-        """Keep out of training what the method keeps fixed, and what no term of the loss reaches."""
+        """Freeze what the method does not train, and what no term of the loss reaches."""
         self.clip.visual.conv1.requires_grad_(False)
 
     @staticmethod
@@ -84,7 +84,7 @@ class RetrievalMethod(TokenLevels, TokenEncoder, HubModel):
 
     @classmethod
     def options_from(cls, args: argparse.Namespace) -> dict[str, Any]:
-        """Keywords of the constructor from the command line: the options that have a flag of their name."""
+        """Keywords of the constructor from the flags of the same names."""
         return {field.name: getattr(args, field.name) for field in fields(cls.Options) if field.name in args}
 
     @classmethod
@@ -94,11 +94,11 @@ class RetrievalMethod(TokenLevels, TokenEncoder, HubModel):
 
     @classmethod
     def options_of_state(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Keywords that the keys of a checkpoint determine, besides the temporal encoder."""
+        """Keywords that the keys of a checkpoint determine, the temporal encoder excluded."""
         return {}
 
     def complete(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Add what an earlier stage's checkpoint lacks, at its start; `state` is in the released spelling."""
+        """Add untrained weights that an earlier stage's checkpoint lacks; `state` is in the released spelling."""
         return state
 
     def similarity(
@@ -119,7 +119,7 @@ class RetrievalMethod(TokenLevels, TokenEncoder, HubModel):
     def rerank(
         self, sim: Float[Tensor, "A B"], text: TokensLike, video: TokensLike, *, memory: int = SIMILARITY_MEMORY
     ) -> tuple[Float[Tensor, "A B"], Float[Tensor, "A B"]]:
-        """Turn similarities of all processes into the scores that videos and texts are ranked by; `text` is one's own.
+        """Turn similarities of all processes into scores for ranking videos and texts; `text` is this process's shard.
 
         Scores of text-to-video retrieval are comparable within a row, of video-to-text within a column.
         """
@@ -128,9 +128,9 @@ class RetrievalMethod(TokenLevels, TokenEncoder, HubModel):
     def losses(
         self, text: Tokens, video: Tokens, video_ids: Int[Tensor, " B"], labels: Shaped[Tensor, "B ..."] | None = None
     ) -> dict[str, Tensor]:
-        """Loss terms of true pairs by name (`weights` has one for each); by default the contrastive loss.
+        """Loss terms of true pairs by name, each with a weight in `weights`; by default the contrastive loss.
 
-        Captions of one video have equal `video_ids`; `labels` are a task's, such as the answer to a question.
+        Captions of one video have equal `video_ids`; `labels` are those of the task, such as answers.
         """
         return losses.contrastive(self.similarity(text, video), self.scale, self.positives(video_ids))
 
@@ -168,7 +168,7 @@ class RetrievalMethod(TokenLevels, TokenEncoder, HubModel):
         return gather_features(tensor, exact=self.recipe.exact_gather)
 
     def positives(self, video_ids: Int[Tensor, " B"]) -> Bool[Tensor, "B B"] | None:
-        """Which pairs of a batch count as true besides the diagonal, by the recipe."""
+        """Mask of the true pairs of a batch, by the recipe; None: the diagonal."""
         return None if self.recipe.same_video_negatives else losses.same_video(video_ids)
 
     @torch.no_grad()

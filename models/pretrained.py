@@ -1,4 +1,4 @@
-"""Where CLIP's weights come from."""
+"""Loading CLIP's weights."""
 
 from pathlib import Path
 

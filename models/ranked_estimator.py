@@ -1,4 +1,4 @@
-"""An estimator of the Banzhaf interaction that has its structure: ranks within rows and columns, no places.
+"""An estimator of the Banzhaf interaction from ranks within rows and columns, whatever the order of the tokens.
 
 B pairs, N_t words, N_v frames, H decays.
 """
@@ -17,19 +17,19 @@ SCALE = 100.0  # factor on the cosines' differences, which are small
 def expected_gains(
     sim: Float[Tensor, "B N M"], valid: Bool[Tensor, "B M"], decay: Float[Tensor, " H"]
 ) -> Float[Tensor, "B N M H"]:
-    """How much each cell adds to the maximum of a random part of its row's other cells.
+    """Expected gain of the maximum of a random subset of a row's other cells when each cell is added.
 
-    A cell of the row that is smaller than q others is their maximum with a probability in proportion to decay^q; with
-    a decay of 1/2 this is the expectation over coalitions of players that join with probability 1/2.
+    A cell that is smaller than q others is the maximum with a probability proportional to decay^q; decay 1/2 is the
+    expectation over coalitions of players that join with probability 1/2.
     """
     values, index = sim.masked_fill(valid.logical_not().unsqueeze(1), -torch.inf).sort(dim=-1, descending=True)
     values = values.where(values.isfinite(), 0).unsqueeze(-1)  # (B, N, M, 1)
     count = valid.sum(dim=1).view(-1, 1, 1, 1)
     rank = torch.arange(sim.shape[2], device=sim.device).view(1, 1, -1, 1)
     weight = (decay**rank).where(rank < count, 0)  # (B, 1, M, H)
-    smaller = weight.sum(dim=2, keepdim=True) - weight.cumsum(dim=2)  # summed over the cells behind
+    smaller = weight.sum(dim=2, keepdim=True) - weight.cumsum(dim=2)  # summed over the cells of higher rank
     product = weight * values
-    nobody = decay ** (count - 1).clamp(min=0)  # the part is empty, and its value 0
+    nobody = decay ** (count - 1).clamp(min=0)  # the subset is empty, and its value 0
     gain = values * (smaller + nobody) - (product.sum(dim=2, keepdim=True) - product.cumsum(dim=2))
     return torch.empty_like(gain).scatter_(2, index.unsqueeze(-1).expand_as(gain), gain)
 
@@ -37,8 +37,8 @@ def expected_gains(
 class RankedEstimator(nn.Module):
     """A weighted sum of expected gains in a cell's row and column, and of their means over its column and row.
 
-    With equal token weights the standard game is such a sum; the weights of the sum follow from the numbers of words
-    and frames. It is equivariant to permutations of words and of frames, and leaves padding out.
+    With equal token weights the standard game is such a sum, whose weights depend on the numbers of words and frames.
+    It is equivariant to permutations of words and of frames, and ignores padding.
     """
 
     def __init__(self, decays: int = 4, hidden: int = 64) -> None:

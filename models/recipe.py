@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Recipe:
-    """Switches between what the published numbers come from and what the papers say."""
+    """Switches between the released code, which gave the published numbers, and the papers."""
 
     # HBI
     # Second term of the Banzhaf KL with all three axes reversed, so that its softmax runs over the batch; otherwise
@@ -30,19 +30,18 @@ class Recipe:
     # VQA accuracy over the questions whose answer is in the vocabulary; otherwise over all.
     answerable_only: bool
     # Padding takes part in the maxima of the token-wise interaction with similarity 0, so that a result depends on the
-    # number of tokens a caption or clip is padded to; otherwise valid tokens alone.
+    # padded length; otherwise valid tokens alone.
     padding_in_maxima: bool
-    # Of --init_model and --estimator, the teacher is that of the checkpoint; otherwise the estimator.
+    # With both --init_model and --estimator the teacher is that of the checkpoint; otherwise the estimator.
     teacher_of_checkpoint: bool
     # Of evaluations with equal scores the later one is the best; otherwise the earlier one.
     later_of_equals: bool
-    # HBI takes evenly spread frames for question answering, whatever --slice_framepos says.
+    # HBI takes evenly spaced frames for question answering, whatever --slice_framepos says.
     even_frames_in_answers: bool
 
     # The other methods
     # Padded frames take part in the softmax that pools frames by a text (EMCL, DiCoSA, DiffusionRet), padded tokens in
-    # that of EMCL's answer head, so that a result depends on the number of tokens a clip or question is padded to;
-    # otherwise masked out.
+    # that of EMCL's answer head, so that a result depends on the padded length; otherwise masked out.
     padding_in_pooling: bool
     # DiCoSA's correlation divided by the padded length of the texts; otherwise by the degrees of freedom of a concept,
     # so that a perfect one is 1.

@@ -1,6 +1,6 @@
-"""Reconstructed tokens: each token moved towards what the other side picks out of its own side. An experiment.
+"""Tokens mixed with a context that the other modality pools from their own modality. An experiment.
 
-Built after the description of HBI's journal version, arXiv 2412.20964, of which no formula is public; this one is ours.
+After the description in HBI's journal version, arXiv 2412.20964; no formula is public, this one is this project's.
 
 Dimension letters: A texts, B videos or pairs, N tokens, N_t words, N_v frames, D width.
 """
@@ -16,7 +16,7 @@ SCOPES = ("none", "game", "score")
 """Not at all; in the Banzhaf game of the true pairs alone; also in the similarities of all pairs."""
 TEMPERATURE = 0.07
 START = 0.1
-"""Of a learned share."""
+"""Initial value of a learned share."""
 
 
 class Reconstruction(nn.Module):
@@ -26,22 +26,22 @@ class Reconstruction(nn.Module):
     """
 
     def __init__(self, share: float | None):
-        """Args: share: s, fixed; None: learned, a word's and a frame's."""
+        """Args: share: s, fixed; None: learned, one for words and one for frames."""
         super().__init__()
-        # Named as what does not decay; the shares are their sigmoids.
+        # Called bias so that weight decay leaves it out; the shares are the sigmoids.
         self.bias = nn.Parameter(torch.full((2,), math.log(START / (1 - START)))) if share is None else None
         self.share = share
 
     @classmethod
     def build(cls, scope: str, share: float) -> "Reconstruction | None":
-        """The reconstruction of one of `SCOPES`; in scores the share is learned."""
+        """Build for one of `SCOPES`; for "score" the share is learned."""
         if scope == "score":
             return cls(None)
         return cls(share) if scope == "game" and share else None
 
     @property
     def in_scores(self) -> bool:
-        """Whether similarities are those of reconstructed tokens, too."""
+        """Whether similarities, too, use reconstructed tokens."""
         return self.bias is not None
 
     def shares(self) -> tuple[Tensor | float, Tensor | float]:
@@ -49,13 +49,13 @@ class Reconstruction(nn.Module):
         return (self.share, self.share) if self.bias is None else self.bias.sigmoid().unbind()
 
     def pairs(self, text: Tensor, video: Tensor, text_weight: Tensor, video_weight: Tensor) -> Tensor:
-        """Cosines (B, N_t, N_v) of true pairs' tokens (B, N, D), reconstructed; tokens are pooled by weights (B, N)."""
+        """Cosines (B, N_t, N_v) of true pairs, reconstructed from tokens (B, N, D) and pooling weights (B, N)."""
         alpha, beta = self.shares()
         text_query, video_query = pooled(text, text_weight), pooled(video, video_weight)
         return reconstructed(text, video_query, alpha) @ reconstructed(video, text_query, beta).mT
 
     def all_pairs(self, text: Tensor, video: Tensor, text_weight: Tensor, video_weight: Tensor) -> Tensor:
-        """The same of every text with every video, (A, B, N_t, N_v), without tokens of each pair."""
+        """Cosines (A, B, N_t, N_v) of all pairs, without storing the reconstructed tokens of each."""
         alpha, beta = self.shares()
         sim = torch.einsum("atd,bvd->abtv", text, video)
         # Attention of each text over frames p (A, B, N_v), of each video over words q (A, B, N_t).
@@ -109,7 +109,7 @@ def attention(cosines: Tensor, valid: Tensor) -> Tensor:
 
 
 def reconstructed(tokens: Tensor, query: Tensor, share: Tensor | float) -> Tensor:
-    """Tokens (B, N, D), with a share of what the other side's query (B, D) picks out of them, of length 1."""
+    """Mix tokens (B, N, D) with a share of their mean attended to by the other side's query (B, D); length 1."""
     weight = attention(torch.einsum("bnd,bd->bn", tokens, query), valid(tokens))
     context = torch.einsum("bn,bnd->bd", weight, tokens).unsqueeze(1)
     return F.normalize((1 - share) * tokens + share * context, dim=-1) * valid(tokens).unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""The nearest videos by one vector each, found before the few that are near are compared as the method does.
+"""Two-stage retrieval: a shortlist by one vector for each text and video, then the method's similarity.
 
 A texts, B videos, N tokens, N_t words, N_v frames, D width, K candidates.
 """
@@ -19,16 +19,13 @@ from models.token_levels import full_precision
 from utils.errors import InputError
 from utils.gather import gather_shards
 
-MERGED = 1024  # videos that a gallery merges at a time: it takes several times the memory of their tokens
+MERGED = 1024  # videos that a gallery merges at a time, which takes several times the memory of their tokens
 
 
 def pooled(
     tokens: Float[Tensor, "B N D"], mask: Shaped[Tensor, "B N"], weight: Float[Tensor, "B N"] | None = None
 ) -> Float[Tensor, "B D"]:
-    """One unit vector for each token set: inner products of two are the average cosines of their tokens, scaled.
-
-    `weight` is what each token counts; None counts all valid ones alike.
-    """
+    """Unit vector along the weighted mean of unit tokens; a `weight` of None weighs all valid ones equally."""
     weight = mask.float() if weight is None else weight * mask
     return F.normalize(torch.einsum("bn,bnd->bd", weight, F.normalize(tokens.float(), dim=-1)), dim=-1)
 
@@ -39,9 +36,9 @@ def vectors(
 ) -> Float[Tensor, "B D"]:
     """One vector for each text or video (`side`: "text" or "video").
 
-    Tokens are pooled by the weights of the method's first level: on the 200 test videos of the built-in corpus the
-    video of the largest similarity is then among HBI's nearest 10 for 99 % of the captions, where all tokens count
-    alike for 65 %. A method without levels compares the sentence vector with the frames: these are averaged.
+    Tokens are pooled with the weights of the method's first level: for 99 % of the captions of the 200 built-in test
+    videos the most similar video is then among HBI's nearest 10 (with equal weights 65 %). A method without levels uses
+    the sentence vector and the mean frame.
     """
     for level in model.token_levels()[:1]:
         tokens_of_side = TokenSet.original(tokens, mask)
@@ -50,7 +47,7 @@ def vectors(
 
 
 def check_shortlist(model: RetrievalMethod) -> None:
-    """Refuse a model whose scores depend on the other videos."""
+    """Raise an InputError for a model whose scores depend on the other videos."""
     if model.block:
         raise InputError(
             f"{type(model).__name__}: a score of the released recipe depends on the other captions and videos of its "
@@ -79,10 +76,10 @@ class Shortlist:
 
 
 class Gallery:
-    """Videos made ready for questions: all that does not depend on the question is computed once.
+    """Videos with all features that do not depend on the query, computed once.
 
-    `together` videos are merged at a time; under the released recipe the clusters of clips of fewer than three frames
-    depend on it.
+    `together` videos are merged at a time; in the released recipe clusters of clips of less than three frames depend on
+    it.
     """
 
     @torch.no_grad()
@@ -112,10 +109,7 @@ class Gallery:
     def similarity(
         self, text: TokensLike, candidates: Int[Tensor, "A K"], *, memory: int = SIMILARITY_MEMORY
     ) -> Float[Tensor, "A K"]:
-        """What the model's `similarity` gives for the candidates of each text.
-
-        The candidates' tokens take `memory` bytes at a time, at least one text's.
-        """
+        """The model's `similarity` of each text with its candidates, in `memory` bytes, at least one text at a time."""
         sim = torch.zeros(candidates.shape, device=text[0].device)
         if not sim.numel():
             return sim
@@ -146,14 +140,14 @@ def two_stage_similarity(
     """Similarities whose order is that of two stages: a shortlist by `vectors`, ranked by the method's similarity.
 
     All processes call it together, each with its texts and all videos. The `count` nearest videos of a text have the
-    model's similarity; the others' are smaller than any of these on any process, and follow in the order of their
-    vectors. `options` are those of `Gallery.similarity`.
+    model's similarity; the others have smaller values, in the order of their vectors. `options` are those of
+    `Gallery.similarity`.
     """
     gallery, texts = Gallery(model, *video, together=max(1, len(video[0]))), vectors(model, *text, "text")
     candidates = gallery.shortlist.search(texts, count).to(texts.device)
     sim = gallery.similarity(text, candidates, **options)
     lowest = torch.cat([sim.flatten(), sim.new_full((1,), torch.inf)]).nan_to_num(nan=torch.inf).amin()
-    behind = gather_shards(lowest.view(1)).amin() - 2  # inner products lie within 1 of 0
+    behind = gather_shards(lowest.view(1)).amin() - 2  # inner products are in [-1, 1]
     return (texts @ gallery.shortlist.vectors.to(texts.device).T + behind).scatter_(1, candidates, sim)
 
 

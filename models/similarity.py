@@ -17,17 +17,17 @@ from torch.utils.checkpoint import checkpoint
 from models.encoder import Tokens
 from models.interaction import TokenRows, repeat_first, unit, weighted_similarity
 
-# Maximum rows of a block on the CPU: enough for fast matrix products, few enough for the processor's caches. In half
-# precision twice as many of videos.
+# Maximum rows of a block on the CPU: fast matrix products that fit the caches. In half precision twice as many rows of
+# videos.
 TEXT_ROWS, VIDEO_ROWS = 960, 768
-# Row counts that texts are filled up to: libraries of matrix products keep some memory for each shape they meet.
+# Row counts that texts are filled up to: libraries of matrix products keep some memory for each new shape.
 SHAPES = 4
-# Bytes of neighbours whose maxima the CPU finds at once; the rest of a row takes several times as long.
+# Bytes of neighbours whose maxima the CPU computes at once; the rest of a row takes several times as long.
 VECTOR = 128
 
 
 def rows_held(device: torch.device) -> int:
-    """Rows of texts that are laid out at a time; all videos are laid out again for each."""
+    """Rows of texts that are laid out at a time; the videos are laid out again for each."""
     return 32 * TEXT_ROWS if device.type == "cpu" else 512 * TEXT_ROWS
 
 
@@ -39,10 +39,10 @@ def in_blocks(
     pair_bytes: int,
     prepare: Callable[[Tokens], Any] = lambda video: video,
 ) -> Float[Tensor, "A B"]:
-    """Compare block by block; with gradient, several blocks are computed again in the backward pass.
+    """Compare block by block; with gradient, several blocks use activation checkpointing.
 
-    A block has as many pairs of `pair_bytes` as fit into `memory`, at least one; all if that is None. What does not
-    depend on the texts is computed once for its videos by `prepare`.
+    A block has as many pairs of `pair_bytes` as fit into `memory`, at least one; all if that is None. `prepare`
+    computes what does not depend on the texts, once for each block of videos.
     """
     if memory is None:
         return compare(text, prepare(video)).float()
@@ -72,11 +72,10 @@ class Sequences:
     padding: bool  # whether padding, with cosines of 0, takes part in the maxima
 
     def buckets(self, rows: int, multiple: int = 1) -> list[tuple[Int[Tensor, " bucket"], int]]:
-        """Divide the set into buckets of at most `rows` rows, at least a sequence each, nearly all of one length.
+        """Divide the set into buckets of about one length, with at most `rows` rows, at least one sequence.
 
-        What does not fill a quarter of the rows goes with the sequences of the next length. Buckets have `multiple`
-        sequences or a multiple of that, but for the last one and where fewer fit. Each says which sequences, and the
-        number of positions up to its last valid token.
+        A rest that does not fill a quarter of the rows joins the next length. Where enough fit, the number of sequences
+        is a multiple of `multiple`, the last bucket excepted. A bucket is sequence numbers and number of positions.
         """
         batch, positions = self.tokens.shape[:2]
         if self.mask is None:
@@ -98,7 +97,7 @@ class Sequences:
         return buckets
 
     def rows(self, index: Int[Tensor, " bucket"], longest: int, dtype: torch.dtype, multiple: int = 1) -> TokenRows:
-        """Lay out the sequences `index`, with `longest` positions each, in a multiple of `multiple` rows."""
+        """Lay out `longest` positions of the sequences `index`, in a multiple of `multiple` rows."""
         mask = None if self.mask is None else self.mask[index, :longest]
         tokens = unit(self.tokens[index, :longest], mask)
         if not self.padding:
@@ -111,7 +110,7 @@ class Sequences:
 
 
 def block_rows(text: Sequences, video: Sequences, memory: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Rows of texts and of videos in a block whose token similarities take at most `memory` bytes, if a pair does."""
+    """Rows of texts and of videos in a block whose token similarities take at most `memory` bytes, or one pair."""
     cells = memory // dtype.itemsize
     words, frames = text.tokens.shape[1], video.tokens.shape[1]
     texts = max(min(math.isqrt(cells), cells // frames), 1)
@@ -128,9 +127,9 @@ def similarity_without_padding(
 ) -> Float[Tensor, "A B"]:
     """`models.interaction.weighted_similarity` of every text with every video.
 
-    Sequences of about the same length are compared block by block. Besides the result this takes `memory` bytes for
-    the token similarities of a block, at least of one pair, `rows_held` rows of words and the rows of one block's
-    videos. `dtype` is that of the matrix products; maxima of them are exact, and sums over tokens are float32.
+    Sequences of about one length are compared block by block. On top of the result this takes `memory` bytes for the
+    token similarities of a block, at least of one pair, `rows_held` rows of words and the rows of one block's videos.
+    `dtype` is that of the matrix products; sums over tokens are float32.
     """
     text_rows, video_rows = block_rows(text, video, memory, dtype)
     texts, videos = text.buckets(text_rows), video.buckets(video_rows, VECTOR // dtype.itemsize)
@@ -144,7 +143,7 @@ def similarity_without_padding(
             against = video.rows(*bucket, dtype)
             for (index, _), words in zip(some, rows, strict=True):
                 columns.index_copy_(0, index, weighted_similarity(words, against))
-        for index, _ in some:  # a few rows at a time, so that the result never exists twice
+        for index, _ in some:  # a few rows at a time, so that the result is never held twice
             sim[index] = sim[index].index_select(1, place)
         rows.clear()  # before the next texts are laid out
     return sim

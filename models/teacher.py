@@ -1,4 +1,4 @@
-"""What the students of the levels are aligned with: the Banzhaf interaction of true pairs, or a control.
+"""Teachers of the levels' students: the Banzhaf interaction of true pairs, or a control.
 
 B pairs, N_t words, N_v frames.
 """
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.banzhaf import exact_interaction_of_cosines
 
-# A trained network; the exact interaction; as controls the exact one with its cells shuffled, and a constant.
+# A trained network; the exact interaction; as controls the exact one with shuffled cells, and a constant.
 TEACHERS = ("estimator", "exact", "shuffled", "constant")
 
 

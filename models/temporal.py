@@ -1,4 +1,4 @@
-"""Temporal encoders: frames in time.
+"""Temporal encoders over the frames of a video.
 
 B videos, N_v frames, D width.
 """
@@ -45,8 +45,8 @@ class SequenceTransformer(nn.Module):
 class SequenceLSTM(nn.Module):
     """One LSTM layer over the valid frames, added to its input.
 
-    Where the LSTM gives no output (positions past the longest clip of the batch) the input stands in for it. The
-    position embeddings are part of the released file format and take no part in the computation.
+    Positions past the longest clip of the batch keep their input. The position embeddings are part of the released file
+    format but unused.
     """
 
     max_frames = math.inf
@@ -67,7 +67,7 @@ class SequenceLSTM(nn.Module):
 
 
 def build_temporal(name: str | None, width: int, layers: int, positions: int = POSITIONS) -> nn.Module:
-    """Build the temporal encoder called `name`: "seqTransf", "seqLSTM" or None (also spelled "None")."""
+    """Build the temporal encoder `name`: "seqTransf", "seqLSTM" or None (also "None")."""
     match name:
         case "seqTransf":
             return SequenceTransformer(width, layers, positions)

@@ -1,4 +1,4 @@
-"""Methods that compare every word with every frame, at one level or several.
+"""Methods that compare words with frames, at one level or several.
 
 B pairs, N_t words, N_v frames.
 """
@@ -16,7 +16,7 @@ from utils.errors import InputError
 
 
 def full_precision(function: Callable) -> Callable:
-    """Decorate a method to run outside autocast: similarities and losses stay float32 whatever the towers run in."""
+    """Decorate a method to run outside autocast, so that similarities and losses stay float32."""
 
     @wraps(function)
     def wrapped(self: "TokenLevels", *arguments: Any, **options: Any) -> Any:
@@ -32,7 +32,7 @@ class TokenLevels:
     rates: Sequence[float] = (1.0,)  # weight of each of `token_levels` in evaluation
 
     def token_levels(self) -> Sequence[WeightedInteraction]:
-        """Where words are compared with frames, from entity upwards."""
+        """The levels at which words are compared with frames, from entity upwards."""
         return ()
 
     @property

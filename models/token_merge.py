@@ -22,19 +22,19 @@ WEIGHT_EPS = 1e-6
 
 @dataclass(frozen=True)
 class Clusters:
-    """Cluster of each original token after all merges so far, and the product of its weights along the way."""
+    """Cluster of each original token after all merges so far, and the product of its weights in them."""
 
     index: Int[Tensor, "B N_0"]
     weight: Float[Tensor, "B N_0"]
 
     @classmethod
     def identity(cls, tokens: Float[Tensor, "B N D"]) -> "Clusters":
-        """Every token in a cluster of its own, with weight 1."""
+        """Put every token in a cluster of its own, with weight 1."""
         index = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
         return cls(index, torch.ones_like(index, dtype=tokens.dtype))
 
     def merge(self, assignment: Int[Tensor, "B N"], weight: Float[Tensor, "B N"]) -> "Clusters":
-        """Follow one more merge, which says where each current token goes."""
+        """Compose with one more merge, which assigns each current token."""
         return Clusters(assignment.gather(1, self.index), self.weight * weight.gather(1, self.index))
 
 
@@ -74,7 +74,7 @@ def dpc_knn(
 
 @cache
 def fixed_draw(tokens: int) -> Float[Tensor, " {tokens}"]:
-    """Uniform numbers, the same in every process; kept, so that an exported graph holds them as constants."""
+    """Uniform numbers, the same in every process; cached, so that an exported graph holds them as constants."""
     return torch.rand(tokens, generator=torch.Generator().manual_seed(0), device="cpu")
 
 
@@ -113,8 +113,8 @@ class TokenMerge(nn.Module):
         return merged, tokens, score, clusters.merge(assignment, share)
 
     def _density_noise(self, tokens: Tensor) -> Tensor | None:
-        # The released code draws in evaluation, too; one fixed draw keeps its tie-breaking and makes a result
-        # independent of batch size and number of processes.
+        # The released code draws in evaluation, too; a fixed draw also breaks ties, and makes a result independent of
+        # batch size and number of processes.
         if not self.noise:
             return None
         if self.training:
@@ -123,7 +123,7 @@ class TokenMerge(nn.Module):
 
 
 class MergeAttention(nn.Module):
-    """Attention of merged tokens over the tokens they came from, with the merge score as a bias."""
+    """Attention of merged tokens over the original tokens, with the merge score as a bias."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -132,7 +132,7 @@ class MergeAttention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.project = nn.Linear(width, width)
         for layer in (self.query, self.key_value, self.project):
-            # The released code truncates at 2, a hundred standard deviations out: a plain normal distribution.
+            # The released code truncates at 2, a hundred standard deviations: in effect a plain normal distribution.
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
@@ -149,7 +149,7 @@ class MergeAttention(nn.Module):
 
 
 class MergeStage(nn.Module):
-    """One step up in grain: merge, then attend."""
+    """Merge, then attend."""
 
     def __init__(self, width: int, rate: float, *, noise: float = 0.0, fill_over_batch: bool = True):
         super().__init__()
@@ -159,6 +159,6 @@ class MergeStage(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "B N D"], mask: Shaped[Tensor, "B N"] | None, clusters: Clusters
     ) -> tuple[Float[Tensor, "B C D"], Clusters]:
-        """Merge tokens, and the membership of the original ones."""
+        """Merge tokens, and update the clusters."""
         merged, tokens, score, clusters = self.merge(tokens, mask, clusters)
         return self.attention(merged, tokens, score), clusters

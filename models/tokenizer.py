@@ -11,20 +11,19 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-# How open_clip spells CLIP's two special tokens, and how CLIP itself does.
+# CLIP's two special tokens as spelled by open_clip, and by CLIP itself.
 SPECIAL_TOKENS = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
 
-# Letters per column that are read of a caption: far more than a column holds, so that no caption takes long.
+# Letters of a caption that are read, per token: far more than fit, but bounded, so that no caption takes long.
 MAX_LETTERS = 64
-LONG_WORD = regex.compile(r"(\S{256})\S+")  # byte pair encoding takes the square of a word's length
+LONG_WORD = regex.compile(r"(\S{256})\S+")  # the time of byte pair encoding is quadratic in a word's length
 END_OF_WORD = "</w>"
 
 
 class Tokenizer:
     """CLIP's tokenizer: ftfy, white space, lower case, byte pairs; 49,408 entries.
 
-    open_clip's encoder with CLIP's own spelling of the special tokens, so that a caption which holds one literally gets
-    the same ids as in CLIP.
+    It is open_clip's with CLIP's spelling of the special tokens, so that captions with a literal one get CLIP's ids.
     """
 
     def __init__(self):
@@ -41,7 +40,7 @@ class Tokenizer:
     def __call__(
         self, captions: Sequence[str], max_words: int
     ) -> tuple[Int[Tensor, "A {max_words}"], Int[Tensor, "A {max_words}"]]:
-        """Ids of captions (start token, byte pairs cut to what fits, end token, zeros), and their mask."""
+        """Ids of captions (start token, byte pairs cut to fit, end token, zeros), and their mask."""
         if isinstance(captions, str):
             raise ValueError("captions must be a sequence of strings, not one string")
         if max_words < 2:
@@ -57,7 +56,7 @@ class Tokenizer:
         return ids, mask
 
     def words(self, ids: Sequence[int]) -> list[tuple[str, int]]:
-        """Join byte pairs: the words that token ids spell, each with the number of ids it took."""
+        """Join byte pairs to words, each with its number of token ids."""
         words, pieces = [], []
         for piece in (self.encoder.decoder[token] for token in ids):
             pieces.append(piece)

@@ -1,4 +1,4 @@
-"""The residual attention block of CLIP, the only one in the project.
+"""CLIP's residual attention block.
 
 B batch, N tokens, Q of them that attend, D width, H heads.
 """
@@ -18,15 +18,15 @@ QUICK_GELU_SLOPE = 1.702
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether memory is short and fused attention slow; `scripts/benchmarks/plan.py` counts what a GPU runs."""
+    """Whether to save memory and avoid fused attention; `scripts/benchmarks/plan.py` replaces it to count for a GPU."""
     return x.device.type == "cpu"
 
 
 def checkpointed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """`function(x)` with activation checkpointing.
 
-    On the CPU alone: on a GPU the many small checkpoints would leave it waiting for Python, and it has the memory.
-    For functions that end in a matrix product: that one is not recomputed, as nothing needs its result.
+    On the CPU alone, where memory is short; on a GPU many small checkpoints would wait for Python. A matrix product
+    at the end of a function is not recomputed.
     """
     if not torch.is_grad_enabled() or not on_cpu(x):
         return function(x)
@@ -34,7 +34,7 @@ def checkpointed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with packed input weights, spelled as `torch.nn.MultiheadAttention` spells them."""
+    """Multi-head self-attention with the parameter names of `torch.nn.MultiheadAttention`."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -47,13 +47,13 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def qkv(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N 3*D"]:
-        """Queries, keys and values of tokens, side by side."""
+        """Queries, keys and values of tokens, concatenated."""
         return F.linear(x, self.in_proj_weight, self.in_proj_bias)
 
     def forward(
         self, qkv: Float[Tensor, "B N D3"], mask: Bool[Tensor, "#B #H #Q N"] | None = None, queries: int | None = None
     ) -> Float[Tensor, "B Q D3//3"]:
-        """Attend over the tokens of each sample; `qkv` is what the function of that name returns.
+        """Attend over the tokens of each sample, given the result of `qkv`.
 
         The mask is True where a row may attend to a column; the first `queries` tokens attend, or all.
         """
@@ -67,7 +67,7 @@ class SelfAttention(nn.Module):
                 out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B, H, queries, 64)
             return self.out_proj(out.transpose(1, 2).flatten(2))
 
-        return checkpointed(attend, qkv) if slow else attend(qkv)  # the products of attention keep much
+        return checkpointed(attend, qkv) if slow else attend(qkv)  # the products of attention would keep much memory
 
 
 class Perceptron(nn.Module):
@@ -82,15 +82,15 @@ class Perceptron(nn.Module):
     def widen(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N 4*D"]:
         """The first layer.
 
-        QuickGELU, x * sigmoid(s x) with s = 1.702, is silu(s x) / s. Both factors are taken to the narrow tensors, so
-        that the widest ones of the model are passed over once.
+        QuickGELU, x * sigmoid(s x) with s = 1.702, is silu(s x) / s. Both factors are applied to the narrow tensors, to
+        save passes over the widest ones.
         """
         if not self.quick_gelu:
             return self.c_fc(x)
         return F.linear(QUICK_GELU_SLOPE * x, self.c_fc.weight, QUICK_GELU_SLOPE * self.c_fc.bias)
 
     def narrow(self, hidden: Float[Tensor, "B N D4"]) -> Float[Tensor, "B N D4//4"]:
-        """The activation and the second layer, for what `widen` gives."""
+        """The activation and the second layer."""
         if not self.quick_gelu:
             return self.c_proj(F.gelu(hidden))
         bias = QUICK_GELU_SLOPE * self.c_proj.bias

@@ -1,7 +1,7 @@
 """The released spelling of parameter names, a table for each method.
 
-Released checkpoints are flat. They are a file format: models save and load in it, and it says nothing about how modules
-are nested here.
+Released checkpoints are flat. They are the file format in which models are saved and loaded, independent of the nesting
+of modules here.
 """
 
 import re
@@ -18,9 +18,8 @@ ENCODER = (
 def spelling(names: Iterable[tuple[str, str]], suffixes: Mapping[str, str] | None = None) -> Callable[[str], str]:
     """Make the function that translates our names to the released ones.
 
-    Args:
-        names: beginning of our name, a regular expression, and the released beginning; its "{}" receive the groups.
-        suffixes: what a group becomes, by its text.
+    `names` are pairs of a regular expression for the beginning of our name, and the released beginning, whose "{}"
+    receive the groups, replaced by `suffixes`.
     """
     table = [(re.compile(pattern), released) for pattern, released in (*ENCODER, *names)]
 
