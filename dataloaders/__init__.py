@@ -19,18 +19,18 @@ __all__ = ["DATASETS", "Clip", "DatasetSpec", "Question", "Split", "build_split"
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A data set as it was published with the method.
+    """A data set with its published settings.
 
     Attributes:
         read: folder of annotations and "train", "val" or "test" -> split; takes `options` by name.
         frame_rule: which frames are taken, a rule of `utils.video.positions.Sampling`.
-        augmentation: what training frames go through, as --augment says it.
-        whole_seconds: whether the windows of clips are cut to whole seconds, as published.
+        augmentation: of training frames, a value of --augment.
+        whole_seconds: whether windows of clips are cut to whole seconds, as published.
         has_validation: whether there is a "val" split, or a function of the arguments of `read` without the split.
-        bank_split: whose pairs are the banks of a method that always evaluates after QB-Norm (DiCoSA).
+        bank_split: split that gives the banks of a method that always evaluates after QB-Norm (DiCoSA).
         options: names of the flags that `read` takes.
         read_questions: file of questions -> questions, if there are any.
-        min_answers: how often a training answer must occur to be in the vocabulary, where none is given.
+        min_answers: how often a training answer must occur to be in a vocabulary that is made of them.
     """
 
     read: Callable[..., Split]
@@ -74,11 +74,7 @@ DATASETS = {
 
 
 def find_dataset(datatype: str, *, with_questions: bool = False) -> DatasetSpec:
-    """Look a data set up; `with_questions`: among those that have some.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Look a data set up, `with_questions` among those that have some; an unknown one is an InputError."""
     known = {name: spec for name, spec in DATASETS.items() if spec.read_questions or not with_questions}
     if datatype not in known:
         raise InputError(f"--datatype {datatype}: unknown; choose one of {', '.join(known)}")
@@ -92,13 +88,10 @@ def has_validation(datatype: str, anno_path: str | Path, **options: str) -> bool
 
 
 def build_split(datatype: str, anno_path: str | Path, split: str, **options: str) -> Split:
-    """Read the annotations of one split.
+    """Read the annotations of a split.
 
-    Args:
-        datatype: a key of `DATASETS`.
-        anno_path: folder of annotations.
-        split: "train", "val" or "test"; "val" is the test split where the data set has no validation videos.
-        **options: those of `DatasetSpec.options`.
+    `split` is "train", "val" or "test"; "val" is the test split where there are no validation videos. `options` are
+    those of `DatasetSpec.options`.
     """
     spec = find_dataset(datatype)
     if split not in ("train", "val", "test"):

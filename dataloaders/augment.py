@@ -23,10 +23,10 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])
 class RandAugment:
     """RandAugment (arXiv 1909.13719) with one draw for all frames of a clip.
 
-    timm's parser, operations and random draws (from `random` and numpy), on the frames of a clip in place of an image.
-    What is slow in PIL is sampled by OpenCV, bicubic as published: an operation differs from timm's by one or two
-    levels, and by more at sharp edges that are rotated or sheared, where the two have other cubics. The default setting
-    is the published one: 4 operations, each applied with probability 0.5, magnitude normal(7, 0.5) of 10.
+    timm's parser, operations and random draws (from `random` and numpy), on clips in place of images. Slow operations
+    of PIL run in OpenCV, bicubic as published: results differ from timm's by one or two levels, and by more at sharp
+    edges that are rotated or sheared, where the two use other cubics. The default is the published setting: 4
+    operations, each applied with probability 0.5, magnitude normal(7, 0.5) of 10.
     """
 
     def __init__(self, config: str = "rand-m7-n4-mstd0.5-inc1"):
@@ -44,7 +44,7 @@ class RandAugment:
 
 
 def _on_clips(operation: AugmentOp) -> Callable[..., np.ndarray]:
-    """The operation on an image as one on the frames of a clip."""
+    """Lift an operation on an image to the frames of a clip."""
     if operation.name.startswith(("Rotate", "Shear", "Translate")):
         return partial(_move, operation.aug_fn)
     if operation.name.startswith(("Invert", "Posterize", "Solarize", "Brightness")):
@@ -56,25 +56,25 @@ def _on_clips(operation: AugmentOp) -> Callable[..., np.ndarray]:
 def _each_frame(
     operation: Callable[..., Image.Image], frames: np.ndarray, *arguments: Any, **options: Any
 ) -> np.ndarray:
-    """Apply an operation that looks at all of an image."""
+    """Apply an operation on whole images."""
     return np.stack([operation(Image.fromarray(frame), *arguments, **options) for frame in frames])
 
 
 def _look_up(operation: Callable[..., Image.Image], frames: np.ndarray, *arguments: Any, **options: Any) -> np.ndarray:
-    """Apply an operation on single values, whatever pixel they belong to: on each of the 256 once."""
+    """Apply an operation on single values by a table of all 256."""
     values = Image.fromarray(np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2))
     table = np.array(operation(values, *arguments, **options))[0, :, 0]
     return cv2.LUT(frames.reshape(-1, *frames.shape[2:]), table).reshape(frames.shape)
 
 
 def _saturate(frames: np.ndarray, factor: float, **_: Any) -> np.ndarray:
-    """Go from the grey frame (0) to the frame (1) and as far beyond as `factor` says."""
+    """Interpolate between the grey frame (factor 0) and the frame (1), or extrapolate."""
     mixed = factor * np.eye(3) + (1 - factor) * LUMINANCE
     return cv2.transform(frames.reshape(-1, *frames.shape[2:]), mixed).reshape(frames.shape)
 
 
 def _contrast(frames: np.ndarray, factor: float, **_: Any) -> np.ndarray:
-    """Go from the frame's mean grey (0) to the frame (1) and as far beyond as `factor` says."""
+    """Interpolate between the frame's mean grey (factor 0) and the frame (1), or extrapolate."""
     changed = np.empty_like(frames)
     for target, frame in zip(changed, frames, strict=True):
         grey = round(LUMINANCE @ cv2.mean(frame)[:3])
@@ -83,7 +83,7 @@ def _contrast(frames: np.ndarray, factor: float, **_: Any) -> np.ndarray:
 
 
 def _sharpen(frames: np.ndarray, factor: float, **_: Any) -> np.ndarray:
-    """Go from the smoothed frame (0) to the frame (1) and as far beyond as `factor` says."""
+    """Interpolate between the smoothed frame (factor 0) and the frame (1), or extrapolate."""
     return _filter(frames, factor * UNCHANGED + (1 - factor) * SMOOTH)
 
 
@@ -93,7 +93,7 @@ def _move(operation: Callable[..., np.ndarray], frames: np.ndarray, *arguments: 
 
 
 class _Movable:
-    """The frames of a clip with what timm's and PIL's geometry asks of an image."""
+    """The frames of a clip with the interface that timm's and PIL's geometry needs of an image."""
 
     rotate = Image.Image.rotate
 
@@ -108,7 +108,7 @@ class _Movable:
     def transform(
         self, size: tuple[int, int], method: int, matrix: Sequence[float], resample: int, fillcolor: Sequence[int]
     ) -> np.ndarray:
-        """Sample the frames where `matrix`, the first two rows of an affine map, takes the corners of their pixels."""
+        """Sample the frames under an affine map, of which `matrix` holds the first two rows."""
         matrix = np.reshape(matrix, (2, 3)) @ [[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]] - [[0, 0, 0.5]]
         if np.array_equal(matrix[:, :2], np.eye(2)):
             return _translate(self.frames, *matrix[:, 2], fillcolor)
@@ -120,7 +120,7 @@ class _Movable:
 
 
 def _translate(frames: np.ndarray, right: float, down: float, fill: Sequence[int]) -> np.ndarray:
-    """Sample the frames `right` and `down` of each pixel: a filter for the fraction, then whole pixels."""
+    """Sample the frames at an offset of `right` and `down` pixels: a filter for the fraction, then whole pixels."""
     whole_x, whole_y = round(right), round(down)
     filtered = _filter(frames, np.outer(_cubic(down - whole_y), _cubic(right - whole_x)))
     above, left, below, behind = (max(pixels, 0) for pixels in (-whole_y, -whole_x, whole_y, whole_x))
@@ -133,14 +133,14 @@ def _translate(frames: np.ndarray, right: float, down: float, fill: Sequence[int
 
 
 def _cubic(fraction: float) -> np.ndarray:
-    """Weights of the five pixels around one that is sampled `fraction` of a pixel, -0.5 to 0.5, away: PIL's cubic."""
+    """PIL's cubic: weights of five pixels for a sample at an offset of -0.5 to 0.5 pixels."""
     distance = abs(np.arange(-2, 3) - fraction)
     near, far = (distance - 2) * distance**2 + 1, ((5 - distance) * distance - 8) * distance + 4
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0))
 
 
 def _filter(frames: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Correlate every frame with a kernel; beyond the frame its border continues."""
+    """Correlate every frame with a kernel; the border is repeated."""
     filtered = np.empty_like(frames)
     for target, frame in zip(filtered, frames, strict=True):
         cv2.filter2D(frame, -1, kernel, dst=target, borderType=cv2.BORDER_REPLICATE)

@@ -1,4 +1,4 @@
-"""Broken videos met in training: skipped, named, counted, and too many of them stop the run."""
+"""Broken training videos: skipped, logged and counted; too many of them stop the run."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ logger = logging.getLogger("hbi")  # the run's log; loading processes inherit it
 
 
 class BadVideos:
-    """The broken videos of a run, a line each in a file that the loading processes of all ranks share."""
+    """The broken videos of a run, one per line in a file that the loading processes of all ranks share."""
 
     def __init__(self, path: Path, max_count: int):
         self.path = path
@@ -20,13 +20,13 @@ class BadVideos:
         """Count a video, once, and log it.
 
         Raises:
-            InputError: there are more than may be, or the file cannot be written.
+            InputError: there are more than allowed, or the file cannot be written.
         """
         if video_id in self.known():
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # One write in append mode is not torn apart by those of other processes.
+            # One write in append mode is not interleaved with those of other processes.
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
             with os.fdopen(descriptor, "wb", buffering=0) as file:
                 file.write(f"{video_id}\t{reason}\n".encode())

@@ -1,4 +1,4 @@
-"""Captions and clips to batches of tensors, the same way for every data set.
+"""Captions and clips to batches of tensors, the same for every data set.
 
 A texts, B pairs or videos, N_t words, N_v frames, n <= N_v frames of one clip, M frames of all clips of a batch,
 R CLIP's resolution.
@@ -21,7 +21,7 @@ Tokenize = Callable[[Sequence[str], int], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Clip:
-    """A video, or the part of it between two times in seconds."""
+    """A video, or its part between two times in seconds."""
 
     video_id: str
     start: float | None = None
@@ -30,7 +30,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a video, its true answer, and the kind of question that accuracy is reported by."""
+    """A question about a video, its true answer, and its kind, by which accuracy is reported."""
 
     question: str
     answer: str
@@ -40,10 +40,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Split:
-    """What the annotations of one split say: every clip once, every caption, and the index of its clip.
+    """The annotations of a split: every clip once, every caption, and the index of its clip.
 
     Attributes:
-        subsets: name -> indices of captions that are evaluated apart as well, such as hard negatives.
+        subsets: name -> indices of captions that are also evaluated separately, such as hard negatives.
         whole: numbers of captions and clips before any were left out; None where none were.
     """
 
@@ -54,7 +54,7 @@ class Split:
     whole: tuple[int, int] | None = field(default=None, compare=False)
 
     def counts(self, texts: str = "captions") -> dict[str, int]:
-        """How many captions, called `texts`, and videos (or clips of them) are used, and how many left out."""
+        """Numbers of captions (called `texts`) and videos or clips, used and left out."""
         used = len(self.captions), len(self.clips)
         left_out = [every - some for every, some in zip(self.whole or used, used, strict=True)]
         names = texts, "videos", f"{texts}_left_out", "videos_left_out"
@@ -79,17 +79,14 @@ class Split:
 
 
 class TextDataset(Dataset):
-    """Every caption of a split once, for evaluation: {"ids": (N_t), "text_mask": (N_t)}, both int64.
-
-    A process tokenises each caption once, however often a split is evaluated.
-    """
+    """Every caption of a split once, for evaluation: {"ids": (N_t), "text_mask": (N_t)}, int64, tokenised once."""
 
     def __init__(self, split: Split, tokenizer: Tokenize, max_words: int):
         self.captions = split.captions
         self.tokenizer = tokenizer
         self.max_words = max_words
         self._ids = torch.zeros(len(self.captions), max_words, dtype=torch.int32)
-        self._mask = torch.zeros(len(self.captions), max_words, dtype=torch.uint8)  # of zeros where it is yet to do
+        self._mask = torch.zeros(len(self.captions), max_words, dtype=torch.uint8)  # all 0: not yet tokenised
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -104,8 +101,8 @@ class TextDataset(Dataset):
 class ClipDataset(Dataset):
     """Every clip of a split once, for evaluation: {"frames": uint8 (n, 3, R, R), "video_id": index of the clip}.
 
-    `videos` has the file of each video id; `read` is `dataloaders.clips.read_clip` with all but path and times bound. A
-    clip that cannot be read is an InputError, in a loading process one whose last line is the reason alone.
+    `videos` maps video ids to files; `read` is `dataloaders.clips.read_clip` with all but path and times bound. A clip
+    that cannot be read is an InputError; in a loading process its last line is the reason.
     """
 
     def __init__(self, split: Split, videos: Mapping[str, Path], read: Callable[..., Tensor]):
@@ -123,7 +120,7 @@ class ClipDataset(Dataset):
         except InputError as error:
             if get_worker_info() is None:
                 raise
-            # torch raises it again with a traceback that ends in "<type>: <message>"; the reason needs its own line.
+            # torch raises it again with a traceback that ends in "<type>: <message>": put the reason on its own line.
             raise InputError(f"\n{error}") from error
         return {"frames": frames, "video_id": index}
 
@@ -131,8 +128,7 @@ class ClipDataset(Dataset):
 class PairDataset(Dataset):
     """Every caption of a split with its clip, for training: the items of TextDataset and ClipDataset in one.
 
-    With `bad_videos` a clip that cannot be read is counted there, and gives its place to another pair, drawn with
-    torch's generator.
+    With `bad_videos` a clip that cannot be read is counted, and another pair is drawn instead.
     """
 
     def __init__(self, split: Split, texts: TextDataset, clips: ClipDataset, bad_videos: BadVideos | None = None):
@@ -156,15 +152,15 @@ class PairDataset(Dataset):
                 index = torch.randint(len(self.texts), ()).item()
 
     def name(self, index: int) -> str:
-        """What an item is called in a message: its video, and which caption it is."""
+        """The name of an item in messages: its video, and number of the caption."""
         return f"{self.clips.clips[self.clip_of_caption[index]].video_id} with text {index}"
 
 
 def collate(items: Sequence[dict[str, Tensor | int]], max_frames: int) -> dict[str, Tensor]:
-    """Stack items of the data sets above, and lay the frames of all clips one after another, without padding.
+    """Stack items of the data sets above; the frames of all clips are concatenated without padding.
 
     Returns:
-        What the items have of "ids" and "text_mask", int64 (B, N_t); "frames", uint8 (M, 3, R, R); "video_mask", int64
+        Where items have them: "ids" and "text_mask", int64 (B, N_t); "frames", uint8 (M, 3, R, R); "video_mask", int64
         (B, N_v), whose sum is M; "video_ids", int64 (B,): indices of the clips in the split.
     """
     batch = default_collate([{name: value for name, value in item.items() if name != "frames"} for item in items])

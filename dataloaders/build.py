@@ -1,4 +1,4 @@
-"""From the arguments of an entry script to loaders."""
+"""Build loaders from the arguments of an entry script."""
 
 import argparse
 import logging
@@ -34,7 +34,7 @@ logger = logging.getLogger("hbi")
 
 @dataclass(frozen=True)
 class EvaluationLoaders:
-    """This process's part of a split, captions and clips apart, and for each caption of the whole split its clip."""
+    """Loaders of this process's captions and of its clips, and the clip of each caption of the whole split."""
 
     text: DataLoader
     clips: DataLoader
@@ -45,11 +45,11 @@ class EvaluationLoaders:
 def build_evaluation_loaders(
     args: argparse.Namespace, tokenizer: Tokenize, resolution: int, device: torch.device, name: str = "test"
 ) -> EvaluationLoaders:
-    """Loaders of the split `name`; the resolution is CLIP's."""
+    """Build the loaders of the split `name`; the resolution is CLIP's."""
     split, videos = find_split(args, name)
     load = partial(build_loader, args, batch_size=args.batch_size_val, training=False, device=device)
     return EvaluationLoaders(
-        load(TextDataset(split, tokenizer, args.max_words), workers=0),  # a process starts slower than words are read
+        load(TextDataset(split, tokenizer, args.max_words), workers=0),  # tokenising takes less than starting a process
         load(ClipDataset(split, videos, clip_reader(args, resolution)), workers=args.workers),
         torch.tensor(split.clip_of_caption),
         split,
@@ -57,7 +57,7 @@ def build_evaluation_loaders(
 
 
 def build_bank_loader(args: argparse.Namespace, tokenizer: Tokenize, device: torch.device) -> DataLoader:
-    """Loader of --query_bank training captions, drawn at random, or of all; arguments as above."""
+    """Build the loader of --query_bank random training captions, or of all."""
     captions = read_split(args, "train").captions
     if len(captions) > args.query_bank:
         captions = random.Random(args.seed).sample(captions, args.query_bank)
@@ -68,7 +68,7 @@ def build_bank_loader(args: argparse.Namespace, tokenizer: Tokenize, device: tor
 def build_pair_bank_loaders(
     args: argparse.Namespace, tokenizer: Tokenize, resolution: int, device: torch.device
 ) -> tuple[DataLoader, DataLoader]:
-    """Loaders of the first caption of each training clip, and of these clips, as published with DiCoSA."""
+    """Build loaders of the first caption of each training clip, and of these clips, as published with DiCoSA."""
     split, videos = find_split(args, find_dataset(args.datatype).bank_split)
     first = dict(zip(reversed(split.clip_of_caption), reversed(split.captions), strict=True))
     load = partial(build_loader, args, batch_size=args.batch_size_val, training=False, device=device)
@@ -86,7 +86,7 @@ def selection_split(args: argparse.Namespace) -> str:
 def build_training_loader(
     args: argparse.Namespace, tokenizer: Tokenize, resolution: int, device: torch.device
 ) -> DataLoader:
-    """Loader of the training split's pairs; arguments and errors as for `build_evaluation_loaders`."""
+    """Build the loader of the training pairs."""
     split, videos = find_split(args, "train")
     clips = ClipDataset(split, videos, clip_reader(args, resolution, build_augmentation(args)))
     texts = TextDataset(split, tokenizer, args.max_words)
@@ -95,27 +95,24 @@ def build_training_loader(
 
 
 def find_split(args: argparse.Namespace, name: str) -> tuple[Split, dict[str, Path]]:
-    """Read a split's annotations and find its videos; with --skip_missing_videos the split loses those not found."""
+    """Read a split's annotations and find its videos; with --skip_missing_videos those not found are left out."""
     split = read_split(args, name)
     videos = find_files(args, name, [clip.video_id for clip in split.clips])
     return split.keep_videos(videos), videos
 
 
 def read_split(args: argparse.Namespace, name: str) -> Split:
-    """Read a split as its annotations have it."""
+    """Read a split's annotations."""
     return build_split(args.datatype, args.anno_path, name, **reader_options(args))
 
 
 def reader_options(args: argparse.Namespace) -> dict[str, str]:
-    """The flags that the data set's reader takes."""
+    """Options of the data set's reader from the flags."""
     return {name: getattr(args, name) for name in find_dataset(args.datatype).options}
 
 
 def find_files(args: argparse.Namespace, name: str, video_ids: Iterable[str]) -> dict[str, Path]:
-    """The files of a split's videos but those in --skip_list.
-
-    --output_dir gets a list of those not found, an error unless they may miss.
-    """
+    """Find the files of a split's videos except those in --skip_list; --output_dir gets a list of missing ones."""
     wanted = dict.fromkeys(video_ids)
     if args.skip_list:
         skipped = wanted.keys() & set(read_ids(Path(args.skip_list)))
@@ -132,7 +129,7 @@ def find_files(args: argparse.Namespace, name: str, video_ids: Iterable[str]) ->
 
 
 def build_bad_videos(args: argparse.Namespace, videos: int) -> BadVideos:
-    """Counts the broken ones of `videos` training videos for all processes, in --output_dir; from 0, or on resuming."""
+    """Build the count of broken ones among `videos` training videos, in --output_dir; it continues on resuming."""
     path = Path(args.output_dir) / "bad_videos.txt"
     if is_main() and not args.resume:
         remove(path, r"bad_videos\.txt")
@@ -141,13 +138,13 @@ def build_bad_videos(args: argparse.Namespace, videos: int) -> BadVideos:
 
 
 def build_augmentation(args: argparse.Namespace) -> RandAugment | None:
-    """What training frames go through: as --augment says, or as published for the data set."""
+    """Build the augmentation of --augment, or the published one of the data set."""
     config = args.augment or find_dataset(args.datatype).augmentation
     return None if config == "none" else RandAugment(config)
 
 
 def clip_reader(args: argparse.Namespace, resolution: int, augment: RandAugment | None = None) -> Callable[..., Tensor]:
-    """`read_clip` with all but the path and the times bound to the arguments."""
+    """Bind the arguments of `read_clip` except path and times."""
     dataset = find_dataset(args.datatype)
     cache = args.frame_cache, args.frame_cache_gb, args.frame_cache_form
     kept = args.frame_cache and FrameCache(*cache, videos=args.video_path, measure=is_main())
@@ -172,6 +169,6 @@ def build_loader(
     collate: Callable[..., dict[str, Tensor]] = collate,
     **options: Any,
 ) -> DataLoader:
-    """`build_dataloader` for this process, with further `LoaderOptions`."""
+    """Build this process's loader; `options` are further `LoaderOptions`."""
     process = {"max_frames": args.max_frames, "seed": args.seed, "rank": rank(), "world_size": world_size()}
     return build_dataloader(dataset, LoaderOptions(**process, **options), collate)

@@ -1,4 +1,4 @@
-"""From the arguments of main_captioning.py to the clips and reference captions of a split."""
+"""Build loaders of clips and reference captions from the arguments of main_captioning.py."""
 
 import argparse
 from collections.abc import Collection
@@ -15,19 +15,12 @@ from utils.config import find_config
 from utils.errors import InputError
 
 CAPTIONED = ("msrvtt", "msvd", "vatex", "csv")
-"""Data sets with several captions of what happens in a whole clip."""
+"""Data sets whose clips have several captions."""
 
 
 @dataclass(frozen=True)
 class CaptionLoaders:
-    """A split.
-
-    Attributes:
-        clips: this process's share, batches of clips, each decoded once.
-        names: of all clips.
-        references: every caption of each clip.
-        counts: of references and videos, used and left out.
-    """
+    """A split: loader of this process's clips; names and references of all clips; counts used and left out."""
 
     clips: DataLoader
     names: list[str]
@@ -36,7 +29,7 @@ class CaptionLoaders:
 
 
 class CaptionDataset(TextDataset):
-    """The items of TextDataset with "labels", what is to be written: the token ids (N_t)."""
+    """The items of TextDataset with "labels", the token ids (N_t) to be generated."""
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         item = super().__getitem__(index)
@@ -44,17 +37,13 @@ class CaptionDataset(TextDataset):
 
 
 def check_captioned(datatype: str) -> None:
-    """Raise an InputError if a data set is not one of captioning."""
+    """Raise an InputError if a data set has no captioning."""
     if datatype not in CAPTIONED:
         raise InputError(f"--datatype {datatype}: no data set of captioning; choose one of {', '.join(CAPTIONED)}")
 
 
 def build_caption_loaders(args: argparse.Namespace, resolution: int, device: torch.device, name: str) -> CaptionLoaders:
-    """Load the clips of "val" or "test" with all their captions; "val" is the test split where there is no other.
-
-    Raises:
-        InputError: annotations or videos are missing or malformed.
-    """
+    """Load the clips of "val" or "test" with all their captions; "val" is the test split where there is no other."""
     split, videos = find_split(args, name)
     clips = ClipDataset(split, videos, clip_reader(args, resolution))
     references: list[list[str]] = [[] for _ in split.clips]
@@ -68,7 +57,7 @@ def build_caption_loaders(args: argparse.Namespace, resolution: int, device: tor
 def build_caption_training_loader(
     args: argparse.Namespace, tokenizer: Tokenize, resolution: int, device: torch.device
 ) -> DataLoader:
-    """Load the training captions with their clips, --captions_per_clip of one clip together; errors as above."""
+    """Load the training captions with their clips, --captions_per_clip of one clip together."""
     split, videos = find_split(args, "train")
     together = args.captions_per_clip
     if args.batch_size % together:
@@ -86,10 +75,7 @@ def build_caption_training_loader(
 
 
 def check_unseen(args: argparse.Namespace, clips: Collection[Clip], name: str) -> str | None:
-    """Compare a split with the videos that --init_model was trained on, as the config.json of its run tells them.
-
-    Returns:
-        A warning, if there is anything to say.
+    """Compare a split with the training videos of --init_model, by the config.json of its run; returns a warning.
 
     Raises:
         InputError: videos of the test split are among them, and --allow_seen_videos is not given.
@@ -109,6 +95,6 @@ def check_unseen(args: argparse.Namespace, clips: Collection[Clip], name: str) -
 
 
 def clip_name(clip: Clip) -> str:
-    """The video's id, and if the clip is a part of it, from when to when."""
+    """The video's id, with start and end if the clip is a part of it."""
     times = ["" if time is None else f"{time:g}" for time in (clip.start, clip.end)]
     return f"{clip.video_id}, {times[0]}-{times[1]} s" if any(times) else clip.video_id

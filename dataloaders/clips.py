@@ -1,4 +1,4 @@
-"""From a video file to the frames of an item: decoded or kept, augmented, resized.
+"""Frames of a clip from a video file or the frame cache, augmented and resized.
 
 n frames of a clip, H and W their height and width, R CLIP's resolution.
 """
@@ -24,15 +24,15 @@ def read_clip(
     decode: Callable[..., np.ndarray] | None = None,
     **sampling: Any,
 ) -> torch.Tensor:
-    """Read the sampled frames of a clip.
+    """Read the sampled frames of a clip; `sampling` are fields of `utils.video.positions.Sampling`.
 
     Args:
         path: a video file.
-        transform: uint8 (n, H, W, 3) -> uint8 (n, 3, R, R); with a cache its `repr` tells all of it.
+        transform: uint8 (n, H, W, 3) -> uint8 (n, 3, R, R); with a cache its `repr` must describe it completely.
         augment: uint8 (n, H, W, 3) -> the same, before `transform`.
         cache: keeps the transformed frames, or those before an augmentation.
         decode: in place of `decode_clip`.
-        **sampling: fields of `utils.video.positions.Sampling`.
+        **sampling: see above.
     """
     make = partial(decode or decode_clip, path, **sampling)
     if cache is None:

@@ -1,4 +1,4 @@
-"""Tensors that are computed once and loaded like data, and data that are encoded as they are loaded."""
+"""Loading precomputed tensors, and encoding batches while they are loaded."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,7 +9,7 @@ Batch = dict[str, Tensor]
 
 
 class Rows(Dataset):
-    """Named tensors row by row: item i is {name: tensor[i]}."""
+    """A data set of named tensors: item i is {name: tensor[i]}."""
 
     def __init__(self, tensors: Batch):
         self.tensors = tensors
@@ -21,7 +21,7 @@ class Rows(Dataset):
         return {name: tensor[index] for name, tensor in self.tensors.items()}
 
     def name(self, index: int) -> str:
-        """What an item is called in a message."""
+        """The name of an item in messages."""
         return f"pair {index}"
 
 

@@ -19,7 +19,7 @@ logger = logging.getLogger("hbi")
 
 @dataclass(frozen=True)
 class Matches:
-    """What a folder has of some videos: their files by id, several that could be meant, and ids without any."""
+    """Files of videos in a folder: those found by id, ambiguous ones, and missing ids."""
 
     found: dict[str, Path] = field(default_factory=dict)
     ambiguous: dict[str, list[Path]] = field(default_factory=dict)
@@ -27,11 +27,11 @@ class Matches:
 
 
 def match_videos(video_path: str | Path, video_ids: Iterable[str]) -> Matches:
-    """Look for the file of every video with one scan of the folder and its subfolders.
+    """Find the file of every video by one scan of the folder and its subfolders.
 
-    An id is the name of a file, or its path within the folder, with or without the ending, and a name with or without
-    the prefix "v_". Letters with accents may be composed or not. Of several matches the least deep wins, then the order
-    of `VIDEO_SUFFIXES`; in different folders of the same depth they are ambiguous. Links to folders are not followed.
+    An id is the name of a file or its path within the folder, with or without the ending; a name may lack or have the
+    prefix "v_". Of several matches the least deep wins, then the order of `VIDEO_SUFFIXES`; matches in different
+    folders of the same depth are ambiguous. Links to folders are not followed.
     """
     folder = Path(video_path)
     if not folder.is_dir():
@@ -59,7 +59,7 @@ def find_videos(
     """Find the file of every video, as `match_videos` does; `missing_list` receives the ids of missing ones.
 
     Raises:
-        InputError: there is no such folder, a video is ambiguous, or missing without `skip_missing`, or none is there.
+        InputError: there is no such folder, a video is ambiguous or missing without `skip_missing`, or all are missing.
     """
     matches = match_videos(video_path, video_ids)
     for video_id, paths in matches.ambiguous.items():

@@ -1,4 +1,4 @@
-"""Sampled frames kept on disk, so that a video is decoded once and not in every epoch.
+"""Cache of sampled frames on disk, so that a video is decoded once and not in every epoch.
 
 n frames of a clip, H and W their height and width.
 """
@@ -32,19 +32,19 @@ logger = logging.getLogger("hbi")
 
 
 class FrameCache:
-    """Frames by what they were made of, for any number of processes at once.
+    """Frames by video and settings, for any number of processes.
 
-    An entry is written under another name and renamed when complete. It is not synced: one that a failing machine cut
-    short is made again. Only to rename and count it, processes wait for each other. What would not fit is not kept: in
-    epochs that visit every video once, putting one out for another gains nothing. Entries whose video or settings
-    changed are never found again; remove the folder to be rid of them.
+    An entry is written under another name, without sync, and renamed when complete; one that a failing machine cut
+    short is made again. Processes wait for each other only to rename and count an entry. A full cache takes no more
+    entries: eviction gains nothing in epochs that visit every video once. Entries of changed videos or settings stay
+    until the folder is removed.
 
     Args:
         folder: for the entries; created if missing.
-        gigabytes: 10^9 bytes that entries may take.
+        gigabytes: maximum size of all entries, in 10^9 bytes.
         form: "lossless" keeps the frames bit by bit, "compact" as JPEG of quality 95 without colour subsampling.
-        videos: folder of the videos, which the cache must lie apart from.
-        measure: count the entries again, as one process of a run should; otherwise only where no count is there.
+        videos: folder of the videos, which must be outside the cache.
+        measure: count the entries again, as one process of a run should.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class FrameCache:
             raise InputError(f"{folder}: cannot be written ({error.strerror}); give another --frame_cache") from error
 
     def get(self, path: Path, settings: dict[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray:
-        """The frames of a video, uint8 (n, H, W, 3), made only if they are not kept yet.
+        """The frames of a video, uint8 (n, H, W, 3), from the cache or made and kept.
 
-        Another size or time of change makes it another video; `settings` is all else that the frames depend on, of
-        types that JSON knows. In compact form the frames are nearly those made, from the first time on.
+        The key is path, size and time of change of the video, and `settings`, which JSON can hold. In compact form even
+        frames just made are returned as the JPEG has them.
         """
         try:
             status = path.stat()
@@ -90,9 +90,9 @@ class FrameCache:
         return _unpack(packed)
 
     def _keep(self, entry: Path, content: bytes) -> None:
-        """Write an entry if there is space for it; if there is none, that is said once and nothing more is kept."""
+        """Write an entry if it fits; otherwise warn once and keep nothing more."""
         try:
-            # The lock is taken last, and let go once the entry is renamed.
+            # The lock is held only to rename and count the entry.
             with ExitStack() as lock, atomic_write(entry, "wb", sync=False) as file:
                 file.write(content)
                 file.flush()
@@ -108,7 +108,7 @@ class FrameCache:
 
     @contextmanager
     def _locked_count(self) -> Iterator[IO[bytes]]:
-        """The file of the number of bytes taken, at its beginning; no other process has it meanwhile."""
+        """The locked file of the number of bytes taken."""
         with open_own(self.folder / "bytes", "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
@@ -116,12 +116,12 @@ class FrameCache:
             file.flush()
 
     def _used(self, count: IO[bytes]) -> int:
-        """Bytes taken, by the file if it holds a number."""
+        """Bytes taken, from the file or measured."""
         number = count.read(20)
         return int(number) if number.isdigit() else self._measure()
 
     def _measure(self) -> int:
-        """Bytes that the entries take, after what processes left unfinished more than a day ago is removed."""
+        """Remove temporary files older than a day, and return the bytes that the entries take."""
         entries = [file for file in self.folder.glob("[0-9a-f][0-9a-f]/*") if is_regular(file)]
         for file in self.folder.glob("[0-9a-f][0-9a-f]/.*"):
             if is_regular(file) and time.time() - file.stat().st_mtime > DAY:
@@ -139,7 +139,7 @@ def _pack(frames: np.ndarray, form: str) -> dict[str, np.ndarray]:
         return {"frames": np.ascontiguousarray(frames)}
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    # OpenCV takes blue first.
+    # OpenCV's channels are BGR.
     pictures = [cv2.imencode(".jpg", frame[..., ::-1], options)[1] for frame in frames]
     return {"pictures": np.concatenate(pictures), "lengths": np.array([len(picture) for picture in pictures])}
 

@@ -1,4 +1,4 @@
-"""Decoding in a process of its own: whatever a file does to the decoder, training continues.
+"""Decoding in a separate process, so that a file that crashes the decoder does not end training.
 
 n frames of a clip, H and W their height and width.
 """
@@ -21,13 +21,12 @@ ROOT = Path(__file__).parents[1]
 
 
 class IsolatedDecoder:
-    """`decode_clip` in another process, which is started when first needed, and again after it failed.
+    """`decode_clip` in a separate process, which is started on demand, and again after a failure.
 
-    Copies in forked processes, such as loading workers, start one each. It ends with the process that started it. A
-    file that broke it once is not tried again.
+    Each loading worker has its own, which ends with it. A file that failed once is not tried again.
 
     Args:
-        seconds: the longest that a clip may take.
+        seconds: maximum time for a clip.
     """
 
     def __init__(self, seconds: float):
@@ -38,7 +37,7 @@ class IsolatedDecoder:
         self._connection: Connection
 
     def __call__(self, path: str | Path, **sampling: Any) -> np.ndarray:
-        """Decode as `decode_clip` does; it is an InputError, too, if the decoder crashed or took too long."""
+        """Decode as `decode_clip` does; a crash or timeout of the decoder is an InputError, too."""
         request = {"path": str(path), **sampling}
         if request["path"] not in self._broken:
             if self._owner != os.getpid():
@@ -72,7 +71,7 @@ class IsolatedDecoder:
             pass_fds=[theirs.fileno()],
             env={**os.environ, "PYTHONPATH": search},
             stdin=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,  # the last words of one that crashes
+            stderr=subprocess.DEVNULL,  # messages of a crash
         )
         theirs.close()
         self._connection.recv_bytes()
@@ -80,7 +79,7 @@ class IsolatedDecoder:
 
 
 def serve(connection: Connection) -> None:
-    """Decode what is requested until the other side is gone."""
+    """Answer requests until the connection closes."""
     connection.send_bytes(b"ready")
     while True:
         try:

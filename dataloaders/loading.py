@@ -21,7 +21,7 @@ class LoaderOptions:
     Attributes:
         batch_size: items in a batch over all processes.
         max_frames: N_v, columns of the video mask.
-        workers: loading processes, each with one thread, but no more than there are batches; 0 for none.
+        workers: loading processes, each with one thread, at most one for each batch; 0 for none.
         device: where the batches go; their memory is pinned for CUDA.
     """
 
@@ -35,7 +35,7 @@ class LoaderOptions:
     device: str | torch.device = "cpu"
 
     def check(self, items: int) -> None:
-        """Refuse a batch size that the number of processes does not divide, or that training items do not fill."""
+        """Refuse a batch size that the processes cannot share equally, or that exceeds the training items."""
         size, flag = self.batch_size, "--batch_size" if self.training else "--batch_size_val"
         if size < 1 or size % self.world_size:
             remedy = f"choose a multiple of {self.world_size} for {flag}"
@@ -49,12 +49,10 @@ def build_dataloader(
 ) -> DataLoader:
     """Load batches in worker processes.
 
-    In training every process draws its part of a new permutation each epoch (call `loader.sampler.set_epoch(epoch)`,
-    which can also leave out items at its beginning), and what does not fill a global batch is left out. What is drawn
-    at random for a batch depends on the seed, the epoch and the batch's place in it alone. In evaluation process r of w
-    gets items len * r // w up to len * (r + 1) // w, so that the parts in the order of ranks are the data set.
-
-    `collate` makes a batch of items and `max_frames`.
+    In training every process draws its shard of a new permutation each epoch (call `loader.sampler.set_epoch(epoch)`,
+    which can also skip items at the beginning); the last incomplete batch is dropped. Random draws of a batch depend
+    only on the seed, the epoch and the batch's number in it. In evaluation rank r of w gets the items from len * r // w
+    to len * (r + 1) // w. `collate` makes a batch of items and `max_frames`.
     """
     options.check(len(dataset))
     rank, world_size, sampler = options.rank, options.world_size, None

@@ -1,4 +1,4 @@
-"""OpenCV, held to one thread: each loading process would start as many threads as there are cores."""
+"""OpenCV with one thread: by default each loading process would start a thread for each core."""
 
 import cv2
 

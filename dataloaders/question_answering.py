@@ -1,4 +1,4 @@
-"""From the arguments of main_vqa.py to loaders of questions and of the videos they ask about.
+"""Build loaders of questions and their videos from the arguments of main_vqa.py.
 
 A questions, B videos, N_t words, N_v frames.
 """
@@ -26,7 +26,7 @@ UNKNOWN = -1
 
 
 def as_split(questions: Sequence[Question]) -> Split:
-    """Questions as captions, each video once as a clip."""
+    """Make a split with questions as captions, and each video once as a clip."""
     clips = {video_id: place for place, video_id in enumerate(dict.fromkeys(asked.video_id for asked in questions))}
     return Split(
         clips=[Clip(video_id) for video_id in clips],
@@ -36,9 +36,9 @@ def as_split(questions: Sequence[Question]) -> Split:
 
 
 class QuestionDataset(TextDataset):
-    """Every question once: {"ids", "text_mask": (N_t), "labels": its answer's, "video_of_text": index of its clip}.
+    """Every question once: {"ids", "text_mask": (N_t), "labels", "video_of_text": index of its clip}.
 
-    Labels are places in `answers`, the vocabulary; an answer outside has the label `UNKNOWN`.
+    The label is the answer's index in the vocabulary `answers`, or `UNKNOWN`.
     """
 
     def __init__(self, questions: Sequence[Question], answers: Sequence[str], tokenizer: Tokenize, max_words: int):
@@ -53,13 +53,13 @@ class QuestionDataset(TextDataset):
 
 
 class QuestionVideoDataset(PairDataset):
-    """Questions with their clips, for training; a batch decodes each clip once, however many questions it asks of it.
+    """Questions with their clips, for training; a batch decodes each clip once.
 
-    The arguments are PairDataset's, with a QuestionDataset for its texts, and
+    The arguments are PairDataset's, and
 
     Args:
-        together: how many questions make an item: the questions, grouped by clip and in random order within it, are cut
-            into rows of that length, and the rest is left out. A step encodes fewer clips then.
+        together: questions in an item: those of a clip, in random order, are cut into rows of that length, and the rest
+            is dropped.
         seed: of that order.
     """
 
@@ -82,22 +82,22 @@ class QuestionVideoDataset(PairDataset):
         return len(self.rows)
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor | int]]:
-        """The items of a batch: one for each question of the rows."""
+        """The items of a batch, one for each question."""
         batch = copy(self)
         batch.clips = _OnceDecoded(self.clips)
         return [batch[question] for index in indices for question in self.rows[index]]
 
     def name(self, index: int) -> str:
-        """What an item is called in a message: the names of its questions."""
+        """The names of an item's questions in messages."""
         return ", ".join(super(QuestionVideoDataset, self).name(question) for question in self.rows[index])
 
     @staticmethod
     def collate(items: Sequence[dict[str, Tensor | int]], max_frames: int) -> dict[str, Tensor]:
-        """Stack A questions and lay down the frames of each of their B clips once.
+        """Stack A questions, and the frames of each of their B clips once, as `dataloaders.base.collate` does.
 
         Returns:
-            "ids", "text_mask" (A, N_t), "labels" (A,), "frames", "video_mask" (B, N_v) and "video_ids" (B,) as
-            `dataloaders.base.collate` makes them, and "video_of_text" (A,): which of the clips.
+            "ids", "text_mask" (A, N_t), "labels" (A,), "frames", "video_mask" (B, N_v), "video_ids" (B,), and
+            "video_of_text" (A,): which of the clips.
         """
         clips = {item["video_id"]: {name: item[name] for name in ("frames", "video_id")} for item in items}
         place = {video_id: number for number, video_id in enumerate(clips)}
@@ -110,7 +110,7 @@ class QuestionVideoDataset(PairDataset):
 
 
 class _OnceDecoded:
-    """The clips of a ClipDataset, which keeps every clip it has given once."""
+    """The clips of a ClipDataset, cached."""
 
     def __init__(self, clips: ClipDataset):
         self.clips = clips.clips
@@ -122,14 +122,7 @@ class _OnceDecoded:
 
 @dataclass(frozen=True)
 class QuestionLoaders:
-    """This process's share of a split, questions and clips apart.
-
-    Attributes:
-        asked: every question of the split.
-        questions: batches of `QuestionDataset`'s items.
-        clips: batches of clips, each decoded once.
-        counts: questions and videos used, and left out.
-    """
+    """Every question of a split, loaders of this process's questions and clips, counts used and left out."""
 
     asked: list[Question]
     questions: DataLoader
@@ -138,12 +131,12 @@ class QuestionLoaders:
 
 
 def read_questions(datatype: str, path: str) -> list[Question]:
-    """Read a file of questions of a data set."""
+    """Read a data set's file of questions."""
     return find_dataset(datatype, with_questions=True).read_questions(Path(path))
 
 
 def build_vocabulary(args: argparse.Namespace) -> list[str]:
-    """The answers of the training questions, the most frequent first: the vocabulary where none is given."""
+    """Make a vocabulary of the training answers, the most frequent first."""
     answers = [asked.answer for asked in read_questions(args.datatype, args.train_csv)]
     return frequent_answers(answers, find_dataset(args.datatype).min_answers)
 
@@ -151,7 +144,7 @@ def build_vocabulary(args: argparse.Namespace) -> list[str]:
 def build_evaluation_loaders(
     args: argparse.Namespace, answers: Sequence[str], tokenizer: Tokenize, resolution: int, device: torch.device
 ) -> QuestionLoaders:
-    """Loaders of the evaluation questions; `answers` is the vocabulary, in the order of the labels."""
+    """Build loaders of the evaluation questions; `answers` is the vocabulary, in the order of the labels."""
     asked, files, counts = find_questions(args, "test", args.val_csv)
     questions = QuestionDataset(asked, answers, tokenizer, args.max_words)
     clips = ClipDataset(questions.split, files, clip_reader(args, resolution))
@@ -172,7 +165,7 @@ def build_training_loader(
     device: torch.device,
     logger: logging.Logger,
 ) -> DataLoader:
-    """Loader of the training questions whose answer is in the vocabulary; the log tells how many are not."""
+    """Build the loader of the training questions whose answer is in the vocabulary; the log counts the others."""
     asked, files, _ = find_questions(args, "train", args.train_csv)
     vocabulary = set(answers)
     known = [question for question in asked if question.answer in vocabulary]
@@ -196,7 +189,7 @@ def build_training_loader(
 def find_questions(
     args: argparse.Namespace, name: str, path: str
 ) -> tuple[list[Question], dict[str, Path], dict[str, int]]:
-    """Read a split's questions, find their videos, and count; with --skip_missing_videos those without are left out."""
+    """Read and count a split's questions and their videos; with --skip_missing_videos those without are left out."""
     questions = read_questions(args.datatype, path)
     files = find_files(args, name, [asked.video_id for asked in questions])
     counts = as_split(questions).keep_videos(files).counts("questions")

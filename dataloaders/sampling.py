@@ -10,22 +10,22 @@ from utils.randomness import draws_of
 
 
 class Draw(NamedTuple):
-    """An item that is drawn, and the key of the random draws that go with it."""
+    """An item's index, and the key of its random draws."""
 
     index: int
     key: tuple[int, int, int]
 
 
 class TrainingSampler(DistributedSampler):
-    """Each process's part of a new permutation each epoch, from any place in it.
+    """Each process's shard of a new permutation each epoch, from any position on.
 
-    What is drawn for a batch depends neither on the loading process that makes it nor on what was made before.
+    The random draws of a batch depend neither on the loading process nor on earlier batches.
     """
 
     skipped = 0
 
     def set_epoch(self, epoch: int, skipped: int = 0) -> None:
-        """Choose the permutation, and how many of this process's items are left out at its beginning."""
+        """Choose the permutation, and how many of this process's first items are skipped."""
         super().set_epoch(epoch)
         self.skipped = skipped
 
@@ -37,12 +37,12 @@ class TrainingSampler(DistributedSampler):
         return islice(items, self.skipped, None)
 
     def indices(self, places: slice) -> list[int]:
-        """Which items have these places in this process's part of the epoch."""
+        """The items at these places of this process's shard of the epoch."""
         return list(super().__iter__())[places]
 
 
 class DrawnDataset(Dataset):
-    """A data set for a `TrainingSampler`: the random draws of a batch follow from the key of its first item."""
+    """A data set for a `TrainingSampler`: random draws of a batch are seeded by the key of its first item."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -51,7 +51,7 @@ class DrawnDataset(Dataset):
         return len(self.dataset)
 
     def name(self, index: int) -> str:
-        """What an item is called in a message."""
+        """The name of an item in messages."""
         return self.dataset.name(index)
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[Any]:

@@ -1,1 +1,1 @@
-"""Annotation files of the data sets: what must be in them, and one reader each."""
+"""Annotation files of the data sets, one reader each."""

@@ -14,7 +14,7 @@ KINDS = (
     *("motion", "spatial relation", "temporal relation", "yes or no", "colour"),
     *("object", "location", "number", "other"),
 )
-"""What the numbers of `type` stand for."""
+"""Meaning of the numbers of `type`."""
 
 
 def _duration(seconds: float) -> float:
@@ -51,7 +51,7 @@ class Asked(Entry):
 
 
 class Answer(Entry):
-    """The answer to a question, and the kind of this."""
+    """The answer to a question, and the question's kind."""
 
     question_id: Text
     answer: Text

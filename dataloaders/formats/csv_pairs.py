@@ -1,4 +1,4 @@
-"""Anyone's own pairs: one file a split, CSV or JSONL, with a video and a caption a row."""
+"""A user's own pairs: a CSV or JSONL file for each split, with a video and a caption in each row."""
 
 import math
 from pathlib import Path
@@ -42,7 +42,7 @@ class Pair(Entry):
 
 
 def read_csv_pairs(anno_path: Path, split: str) -> Split:
-    """Read {split}.csv or {split}.jsonl with rows of a `Pair`; those of the same video and times share a clip."""
+    """Read {split}.csv or {split}.jsonl with a `Pair` in each row; rows with the same video and times share a clip."""
     captions: dict[Clip, list[str]] = {}
     for row in read_rows(find_pairs(anno_path, split) or anno_path / f"{split}.csv", Pair):
         captions.setdefault(Clip(row.video.strip(), row.start, row.end), []).append(row.caption)

@@ -19,7 +19,7 @@ def _times(times: list[float]) -> list[float]:
 
 
 class Description(Entry):
-    """A sentence about a part of a video."""
+    """A sentence about parts of a video."""
 
     video: Annotated[Text, AfterValidator(without_suffix)]
     description: Text
@@ -27,9 +27,9 @@ class Description(Entry):
 
 
 def read_didemo(anno_path: Path, split: str) -> Split:
-    """Read {split}_list.txt, an id a line, and {split}_data.json, a list of descriptions.
+    """Read {split}_list.txt, an id per line, and {split}_data.json, a list of descriptions.
 
-    A video's descriptions are joined by a blank. Clips are the first 31 seconds, as published.
+    A video's descriptions are joined by spaces. Clips are the first 31 seconds, as published.
     """
     ids = list(dict.fromkeys(map(without_suffix, read_ids(anno_path / f"{split}_list.txt"))))
     path, descriptions = anno_path / f"{split}_data.json", {}

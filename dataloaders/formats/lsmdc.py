@@ -11,7 +11,7 @@ from utils.errors import InputError
 FILES = {
     "train": "LSMDC16_annos_training.csv",
     "val": "LSMDC16_annos_val.csv",
-    "test": "LSMDC16_challenge_1000_publictect.csv",  # spelled so
+    "test": "LSMDC16_challenge_1000_publictect.csv",  # as published
 }
 COLUMNS = ("clip id", "start aligned", "end aligned", "start extracted", "end extracted", "sentence")
 
@@ -28,7 +28,7 @@ class Row(Entry):
 
     @model_validator(mode="after")
     def check_times(self) -> "Row":
-        """Refuse a start after the end; times of equal width (hours.minutes.seconds.milliseconds) compare as text."""
+        """Refuse a start after the end; times have a fixed width (hours.minutes.seconds.milliseconds)."""
         for start, end in ((self.start_aligned, self.end_aligned), (self.start_extracted, self.end_extracted)):
             if len(start) == len(end) and start > end:
                 raise ValueError(f"starts at {start}, after its end {end}")
@@ -36,7 +36,7 @@ class Row(Entry):
 
 
 def read_lsmdc(anno_path: Path, split: str) -> Split:
-    """Read one of `FILES`: columns divided by tabs, no header, no quotes; every row is a caption."""
+    """Read one of `FILES`: columns separated by tabs, no header, no quotes; every row is a caption."""
     path = anno_path / FILES[split]
     captions: dict[str, list[str]] = {}
     for line, text in not_empty(read_lines(path), path, "is empty"):

@@ -10,7 +10,7 @@ from dataloaders.formats.schema import Entry, Text, captions_of, group, read_ids
 from utils.errors import InputError
 
 FULL_SPLIT = {"train": range(6513), "val": range(6513, 7010), "test": range(7010, 10_000)}
-"""The official split goes by number."""
+"""The official split, by the numbers of the videos."""
 DATA = "MSRVTT_data.json"
 
 
@@ -34,7 +34,7 @@ class Listed(Entry):
 
 
 class TestPair(Listed):
-    """A row of the test of 1k-A, and if wanted the name of a subset it belongs to."""
+    """A row of the test list of 1k-A, with an optional subset."""
 
     sentence: Text
     subset: str = ""
@@ -52,14 +52,12 @@ class TypedQuestion(Entry):
 def read_msrvtt(anno_path: Path, split: str, msrvtt_split: str = "9k") -> Split:
     """Read MSRVTT_data.json and the lists of a split.
 
-    Args:
-        anno_path: folder. Lists are for 1k-A MSRVTT_train.9k.csv or MSRVTT_train.7k.csv and
-            MSRVTT_JSFUSION_test.csv, for 1k-B train_list_miech.txt and test_list_miech.txt (an id a line).
-        split: "train", "val" or "test".
-        msrvtt_split: "9k" or "7k" for 1k-A with that many training videos, "full" for the official split, "1kB".
+    `msrvtt_split` is "9k" or "7k" for 1k-A with that many training videos, "full" for the official split, or "1kB".
+    Lists are MSRVTT_train.9k.csv or .7k.csv and MSRVTT_JSFUSION_test.csv for 1k-A, train_list_miech.txt and
+    test_list_miech.txt (an id per line) for 1k-B.
 
     Returns:
-        Every caption of every listed video; in the test of 1k-A that of the list, in the test of 1k-B the first one.
+        All captions of the listed videos; for the test of 1k-A the caption in the list, of 1k-B the first one.
     """
     if msrvtt_split == "full":
         return _read_full(anno_path / DATA, split)
@@ -106,7 +104,7 @@ def _read_test_pairs(path: Path) -> Split:
 
 
 def read_msrvtt_qa(path: Path) -> list[Question]:
-    """Read {split}.jsonl, a `TypedQuestion` a line, or the older {split}_qa.json with numbers N of videos "videoN"."""
+    """Read {split}.jsonl, a `TypedQuestion` per line, or the older {split}_qa.json with numbers N of "videoN"."""
     if path.suffix == ".json":
         return read_numbered(path, lambda number, _: f"video{number}")
     return [

@@ -15,9 +15,9 @@ MAPPING = "youtube_mapping.txt"
 
 
 def read_msvd(anno_path: Path, split: str) -> Split:
-    """Read {split}_list.txt, an id a line, and the captions.
+    """Read {split}_list.txt, an id per line, and the captions.
 
-    These are in raw-captions.json, id -> list of strings, or raw-captions.pkl, id -> list of lists of words.
+    They are in raw-captions.json, id -> list of strings, or raw-captions.pkl, id -> list of lists of words.
     """
     ids = read_ids(anno_path / f"{split}_list.txt")
     path = anno_path / "raw-captions.json"
@@ -51,7 +51,7 @@ def _load_pickle(path: Path) -> dict:
 
 
 def read_msvd_qa(path: Path) -> list[Question]:
-    """Read {split}_qa.json, whose videos have numbers N, and next to it youtube_mapping.txt: "<name> vidN" a line."""
+    """Read {split}_qa.json, whose videos have numbers N, and next to it youtube_mapping.txt, lines "<name> vidN"."""
     mapping = path.parent / MAPPING
     names = _read_mapping(mapping)
 

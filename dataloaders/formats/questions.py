@@ -1,4 +1,4 @@
-"""Questions in the form that MSRVTT-QA and MSVD-QA share."""
+"""The format of questions that MSRVTT-QA and MSVD-QA share."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def kind_of(question: str) -> str:
 
 
 def read_numbered(path: Path, video_id_of: Callable[[int, str], str]) -> list[Question]:
-    """Read a JSON list of questions; `video_id_of` turns a number, and its place for messages, into a video's id."""
+    """Read a JSON list of questions; `video_id_of` maps a number, and its place for messages, to a video's id."""
     questions = [
         Question(row.question, row.answer, video_id_of(row.video_id, f"{path}, [{place}]"), kind_of(row.question))
         for place, row in enumerate(read_json(path, list[NumberedQuestion]))

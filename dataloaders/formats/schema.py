@@ -1,4 +1,4 @@
-"""What annotation files must hold, checked by pydantic with errors that name the file, the place and the remedy."""
+"""Validation of annotation files by pydantic, with errors that name the file, the place and the remedy."""
 
 import csv
 import io
@@ -19,17 +19,17 @@ from utils.texts import read_json as parse_file
 
 Row = TypeVar("Row", bound=BaseModel)
 NAMES = {"string": "str", "model": "dict"}
-"""Of types, where pydantic's are not Python's."""
+"""Names of types in messages, where pydantic's differ from Python's."""
 
 
 class Entry(BaseModel):
-    """An object or a row of a file; what is not declared may be there."""
+    """An object or a row of a file; undeclared keys are allowed."""
 
     model_config = ConfigDict(frozen=True)
 
 
 def typed(value: Any, *kinds: type) -> Any:
-    """Return a value of one of some types; a ValueError says what is wrong."""
+    """Return a value if it is of one of the types, otherwise raise a ValueError."""
     if not isinstance(value, kinds) or isinstance(value, bool):
         raise ValueError(f"expected {' or '.join(kind.__name__ for kind in kinds)}, found {_shown(value)}")
     if isinstance(value, int) and abs(value) > sys.float_info.max:
@@ -57,7 +57,7 @@ Captions = dict[Any, Annotated[list[Annotated[str, PlainValidator(_caption)]], S
 
 
 class BadRowsError(InputError):
-    """Rows of a file that cannot be used: the message is the first one's, `reasons` holds all of them."""
+    """Unusable rows of a file: the message is that of the first one, `reasons` holds all."""
 
     def __init__(self, reasons: list[str]):
         more = f" (and {len(reasons) - 1} more bad rows)" if len(reasons) > 1 else ""
@@ -69,11 +69,7 @@ class BadRowsError(InputError):
 
 
 def check(kind: Any, value: Any, place: str | Path) -> Any:
-    """Validate what a file holds at a place, by a type that pydantic knows.
-
-    Raises:
-        InputError: the first thing that is wrong, with its place.
-    """
+    """Validate a value of a file, by a type that pydantic knows; an InputError names the place of the first error."""
     try:
         return _adapter(kind).validate_python(value)
     except ValidationError as error:
@@ -104,21 +100,21 @@ def read_json(path: Path, kind: Any) -> Any:
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    """Read number and text of every line that is not blank."""
+    """Read number and text of the lines that are not blank."""
     return [(number, line) for number, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
 
 
 def read_ids(path: Path) -> list[str]:
-    """Read a list of video ids, one a line, without repetitions."""
+    """Read a list of video ids, one per line; duplicates are dropped."""
     ids = list(dict.fromkeys(line.strip() for _, line in read_lines(path)))
     return not_empty(ids, path, "lists no video")
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """Read a file of one `kind` a line: JSON, or by its name CSV with a header.
+    """Read a file with a `kind` per line: JSON, or CSV with a header if its name ends so.
 
     Raises:
-        InputError: the file cannot be read or has no rows; of rows that cannot be used a BadRowsError.
+        InputError: the file cannot be read or has no rows; unusable rows are a BadRowsError.
     """
     is_csv, rows, reasons = path.suffix == ".csv", [], []
     parse = _complete if is_csv else parse_json
@@ -155,14 +151,14 @@ Items = TypeVar("Items", bound=Sequence)
 
 
 def not_empty(items: Items, path: Path, otherwise: str) -> Items:
-    """Return the items of a file; `otherwise` is what an error says of it."""
+    """Return the items of a file if there are any; `otherwise` is the text of the error."""
     if not items:
         raise InputError(f"{path}: {otherwise}; get the file again")
     return items
 
 
 def captions_of(captions: Mapping[str, Any], ids: Iterable[str], path: Path) -> dict[str, list[str]]:
-    """Look up the captions of listed videos, one or more each, in what the file `path` holds."""
+    """Look up the captions of listed videos, one or more each, in the content of the file `path`."""
     ids = list(ids)
     silent = [video_id for video_id in ids if not captions.get(video_id)]
     if silent:

@@ -9,9 +9,9 @@ from utils.errors import InputError
 
 
 def read_vatex(anno_path: Path, split: str) -> Split:
-    """Read {split}_list.txt, an id a line, and ref_captions.json: id -> list of strings.
+    """Read {split}_list.txt, an id per line, and ref_captions.json: id -> list of strings.
 
-    An id is a YouTube video, start and end in seconds, as Ptf_2VRj-V0_000122_000132; files are cut out and called so.
+    An id is a YouTube video, start and end in seconds, as Ptf_2VRj-V0_000122_000132; a file holds that part alone.
     """
     list_path, path = anno_path / f"{split}_list.txt", anno_path / "ref_captions.json"
     ids = read_ids(list_path)
