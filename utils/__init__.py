@@ -1,1 +1,1 @@
-"""Leaf modules that every package may use: files, checkpoints, metrics, logging, distribution."""
+"""Leaf modules that every package may import: files, checkpoints, metrics, logging, distribution."""

@@ -1,4 +1,4 @@
-"""The answer vocabulary of question answering, and how good answers are.
+"""The answer vocabulary of question answering, and the accuracy of answers.
 
 Dimension letters: A questions.
 """
@@ -18,16 +18,13 @@ _DEPTHS = (1, 5)
 
 
 def read_answers(path: str | Path) -> list[str]:
-    """Read an answer vocabulary in the form of MSRVTT-QA's train_ans2label.json: answer -> label.
-
-    Args:
-        path: JSON file whose labels are 0, 1, ... in any order.
+    """Read an answer vocabulary, JSON as MSRVTT-QA's train_ans2label.json: answer -> label.
 
     Returns:
         The answers in the order of their labels.
 
     Raises:
-        InputError: the file is missing, no JSON, or its labels are not those.
+        InputError: the file is missing, no JSON, or its labels are not 0, 1, ... in any order.
     """
     labels = read_json(path)
     if not isinstance(labels, dict) or not labels:
@@ -38,11 +35,7 @@ def read_answers(path: str | Path) -> list[str]:
 
 
 def write_answers(path: str | Path, answers: Sequence[str]) -> None:
-    """Write an answer vocabulary as `read_answers` reads it.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write an answer vocabulary for `read_answers`; a failure is an InputError."""
     with atomic_write(path) as file:
         json.dump({answer: label for label, answer in enumerate(answers)}, file)
 
@@ -55,19 +48,17 @@ def frequent_answers(answers: Sequence[str], min_count: int) -> list[str]:
 
 
 def answer_metrics(ranks: Tensor, truths: Sequence[str], kinds: Sequence[str], known: Sequence[str]) -> dict[str, dict]:
-    """Accuracy over all questions and over each kind of them.
+    """Accuracy over all questions and over each kind.
 
     Args:
-        ranks: (A,) int64, how many wrong answers were rated at least as high as the true one; of no meaning where the
-            true one is not known.
+        ranks: (A,) int64, wrong answers that score at least as high as the true one; ignored where that is unknown.
         truths: A true answers.
         kinds: A kinds of question.
         known: the answer vocabulary.
 
     Returns:
-        "total" and each kind, the most frequent kind first -> "all" and "answerable" (questions whose answer is known;
-        left out where there is none) -> "questions", how many, and in percent of them "top1", "top5" and "majority",
-        what always giving the most frequent of their answers would score.
+        "total" and each kind, the most frequent first -> "all" and "answerable" (questions with known answers, if any)
+        -> number of "questions", and in percent "top1", "top5" and "majority" (always the most frequent answer).
     """
     vocabulary = set(known)
     rows = [(rank, truth, truth in vocabulary) for rank, truth in zip(ranks.tolist(), truths, strict=True)]

@@ -1,4 +1,4 @@
-"""The zip archives of PyTorch, read as data: nothing in them is run."""
+"""Reading PyTorch's zip archives as data: no code in them is run."""
 
 import io
 import pickle
@@ -32,8 +32,8 @@ def entry_names(path: Path) -> list[str]:
     """List the entries of an archive.
 
     Raises:
-        InputError: its directory is damaged, entries overlap, or one other than code is compressed, which would let a
-            small file fill the memory. PyTorch compresses code alone.
+        InputError: its directory is damaged, entries overlap, or one other than code is compressed: PyTorch compresses
+            only code, and a small compressed file could fill the memory.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -54,24 +54,24 @@ def is_torchscript(names: Sequence[str]) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a TorchScript module, by their names, as `torch.jit.load(path).state_dict()` gives them.
+    """Read the tensors of a TorchScript module by name, as in `torch.jit.load(path).state_dict()`.
 
-    Plain tensor attributes of a scripted module count as buffers; a traced module, as OpenAI's are, has none.
+    Plain tensor attributes of a scripted module count as buffers; traced modules, as OpenAI's, have none.
 
     Raises:
-        InputError: the archive is damaged, or holds what no module has.
+        InputError: the archive is damaged, or holds other objects than a module's.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             data = next(name for name in archive.namelist() if re.fullmatch("[^/]+/data.pkl", name))
             module = _ModuleUnpickler(archive, data.removesuffix(".pkl")).load()
         return dict(_named_tensors(module))
-    except Exception as error:  # what damaged bytes lead to is not to be foreseen
+    except Exception as error:  # damaged bytes can raise anything
         raise InputError(f"{path}: damaged TorchScript archive ({one_line(error)}); fetch it again") from error
 
 
 class _Module:
-    """A module: whatever attributes the archive gives it."""
+    """A module with the attributes of the archive."""
 
 
 class _ModuleUnpickler(pickle._Unpickler):  # the one in C would reserve as much memory as a damaged index asks for

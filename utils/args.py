@@ -26,9 +26,9 @@ OF_MODEL = {
     "base_encoder", "recipe", "datatype", "msrvtt_split", "max_words", "max_frames", "video_framerate", "frame_rule",
     "slice_framepos", "exact_resize",
 }  # fmt: skip
-"""Flags that describe a trained model, on top of its method's."""
+"""Flags that describe a trained model, in addition to those of its method."""
 NOT_OF_MODEL = {"estimator"}
-"""Those of methods that its checkpoint makes needless."""
+"""Flags of methods that are not needed with its checkpoint."""
 
 
 AddArguments = Callable[[argparse.ArgumentParser], None]
@@ -41,13 +41,13 @@ def read_command(
     *,
     frozen: bool = False,
 ) -> argparse.Namespace:
-    """Parse a command line, which may have the flags of the method that it, or the run of --init_model, names.
+    """Parse a command line with the flags of the method that it, or the run of --init_model, names.
 
     Args:
-        methods: what adds the flags of each, the default first.
-        make_parser: called with the methods and one of their functions.
+        methods: functions that add the flags of each, the default first.
+        make_parser: called with `methods` and one of the functions.
         argv: as for `parse`.
-        frozen: whether training, too, leaves the model of --init_model as it is.
+        frozen: whether the model of --init_model stays fixed even in training.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--method", nargs="?")
@@ -73,7 +73,7 @@ def _add_method(methods: Collection[str], parser: argparse.ArgumentParser) -> No
 
 
 def estimator_parser(methods: Collection[str], add_method_arguments: AddArguments) -> ArgumentParser:
-    """The command line of banzhaf_estimator.py: retrieval's by one method, without what concerns the levels."""
+    """The command line of banzhaf_estimator.py: retrieval's, without the flags of the levels."""
     groups = (add_data_arguments, add_model_arguments, add_method_arguments, add_label_arguments)
     description = "Trains the estimator of the Banzhaf interaction between words and frames."
     return _parser(description, groups, (add_method_arguments,))
@@ -105,7 +105,7 @@ def _set_question_defaults(parser: argparse.ArgumentParser) -> None:
 def _parser(
     description: str, groups: Sequence[AddArguments], of_method: Sequence[AddArguments], ineffective: Sequence[str] = ()
 ) -> ArgumentParser:
-    """A parser of `groups`, some of them `of_method`, and of those that all entry scripts share."""
+    """A parser of `groups`, of which `of_method` belong to the method, and of the groups of all entry scripts."""
     parser = ArgumentParser(description=description, formatter_class=HelpFormatter)
     parser.set_defaults(ineffective_flags=())
     for add_group in (add_task_arguments, *groups, add_training_arguments, add_resume_arguments, add_machine_arguments):
@@ -124,19 +124,19 @@ def parse(
     *,
     frozen: bool = False,
 ) -> argparse.Namespace:
-    """Parse a command line and refuse what contradicts itself.
+    """Parse a command line and refuse contradictions.
 
     Args:
         parser: one of this module's.
-        argv: the words after the script's name; None reads the process's own.
-        config: of the run that wrote --init_model; in evaluation the flags that describe its model hold unless given.
+        argv: the words after the script's name; None: those of the process.
+        config: of the run that wrote --init_model; in evaluation its flags of the model are the defaults.
         frozen: as for `read_command`.
 
     Returns:
-        The flags' values by name, further "command", the words, and "notes", lines for the log.
+        The flags' values by name, "command" (the words) and "notes" (lines for the log).
 
     Raises:
-        SystemExit: code 2 and one line on standard error.
+        SystemExit: code 2, with one line on standard error.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     args, notes = parser.parse_args(argv), []
@@ -159,13 +159,13 @@ def parse(
 def _with_config(
     parser: ArgumentParser, args: argparse.Namespace, argv: list[str], config: RunConfig | None
 ) -> tuple[argparse.Namespace, list[str]]:
-    """The arguments, where they are left out as in the run of --init_model, and what is to be said about them."""
+    """The arguments, with defaults from the run of --init_model, and lines for the log."""
     path = config_path(args.init_model)
     if config is None:
         assumed = {name: value for name, value in vars(args).items() if name in parser.of_model}
         words = " ".join(parser.words(assumed))
         return args, [f"{args.init_model}: no {CONFIG} of its run is there; it is taken as trained with {words}"]
-    # A file of CLIP's weights may be gone, and the names that are defaults have OpenAI's activation, too.
+    # A file of CLIP's weights may be gone; the default names have OpenAI's activation, too.
     of_run = parser.of_model - ({"base_encoder"} if config.quick_gelu else set())
     values = {name: value for name, value in config.flags.items() if name in of_run}
     parser.source = f"{path}: "

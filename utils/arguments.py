@@ -1,4 +1,4 @@
-"""What every command line is made of: a parser with one-line errors, and types of numbers."""
+"""An argument parser with one-line errors, and types of numbers."""
 
 import argparse
 import math
@@ -13,8 +13,8 @@ class ArgumentParser(argparse.ArgumentParser):
     """An argparse.ArgumentParser whose errors are one line, and that does not accept abbreviated flags.
 
     Attributes:
-        source: file that the words of a command line come from, for messages; "" where they were typed.
-        of_model: names of the flags that say how a model was trained and what it is given.
+        source: file of the command line, for messages; "" if it was typed.
+        of_model: names of the flags that describe a trained model and its input.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -28,11 +28,11 @@ class ArgumentParser(argparse.ArgumentParser):
         sys.exit(2)
 
     def names(self) -> set[str]:
-        """Names of all values that flags give."""
+        """Names of the flags' values."""
         return {action.dest for action in self._actions if action.default != argparse.SUPPRESS}
 
     def words(self, values: Mapping[str, Any]) -> Iterator[str]:
-        """Write values of flags as words of a command line; those that are None or False are left out."""
+        """Write values of flags as words of a command line; None and False are left out."""
         for action in self._actions:
             value = values.get(action.dest)
             if action.default == argparse.SUPPRESS or value is None or value is False:
@@ -46,14 +46,14 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a flag's default where it has one."""
+    """Shows a flag's default if it has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 class _NoEffect(argparse.Action):
-    """Accepts a flag, with or without values, and only notes its name."""
+    """Accepts a flag, with or without values, and only records its name."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
         super().__init__(option_strings, dest, nargs="*", default=argparse.SUPPRESS, help=help)
@@ -92,7 +92,7 @@ def add_switch(group: argparse._ArgumentGroup, name: str, help: str, default: in
 
 
 def add_ineffective_arguments(parser: argparse.ArgumentParser, *flags: str) -> None:
-    """Accept published flags that have no effect here; `log_ineffective_flags` names those that were given."""
+    """Accept published flags that have no effect here; the log names those that were given."""
     group = parser.add_argument_group("accepted for compatibility, no effect")
     for flag in flags:
         group.add_argument(flag, action=_NoEffect)

@@ -1,4 +1,4 @@
-"""How good captions are: BLEU, ROUGE-L and CIDEr-D as COCO's caption evaluation defines them, times 100.
+"""Caption metrics: BLEU, ROUGE-L and CIDEr-D as in COCO's caption evaluation, times 100.
 
 Source: BLEU (ACL 2002), ROUGE (ACL 2004), CIDEr, arXiv 1411.5726. METEOR is a Java program, see `meteor`.
 """
@@ -38,7 +38,7 @@ SPLITS = tuple(
 
 
 def caption_words(caption: str) -> Words:
-    """The lower-case words of a caption without punctuation, split as in the Penn Treebank: "isn't" is "is", "n't"."""
+    """Lower-case words of a caption without punctuation, split as in the Penn Treebank: "isn't" is "is", "n't"."""
     text = caption.lower()
     for pattern, replacement in SPLITS:
         text = pattern.sub(replacement, text)
@@ -46,11 +46,10 @@ def caption_words(caption: str) -> Words:
 
 
 def caption_metrics(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Compare one caption of each video with all references of it.
+    """Compare one caption of each video with all its references.
 
     Returns:
-        "BLEU1" to "BLEU4", "ROUGE_L" and "CIDEr", times 100, and "METEOR" where it can be computed. CIDEr is not
-        defined for one video, and left out.
+        "BLEU1" to "BLEU4", "ROUGE_L", "CIDEr" (undefined for one video, and left out) and "METEOR" if it is installed.
     """
     words = [caption_words(caption) for caption in hypotheses]
     true_words = [[caption_words(caption) for caption in captions] for captions in references]
@@ -65,12 +64,12 @@ def caption_metrics(hypotheses: Sequence[str], references: Sequence[Sequence[str
 
 
 def ngrams(words: Words, order: int) -> Counter[Words]:
-    """How often each run of `order` words occurs."""
+    """Count n-grams of `order` words."""
     return Counter(words[start : start + order] for start in range(len(words) - order + 1))
 
 
 def bleu(hypotheses: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
-    """BLEU-1 to BLEU-4 of all captions together, without smoothing; the closest reference's length counts."""
+    """Corpus BLEU-1 to BLEU-4, without smoothing, with the closest reference's length."""
     matched, total = np.zeros(ORDERS), np.zeros(ORDERS)
     length = true_length = 0
     for words, true_words in zip(hypotheses, references, strict=True):
@@ -112,7 +111,7 @@ def common_length(one: Words, other: Words) -> int:
 
 
 def cider(hypotheses: Sequence[Words], references: Sequence[Sequence[Words]]) -> np.ndarray:
-    """CIDEr-D of each caption; n-grams weigh less the more videos' references hold them."""
+    """CIDEr-D of each caption, with document frequencies of the n-grams over the videos."""
     grams = [[all_ngrams(true) for true in true_words] for true_words in references]
     videos = Counter(gram for of_video in grams for gram in set().union(*of_video))
 
@@ -136,7 +135,7 @@ def cider(hypotheses: Sequence[Words], references: Sequence[Sequence[Words]]) ->
 
 
 def all_ngrams(words: Words) -> Counter[Words]:
-    """How often each run of 1 to `ORDERS` words occurs."""
+    """Count n-grams of 1 to `ORDERS` words."""
     return sum((ngrams(words, order) for order in range(1, ORDERS + 1)), Counter())
 
 
@@ -152,10 +151,7 @@ def clipped_cosine(vector: dict[Words, float], true: dict[Words, float]) -> floa
 
 
 def meteor(hypotheses: Sequence[Words], references: Sequence[Sequence[Words]]) -> float | None:
-    """METEOR 1.5 of all captions by its own program; None without Java or the package that brings it.
-
-    METEOR in other libraries gives other values, so nothing takes its place.
-    """
+    """METEOR 1.5 by its own program, as other libraries give other values; None without Java or its package."""
     if shutil.which("java") is None or importlib.util.find_spec(METEOR_PACKAGE) is None:
         return None
     program = importlib.import_module(f"{METEOR_PACKAGE}.meteor.meteor").Meteor()

@@ -1,4 +1,4 @@
-"""Weights on disk: reading and writing them safely."""
+"""Reading and writing weights safely."""
 
 import hashlib
 import logging
@@ -19,7 +19,7 @@ from utils.files import atomic_write
 
 logger = logging.getLogger("hbi")
 
-# SHA-256 of OpenAI's TorchScript archives, the only ones that are opened without --trust_checkpoint.
+# SHA-256 of OpenAI's TorchScript archives; others are opened only with --trust_checkpoint.
 OPENAI_DIGESTS = {
     "ViT-B/32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
     "ViT-B/16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
@@ -30,19 +30,19 @@ WRAPPERS = ("state_dict", "model", "module")
 DATA_PARALLEL = "module."  # prefix of the keys of a model that was saved inside DistributedDataParallel
 
 def released_names(model: nn.Module) -> dict[str, str]:
-    """The name in files of each parameter and buffer: its own, unless the model has a `released_name` to spell it."""
+    """The name in files of each parameter and buffer, by the model's `released_name` if it has one."""
     spell = getattr(model, "released_name", str)
     return {name: spell(name) for name in model.state_dict()}
 
 
 def released_state(model: nn.Module) -> dict[str, Tensor]:
-    """State of `model` under its names in files, on the CPU, without what files lack."""
+    """State of `model` by the names in files, on the CPU, without `model.unsaved`."""
     names, unsaved = released_names(model), getattr(model, "unsaved", ())
     return {names[name]: tensor.detach().cpu() for name, tensor in model.state_dict().items() if name not in unsaved}
 
 
 class _HashedWriter:
-    """Writes to a file and hashes what passes."""
+    """Writes to a file and hashes the bytes."""
 
     def __init__(self, file: IO[bytes]):
         self.file, self.digest = file, hashlib.sha256()
@@ -56,10 +56,7 @@ class _HashedWriter:
 
 
 def save_weights(state: Mapping, path: str | Path) -> str:
-    """Write a name -> tensor map, complete or not at all; plain for weights, nested for a training state.
-
-    Returns:
-        SHA-256 of the file, as `sha256` gives it.
+    """Write a name -> tensor map, plain for weights, nested for a training state, atomically; returns its SHA-256.
 
     Raises:
         InputError: the folder cannot be written or the disk is full.
@@ -69,22 +66,17 @@ def save_weights(state: Mapping, path: str | Path) -> str:
         try:
             torch.save(dict(state), writer)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # which torch's complaint about its unfinished archive hides
+            if isinstance(error.__context__, OSError):  # torch's error about its unfinished archive hides it
                 raise error.__context__ from None
             raise
     return writer.digest.hexdigest()
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Load a state dict in the released spelling, strictly but for `model.optional`; float16 tensors are cast up.
-
-    Args:
-        model: receives the weights.
-        state: name -> tensor.
-        source: file the state came from, for messages.
+    """Load a state dict in the released spelling, strictly except `model.optional`; float16 is cast to float32.
 
     Raises:
-        InputError: names every missing, unexpected or mis-shaped key.
+        InputError: names `source`, and every missing, unexpected or mis-shaped key.
     """
     names = released_names(model)
     ours = {names[name]: (name, tensor) for name, tensor in model.state_dict().items()}
@@ -112,9 +104,9 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Pa
 def read_weights(path: str | Path, *, trust: bool = False) -> dict[str, Tensor]:
     """Read name -> tensor from safetensors, a plain state dict or an OpenAI TorchScript archive.
 
-    Nothing is unpickled but tensors. A TorchScript archive is opened only if its SHA-256 is one that OpenAI published
-    or `trust` is set. A state dict under "state_dict", "model" or "module" is taken out, and a common prefix "module."
-    taken off; the log says so.
+    Only tensors are unpickled. A TorchScript archive is opened only if OpenAI published its SHA-256, or with `trust`.
+    A state dict under "state_dict", "model" or "module" is unwrapped, and a common prefix "module." removed, with a
+    warning.
 
     Raises:
         InputError: missing, damaged, not a plain map of tensors, or an archive that is not trusted.
@@ -135,7 +127,7 @@ def read_weights(path: str | Path, *, trust: bool = False) -> dict[str, Tensor]:
 
 
 def _unwrap(state: Any, path: Path) -> Any:
-    """The state dict inside of what other training code saves."""
+    """The state dict inside a checkpoint of other training code."""
     while isinstance(state, Mapping) and (
         key := next((key for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)
     ):
@@ -148,7 +140,7 @@ def _unwrap(state: Any, path: Path) -> Any:
 
 
 def _is_plain(name: Any, tensor: Any) -> bool:
-    """Whether an entry is a name and a tensor of real numbers, each of which takes space in the file."""
+    """Whether an entry is a name and a tensor of real numbers that are all stored in the file."""
     return (
         isinstance(name, str)
         and isinstance(tensor, Tensor)
@@ -188,7 +180,7 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _is_archive_head(path: Path) -> bool:
-    """Whether the file begins as a zip archive does, without necessarily ending as one."""
+    """Whether the file begins as a zip archive, even if it is truncated."""
     with open(path, "rb") as file:
         return file.read(4) == b"PK\x03\x04"
 

@@ -1,4 +1,4 @@
-"""config.json: what a training run was, next to its checkpoints."""
+"""config.json, which describes a training run next to its checkpoints."""
 
 import argparse
 import json
@@ -24,22 +24,22 @@ MAX_BYTES = 16 * 2**20
 REMEDY = "copy the file again from the folder of the run, or remove it"
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "av")
 OF_ONE_START = ("command", "notes")
-"""Names in the parsed arguments that are no flags."""
+"""Parsed arguments that are not flags."""
 
 
 class RunConfig(Settings):
-    """What a run was.
+    """Description of a run.
 
     Attributes:
-        kind: tells the file from an export's.
+        kind: distinguishes the file from an export's.
         method: a key of `models.METHODS`.
         options: keywords of the method, as for `models.load_model`.
         quick_gelu: whether the towers have OpenAI's activation.
-        flags: every flag of the command line by name, those left out with their defaults.
+        flags: every flag by name, defaults included.
         command: as typed.
-        processes: that ran together.
+        processes: number of processes.
         versions: of Python and of packages.
-        commit: of the project, ending in "-dirty" where files differ from it; None outside of a git clone.
+        commit: of the project, with "-dirty" if files differ from it; None outside a git clone.
     """
 
     kind: Literal["run"] = "run"
@@ -54,7 +54,7 @@ class RunConfig(Settings):
 
 
 def run_config(args: argparse.Namespace, model: nn.Module) -> RunConfig:
-    """Describe a run by its arguments and its `models.RetrievalMethod`."""
+    """Describe a run by its arguments and its model."""
     values = {
         "method": getattr(args, "method", "hbi"),
         "options": asdict(model.options),
@@ -69,25 +69,21 @@ def run_config(args: argparse.Namespace, model: nn.Module) -> RunConfig:
 
 
 def write_config(config: RunConfig, folder: str | Path) -> None:
-    """Write config.json into a folder.
-
-    Raises:
-        InputError: it cannot be written.
-    """
+    """Write config.json into a folder; a failure is an InputError."""
     with atomic_write(Path(folder) / CONFIG) as file:
         file.write(config.model_dump_json(indent=2) + "\n")
 
 
 def config_path(checkpoint: str | Path) -> Path:
-    """Where the config of a checkpoint lies, a file or a folder."""
+    """Path of the config of a checkpoint, a file or a folder."""
     return (Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent) / CONFIG
 
 
 def find_config(checkpoint: str | Path | None) -> RunConfig | None:
-    """Read the config.json of the run that wrote a checkpoint: the one in its folder, also as part of an export's.
+    """Read the config.json of the run that wrote a checkpoint, next to it or as part of an export's.
 
     Returns:
-        None if there is none, as next to a released checkpoint, or it is not that of a run.
+        None if there is none, as next to a released checkpoint, or it does not describe a run.
 
     Raises:
         InputError: it is malformed.
@@ -104,15 +100,10 @@ def find_config(checkpoint: str | Path | None) -> RunConfig | None:
 
 
 def options_of_run(config: RunConfig, options: type, checkpoint: str | Path) -> dict[str, Any]:
-    """The keywords of its method with which a run was made.
-
-    Args:
-        config: next to the checkpoint.
-        options: the method's `Options`.
-        checkpoint: for messages.
+    """The method's keywords in a run; `options` is the method's `Options`, `checkpoint` is for messages.
 
     Raises:
-        InputError: they are not of that form.
+        InputError: they do not have that form.
     """
     path = Path(checkpoint).parent / CONFIG
     if unknown := config.options.keys() - {field.name for field in fields(options)}:

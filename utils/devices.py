@@ -6,23 +6,17 @@ from torch import Tensor
 from utils.errors import InputError
 
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Of the forward pass; tf32 is float32 with 10 bits of mantissa inside matrix products and convolutions of a GPU."""
+"""Of the forward pass; tf32 has 10 bits of mantissa inside matrix products and convolutions on a GPU."""
 
 
 def set_precision(precision: str, device: torch.device) -> str:
-    """Choose the arithmetic of float32, which PyTorch would leave different for products and convolutions.
+    """Choose the arithmetic of float32 products and convolutions, and return a line for the log.
 
-    TF32 in the merge convolutions changes clusters, and so similarities in the second decimal; fp32 means IEEE floats.
-
-    Args:
-        precision: a key of `PRECISIONS`.
-        device: of this process.
-
-    Returns:
-        A line for the log.
+    By default PyTorch uses TF32 in convolutions; in the merge it changes clusters, and so similarities in the second
+    decimal. `precision` is a key of `PRECISIONS`.
 
     Raises:
-        InputError: the device does not have it.
+        InputError: the device does not support it.
     """
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise InputError("--precision bf16: this GPU has no bfloat16; give fp16 or fp32")

@@ -1,4 +1,4 @@
-"""One process or several: starting them, their devices, and decisions that they take together."""
+"""One or several processes: start and end, devices, joint decisions."""
 
 import gc
 import os
@@ -15,32 +15,29 @@ from utils.errors import InputError
 Value = TypeVar("Value")
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Environment variables with which a launcher describes several processes."""
+"""Environment variables that launchers of several processes set."""
 
 
 def start(device: str | None = None, local_rank: int = 0, timeout: timedelta = timedelta(minutes=30)) -> torch.device:
-    """Join the process group that the launcher describes in the environment, if it describes one of several processes.
+    """Join the launcher's process group, if it started several processes, and return this process's device.
 
-    torchrun and torch.distributed.launch both do; a plain `python script.py` needs no group and gets none. NCCL
-    carries CUDA tensors, gloo the others.
+    torchrun and torch.distributed.launch set the environment; `python script.py` needs no group. NCCL transfers CUDA
+    tensors, gloo the others.
 
     Args:
-        device: as PyTorch names it; None takes CUDA where there is one, else the CPU.
-        local_rank: this process's number on its machine, and so the number of its GPU where `device` names none.
-        timeout: how long a process waits for the others before it gives up.
-
-    Returns:
-        the device of this process.
+        device: as PyTorch names it; None: CUDA if there is one, else the CPU.
+        local_rank: this process's number on its machine, the number of its GPU where `device` has none.
+        timeout: how long a process waits for the others before it fails.
 
     Raises:
-        InputError: the device is unknown or not there, or the environment describes the process group in part.
+        InputError: the device is unknown or not there, or the environment describes the group incompletely.
     """
     _check_launcher()
     chosen = _choose_device(device, local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if _is_one_of_several():
-        # What the processes agree on lies on the CPU whatever the device, so that no host-device sync is needed.
+        # Joint decisions are exchanged on the CPU, whatever the device, to need no host-device sync.
         backend, device_id = ("cpu:gloo,cuda:nccl", chosen) if chosen.type == "cuda" else ("gloo", None)
         store, number, processes = next(dist.rendezvous("env://"))
         store = dist.PrefixStore(_attempt(), store)
@@ -51,7 +48,7 @@ def start(device: str | None = None, local_rank: int = 0, timeout: timedelta = t
 
 
 def _check_launcher() -> None:
-    """Refuse an environment that describes several processes in part, as srun with a RANK alone does."""
+    """Refuse an incomplete environment, as srun leaves it with RANK alone."""
     if wrong := _wrong_variables():
         raise InputError(
             f"environment: {', '.join(wrong)} not set, or no number; start several processes with torchrun, or set "
@@ -60,7 +57,7 @@ def _check_launcher() -> None:
 
 
 def _wrong_variables() -> list[str]:
-    """The launcher's variables that are missing or no numbers, where it describes more than one process."""
+    """Missing or malformed variables of a launcher of several processes."""
     described = os.environ.keys() & {"RANK", "WORLD_SIZE"}
     if not described or os.environ.get("WORLD_SIZE") == "1":
         return []
@@ -74,7 +71,7 @@ def _is_one_of_several() -> bool:
 
 
 def _choose_device(device: str | None, local_rank: int) -> torch.device:
-    """The named device, with the number of its GPU where it has one."""
+    """The named device, with the number of its GPU."""
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
@@ -83,7 +80,7 @@ def _choose_device(device: str | None, local_rank: int) -> torch.device:
         return chosen
     number = local_rank if chosen.index is None else chosen.index
     if chosen.index is None and torch.cuda.device_count() == 1 and not shares_no_machine():
-        number = 0  # Slurm and Kubernetes may show each task its own GPU alone; NCCL refuses one that is used twice
+        number = 0  # Slurm and Kubernetes may show each task only its own GPU; NCCL refuses one that is used twice
     if number >= torch.cuda.device_count():
         raise InputError(
             f"GPU number {number} is not there, {torch.cuda.device_count()} can be seen: start fewer processes "
@@ -100,10 +97,10 @@ def stop() -> None:
 
 
 def end(code: int) -> None:
-    """End this process with an exit code; in one alone, 0 returns.
+    """End this process with an exit code; 0 returns if it is the only one.
 
-    One of several ends without the interpreter's own clearing up: DDP leaves threads of its group behind, and one that
-    lets go of a tensor during that would abort the process. After a failure it does not wait for the others either.
+    One of several skips the interpreter's cleanup, in which threads that DDP leaves behind could abort the process.
+    After a failure it does not wait for the others.
     """
     several = _is_one_of_several()
     if not code:
@@ -127,12 +124,12 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process speaks for all: writes the log, the metrics and the checkpoints."""
+    """Whether this process writes the log, the metrics and the checkpoints."""
     return rank() == 0
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait for all processes."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -147,10 +144,9 @@ def any_rank(*flags: bool) -> list[bool]:
 
 
 def from_main(make: Callable[[], Value]) -> Value:
-    """What `make` returns in the main process, on all of them; an InputError there is one here.
+    """Call `make` in the main process, and return its result, or raise its InputError, on all processes.
 
-    Args:
-        make: returns what can be pickled; only the main process calls it.
+    The result must be picklable.
     """
     if world_size() == 1:
         return make()
@@ -167,46 +163,36 @@ def from_main(make: Callable[[], Value]) -> Value:
 
 
 def shares_no_machine() -> bool:
-    """Whether the launcher, if there is one, started this process alone on its machine."""
+    """Whether this is the launcher's only process on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1
 
 
 def restarts() -> int:
-    """How often torchrun has restarted the processes because one of them failed."""
+    """How often torchrun has restarted the processes after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def _attempt() -> str:
-    """Prefix of keys in the launcher's store, which outlives a restart where torchrun shares its own.
+    """Prefix of keys in the launcher's store, which survives a restart where torchrun shares its own.
 
-    Machines count restarts each by itself, so the count serves only in a store that one machine uses.
+    Each machine counts restarts itself, so the count is used only in a store of one machine.
     """
     return f"start_{restarts()}" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "start"
 
 
 def announce_failure(line: str) -> bool:
-    """Tell the other processes that this one ends.
-
-    Args:
-        line: why.
-
-    Returns:
-        Whether no other process has ended with the same line, so that what all have to say is said once.
-    """
+    """Announce that this process fails with `line`; returns whether it is the first one with this line."""
     _count("failures", 1)
     return _count(line, 1) <= 1
 
 
 def another_failed() -> bool:
-    """Whether a process has announced its failure: collectives with it then fail here as well."""
+    """Whether a process has announced its failure, with which collectives fail here as well."""
     return _count("failures", 0) > 0
 
 
 def _count(key: str, step: int) -> int:
-    """Add to a number that all processes share, 0 at first, and return it; 0 where they share nothing.
-
-    It lies in the launcher's key-value store, which is there before the process group is.
-    """
+    """Add to a counter of all processes in the launcher's key-value store, and return it; 0 without a store."""
     if not _is_one_of_several():
         return 0
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

@@ -1,6 +1,6 @@
-"""Writing and removing files: never half-written, and never another's.
+"""Writing and removing files: atomically, and only the project's own.
 
-A folder whose files the project may replace or remove carries `MARKER`. Only this module renames and removes.
+A folder whose files the project may replace or remove has `MARKER`. Only this module renames and removes.
 """
 
 import os
@@ -15,14 +15,14 @@ from typing import IO
 from utils.errors import InputError, printable
 
 MARKER = ".hbi_folder"
-"""File that marks a folder as the project's own; it holds the folder's kind."""
+"""File that marks a folder as the project's own, and holds the folder's kind."""
 OUTPUTS = (
     r"log\.txt|metrics\.json|predictions\.jsonl|captions\.jsonl|references\.json|similarity\.npy|ranks\.npz|scatter\.png|"
     r"bad_videos\.txt|skip_list\.txt|"
     r"data_report\.json|missing_videos_\w+\.txt|train_ans2label\.json|pytorch_model\.bin\..+|training_state|tensorboard|"
     r"config\.json|model\.safetensors|\w+\.onnx"
 )
-"""Names of what runs and exports write into their output folder."""
+"""Names of the files that runs and exports write into their output folder."""
 DEPTH = 4
 """Levels between a marked folder and its files."""
 
@@ -39,17 +39,14 @@ def claim_folder(
 
     Args:
         folder: created if missing.
-        kind: what it holds, such as "index".
-        apart_from: folders of the user's that it must not be, contain or lie in.
-        names: of the files that will be written, a regular expression; files of other names may be there already.
-            None: the folder must be empty.
-        flag: that names the folder, for messages.
-
-    Returns:
-        The folder.
+        kind: of content, such as "index".
+        apart_from: folders of the user that it must not be, contain or lie in.
+        names: regular expression of the files to be written; files of other names may be there already. None: the
+            folder must be empty.
+        flag: name of the folder's flag, for messages.
 
     Raises:
-        InputError: it cannot be written, or there are files in it that the project has not written.
+        InputError: it cannot be written, or has files that the project has not written.
     """
     folder = Path(folder)
     own = folder.resolve()
@@ -73,7 +70,7 @@ def claim_folder(
 
 
 def _has_marker(folder: Path, kind: str | None = None) -> bool:
-    """Whether a folder is the project's own, of a kind if given."""
+    """Whether a folder is the project's own, and of the kind."""
     marker = folder / MARKER
     try:
         return is_regular(marker) and (kind is None or marker.read_text(encoding="utf-8") == f"{kind}\n")
@@ -82,14 +79,10 @@ def _has_marker(folder: Path, kind: str | None = None) -> bool:
 
 
 def remove(path: Path, names: str) -> bool:
-    """Remove a file of the project's own.
-
-    Args:
-        path: the file.
-        names: regular expression that its name must match.
+    """Remove a file in a marked folder, no link, whose name matches the regular expression `names`.
 
     Returns:
-        Whether it was removed; a link, a file of another name and one outside of marked folders stay.
+        Whether it was removed.
     """
     if not re.fullmatch(names, path.name) or not is_regular(path):
         return False
@@ -101,7 +94,7 @@ def remove(path: Path, names: str) -> bool:
 
 
 def temporary_names(name: str) -> str:
-    """Regular expression of the temporary names that `atomic_write` gives files whose names match `name`."""
+    """Regular expression of `atomic_write`'s temporary names for files whose names match `name`."""
     return rf"\.(?:{name})\.\w{{8}}"
 
 
@@ -114,11 +107,7 @@ def is_regular(path: str | Path) -> bool:
 
 
 def open_own(path: str | Path, mode: str) -> IO:
-    """Open a file for updating in place ("a", "ab" or "a+b"), created if missing; a link is not followed.
-
-    Raises:
-        OSError: it cannot be opened, or is a link.
-    """
+    """Open a file for appending ("a", "ab" or "a+b"), created if missing; a link is an OSError."""
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW, 0o666)
@@ -128,15 +117,12 @@ def open_own(path: str | Path, mode: str) -> IO:
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w", *, sync: bool = True) -> Iterator[IO]:
-    """Open a temporary file in the folder of `path`, and rename it to `path` once it is written and synced.
+    """Open a temporary file in the folder of `path`, created if missing, and rename it to `path` when complete.
 
-    Args:
-        path: final name; its folder is created if missing.
-        mode: "w" for text (UTF-8) or "wb" for bytes.
-        sync: wait for the disk; without, the file may be cut short if the machine fails.
+    `mode` is "w" for UTF-8 text or "wb". Without `sync` a failure of the machine may truncate the file.
 
     Raises:
-        InputError: the folder cannot be written, the disk is full, or `path` is a link; an earlier file is untouched.
+        InputError: the folder cannot be written, the disk is full, or `path` is a link; an earlier file is unchanged.
     """
     path = Path(path)
     temporary = None

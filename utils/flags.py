@@ -17,7 +17,7 @@ INEFFECTIVE_FOR_QUESTIONS = (
 
 
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to do and where to write: common to all entry scripts."""
+    """Add the flags of the task and its output, common to all entry scripts."""
     group = parser.add_argument_group("task")
     add_switch(group, "--do_train", "train")
     add_switch(group, "--do_eval", "evaluate")
@@ -33,7 +33,7 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Captions and clips, as retrieval and the estimator name them."""
+    """Add the flags of captions and clips."""
     group = parser.add_argument_group("data")
     group.add_argument("--msrvtt_split", choices=("9k", "7k", "full", "1kB"), default="9k",
                        help="split of MSR-VTT: 1k-A with 9,000 or 7,010 training videos, the official one, or 1k-B")
@@ -44,7 +44,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_token_arguments(group: argparse._ArgumentGroup) -> None:
-    """How texts become words and videos become frames: common to all entry scripts."""
+    """Add the flags of words and frames, common to all entry scripts."""
     group.add_argument("--datatype", default="msrvtt", help="name of the data set")
     group.add_argument("--max_words", type=number_type(int, 2), default=32, help="tokens of a text, its ends included")
     group.add_argument("--max_frames", type=COUNT, default=12, help="frames of a video")
@@ -73,7 +73,7 @@ def add_token_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def add_question_arguments(parser: argparse.ArgumentParser) -> None:
-    """Questions and videos, as question answering names them."""
+    """Add the flags of questions and videos."""
     group = parser.add_argument_group("data")
     group.add_argument("--train_csv", help="file of the training questions")
     group.add_argument("--val_csv", required=True, help="file of the evaluation questions")
@@ -93,7 +93,7 @@ def add_question_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The encoders and the recipe: common to all entry scripts."""
+    """Add the flags of the encoders and the recipe, common to all entry scripts."""
     group = parser.add_argument_group("model")
     group.add_argument("--base_encoder", default="ViT-B/32",
                        help="CLIP weights: ViT-B/32, ViT-B/16 or ViT-L/14 (read from models/), "
@@ -106,7 +106,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """Batches and the optimiser: common to all entry scripts."""
+    """Add the flags of batches and the optimiser, common to all entry scripts."""
     group = parser.add_argument_group("training and evaluation")
     group.add_argument("--epochs", type=COUNT, default=5, help="passes over the training pairs")
     group.add_argument("--batch_size", type=COUNT, default=128, help="training pairs, over all processes")
@@ -124,7 +124,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_resume_arguments(parser: argparse.ArgumentParser) -> None:
-    """Stopping and resuming: common to all entry scripts."""
+    """Add the flags of stopping and resuming, common to all entry scripts."""
     group = parser.add_argument_group("resuming")
     group.add_argument("--resume", metavar="auto|PATH",
                        help="resume from the newest state in --output_dir, if there is one, or from this step_N folder")
@@ -135,7 +135,7 @@ def add_resume_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_similarity_arguments(parser: argparse.ArgumentParser) -> None:
-    """The similarity matrix of retrieval."""
+    """Add the flags of the similarity matrix of retrieval."""
     group = parser.add_argument_group("similarity")
     group.add_argument("--save_similarity", action="store_true", help="write the similarity matrix, similarity.npy")
     group.add_argument("--similarity_memory", type=COUNT, default=512, metavar="MIB",
@@ -152,7 +152,7 @@ def add_similarity_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_label_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the estimator learns from."""
+    """Add the flags of the estimator's labels."""
     group = parser.add_argument_group("labels")
     group.add_argument("--labels", choices=("exact", "sampled"), default="exact",
                        help="interactions by the closed form, or averages over sampled coalitions as published")
@@ -164,7 +164,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Devices and processes: common to all entry scripts."""
+    """Add the flags of devices and processes, common to all entry scripts."""
     group = parser.add_argument_group("machine")
     group.add_argument("--workers", type=WORKERS, default=4, help="decoding processes of each process")
     group.add_argument("--device", help="as PyTorch names it; left out: CUDA where there is one, else the CPU")

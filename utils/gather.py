@@ -1,4 +1,4 @@
-"""Tensors that processes gather from each other, with gradients.
+"""Gathering tensors from all processes, with gradients.
 
 Dimension letters: B items of this process, W processes.
 """
@@ -12,14 +12,7 @@ from utils.distributed import is_main, rank, world_size
 
 
 def gather_shards(shard: Tensor) -> Tensor:
-    """The shards of all processes, one after another in the order of their ranks.
-
-    Args:
-        shard: (B, ...), on the process's device; B may differ from process to process and may be 0, the rest may not.
-
-    Returns:
-        (sum of B, ...), the same on every process, without gradient.
-    """
+    """Concatenate the shards (B, ...) of all processes, without gradient; B may differ between processes and be 0."""
     shard = shard.detach().contiguous()
     if world_size() == 1:
         return shard
@@ -33,12 +26,9 @@ def gather_shards(shard: Tensor) -> Tensor:
 
 
 def gather_to_main(shard: Tensor) -> Tensor | None:
-    """The shards of all processes in the main process's memory, one after another; None in the others.
+    """Concatenate the shards (B, ...) of all processes in the main process, on the CPU; None in the others.
 
-    Each shard is received in its place, so that the processes together hold the whole twice at most.
-
-    Args:
-        shard: as for `gather_shards`.
+    Each shard is received in place: all processes together hold the whole at most twice.
     """
     shard = shard.detach().cpu().contiguous()
     lengths = gather_shards(torch.tensor([len(shard)])).tolist()
@@ -64,25 +54,18 @@ def all_reduce(tensor: Tensor, how: str) -> Tensor:
 
 
 def gather_features(features: Tensor, exact: bool) -> Tensor:
-    """The features of all processes, through which the gradient flows back.
+    """Concatenate the features (B, ...) of all processes to (W * B, ...), with gradient.
 
-    Every process computes the loss of the whole batch from them, and DDP then averages the gradients of the weights
-    over the processes.
-
-    Args:
-        features: (B, ...), of one shape on every process.
-        exact: the gradient of this process's features is summed over the losses of all processes, so that W processes
-            give the weights the gradient of one with the whole batch. Otherwise it is that of the process's own loss,
-            as in the released code, and the average makes it W times smaller.
-
-    Returns:
-        (W * B, ...), in the order of the ranks.
+    Every process computes the loss of the whole batch, and DDP then averages the gradients of the weights. If `exact`,
+    the gradient of this process's features is summed over the losses of all processes, so that W processes give the
+    gradient of one with the whole batch. Otherwise it is that of this process's loss, as in the released code, which
+    the average makes W times smaller.
     """
     return features if world_size() == 1 else _GatherFeatures.apply(features, exact)
 
 
 class _GatherFeatures(torch.autograd.Function):
-    """All-gather; backwards, this process's slice of the gradient, summed over processes or its own."""
+    """All-gather; backward: this process's slice of the gradient, or of its sum over processes."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, features: Tensor, exact: bool) -> Tensor:
@@ -93,29 +76,23 @@ class _GatherFeatures(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
         if ctx.exact:
-            # all_reduce writes in place, and autograd may hand the same gradient to others.
+            # all_reduce writes in place, and autograd may pass the same gradient to others.
             gradient = gradient.clone(memory_format=torch.contiguous_format)
             dist.all_reduce(gradient)
         return gradient.chunk(world_size())[rank()], None
 
 
 def shard(whole: Tensor) -> Tensor:
-    """This process's part of work divided among all, whose results `gather_features(..., exact=True)` joins.
+    """This process's shard (B, ...) of `whole` (W * B, ...), which is equal on all processes up to rounding.
 
-    The gradient that reaches `whole` on every process, and after DDP's averaging the weights that did the work, is that
-    of one process which did it all.
-
-    Args:
-        whole: (W * B, ...), as good as the same on every process.
-
-    Returns:
-        (B, ...), in the order of the ranks.
+    After `gather_features(..., exact=True)` of the results, the gradient of `whole`, and of the weights after DDP's
+    average, is that of one process that computes everything.
     """
     return whole if world_size() == 1 else _Shard.apply(whole)
 
 
 class _Shard(torch.autograd.Function):
-    """This process's chunk; backwards, the chunks' gradients of all processes, each of which is W times too large."""
+    """This process's chunk; backward: gathered gradients of the chunks, divided by W."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, whole: Tensor) -> Tensor:
@@ -128,7 +105,7 @@ class _Shard(torch.autograd.Function):
 
 
 def _all_gather(tensor: Tensor) -> list[Tensor]:
-    """The tensors of all processes, which have one shape."""
+    """Tensors of one shape from all processes."""
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor)
     return parts

@@ -1,4 +1,4 @@
-"""What a run says: log file and console, progress, tables, metrics files and TensorBoard scalars."""
+"""Output of a run: log file and console, progress, tables, metrics files, TensorBoard scalars."""
 
 import importlib
 import json
@@ -18,11 +18,11 @@ from utils.files import OUTPUTS, atomic_write, claim_folder, open_own
 
 Item = TypeVar("Item")
 CLIENTS = ("wandb", "trackio")
-"""Packages that scalars can be sent to; both have the same interface, and neither is a requirement."""
+"""Optional packages that scalars can be sent to, with the same interface."""
 
 
 class _Console(logging.Handler):
-    """Writes to standard error, above a progress bar if one is there."""
+    """Writes to standard error, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
@@ -36,7 +36,7 @@ class _LogFile(logging.FileHandler):
 
 
 class _Formatter(logging.Formatter):
-    """Messages on one line, without what a terminal would obey."""
+    """Messages on one line, without terminal control codes."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record; a traceback keeps its lines."""
@@ -45,9 +45,9 @@ class _Formatter(logging.Formatter):
 
 
 def make_logger(output_dir: str | Path) -> logging.Logger:
-    """The run's logger: the main process writes to the console and to log.txt in `output_dir`, the others nowhere.
+    """Make the run's logger: the main process writes to the console and to log.txt, the others nowhere.
 
-    A later call takes the place of an earlier one.
+    A later call replaces the logger.
 
     Raises:
         InputError: the folder cannot be written.
@@ -61,7 +61,7 @@ def make_logger(output_dir: str | Path) -> logging.Logger:
     try:
         if is_main():
             claim_folder(output_dir, "output", names=OUTPUTS, flag="--output_dir")
-        else:  # all of them stop where the folder cannot be made
+        else:  # all processes stop if the folder cannot be made
             Path(output_dir).mkdir(parents=True, exist_ok=True)
             logger.addHandler(logging.NullHandler())
             return logger
@@ -77,17 +77,9 @@ def make_logger(output_dir: str | Path) -> logging.Logger:
 def progress(
     items: Iterable[Item], description: str, logger: logging.Logger, total: int | None = None, interval: float = 30.0
 ) -> Iterator[Item]:
-    """Yield `items` and show how far they are and how long they will still take.
+    """Yield `items` and show progress in the main process: a bar on a terminal, otherwise log lines.
 
-    The main process draws a bar on a terminal, and elsewhere logs a line every `interval` seconds; the others are
-    silent.
-
-    Args:
-        items: what to go through.
-        description: what is being done.
-        logger: where the lines go.
-        total: how many items there are; None asks `items` for its length.
-        interval: seconds between two lines.
+    `interval` is the number of seconds between lines, `total` the number of items, by default `len(items)`.
     """
     if total is None and hasattr(items, "__len__"):
         total = len(items)
@@ -114,11 +106,7 @@ def _logged(
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str | float]]) -> str:
-    """Rows as text of fixed width: the first column to the left, the others to the right, floats to one decimal.
-
-    Args:
-        header: names of the columns.
-        rows: as many cells each.
+    """Format rows as text: the first column left-aligned, the others right-aligned, floats with one decimal.
 
     Raises:
         ValueError: a row has more or fewer cells than the header.
@@ -136,7 +124,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str | float]]) -> str:
 
 
 def used(counts: Mapping[str, int]) -> str:
-    """Say how much of a split was used, from counts such as {"captions": 4, "captions_left_out": 996}."""
+    """Describe how much of a split was used, from counts such as {"captions": 4, "captions_left_out": 996}."""
     parts = []
     for name, count in counts.items():
         if not name.endswith("_left_out"):
@@ -150,7 +138,7 @@ def write_metrics(path: str | Path, metrics: Mapping) -> None:
 
     Raises:
         InputError: the file cannot be written.
-        ValueError: a figure is not finite, for which JSON has no word.
+        ValueError: a figure is not finite, which JSON cannot hold.
     """
     with atomic_write(path) as file:
         json.dump(metrics, file, indent=2, allow_nan=False)
@@ -158,20 +146,18 @@ def write_metrics(path: str | Path, metrics: Mapping) -> None:
 
 
 class Scalars:
-    """Scalars of the main process in TensorBoard's form, and at a client; the others write none.
-
-    A context manager that closes both.
+    """A context manager in which the main process writes scalars for TensorBoard and a client.
 
     Args:
-        folder: where the event file goes; the folder above it names the run at the client.
-        done: steps done before; what an earlier run noted of later ones is void.
+        folder: of the event file; its parent folder names the run at the client.
+        done: steps done before; an earlier run's scalars of later steps are discarded.
         client: one of `CLIENTS`, or None.
     """
 
     def __init__(self, folder: str | Path, done: int = 0, client: str | None = None) -> None:
         self._writer = self._client = None
         if is_main():
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and this class alone needs it
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
 
             self._writer = SummaryWriter(folder, purge_step=done + 1 if done else None)
             if client:

@@ -1,4 +1,4 @@
-"""What the C library does with memory that is freed."""
+"""The C library's handling of freed memory."""
 
 import ctypes
 from contextlib import suppress
@@ -8,16 +8,16 @@ _MAPPINGS = 2**15  # half of what Linux allows a process
 
 
 def keep_freed_memory(below: int | None = None) -> None:
-    """Let glibc keep what is freed for the next request; another C library is left as it is.
+    """Let glibc keep freed memory for the next request; other C libraries are left unchanged.
 
-    By default it maps every large tensor again and returns it at once, and the system clears each page of it again:
-    more than half of the time of a training step of a small model on the CPU. What is kept lies in holes that not
-    every tensor fits into, so that a process takes more memory than it uses.
+    By default it maps every large tensor and unmaps it at once, and the system clears its pages again: more than half
+    of the time of a training step of a small model on the CPU. The price is fragmentation: the process takes more
+    memory than it uses.
 
     Args:
-        below: bytes, at most 2**25, from which on requests are mapped and given back nonetheless; None: none are.
+        below: bytes, at most 2**25; larger requests are still mapped and returned. None: none are.
     """
-    with suppress(AttributeError, TypeError):  # no mallopt, or no library of this process to look into
+    with suppress(AttributeError, TypeError):  # no mallopt, or no access to the process's libraries
         library = ctypes.CDLL(None)
         library.mallopt(_MOST_MAPPINGS, 0 if below is None else _MAPPINGS)
         if below is not None:

@@ -1,4 +1,4 @@
-"""Retrieval metrics: at which place of the ranking the right answer stands.
+"""Retrieval metrics.
 
 Dimension letters: A captions, B clips, C clips that have a caption.
 """
@@ -17,14 +17,11 @@ _CHUNK_CELLS = 1 << 20
 
 
 def retrieval_metrics(sim: Tensor, clip_of_caption: Tensor | None = None) -> dict[str, dict[str, float]]:
-    """Recall and rank of text-to-video and of video-to-text retrieval.
+    """Recall and rank of text-to-video ("t2v") and video-to-text ("v2t") retrieval; see `rank_statistics`.
 
     Args:
         sim: (A, B) similarity of captions and clips.
-        clip_of_caption: (A,) int64, the clip that each caption describes; None where caption a describes clip a.
-
-    Returns:
-        "t2v" and "v2t", each as `rank_statistics` gives them.
+        clip_of_caption: (A,) int64, the clip that each caption describes; None if caption a describes clip a.
 
     Raises:
         InputError: a similarity is not finite.
@@ -37,14 +34,11 @@ def retrieval_metrics(sim: Tensor, clip_of_caption: Tensor | None = None) -> dic
 
 
 def rank_statistics(ranks: Tensor) -> dict[str, float]:
-    """Summarise ranks.
-
-    Args:
-        ranks: (N,) int64, 0 where the right answer came first; N at least 1.
+    """Summarise ranks (N,), counted from 0, N at least 1.
 
     Returns:
-        "R1", "R5", "R10", "R50": percent of the ranks below 1, 5, 10, 50; "MedianR", "MeanR": median (between the two
-        middle ones where their number is even) and mean, counted from 1.
+        "R1", "R5", "R10", "R50": percent of the ranks below 1, 5, 10, 50; "MedianR", "MeanR": median (of an even number
+        the mean of the middle two) and mean, counted from 1.
     """
     recalls = {f"R{depth}": percent_within(ranks, depth) for depth in _RECALL_DEPTHS}
     ranks = ranks.double()
@@ -57,46 +51,31 @@ def percent_within(ranks: Tensor, depth: int) -> float:
 
 
 def text_to_video_ranks(sim: Tensor, clip_of_caption: Tensor | None = None) -> Tensor:
-    """How many wrong clips score at least as high as a caption's own: a tie counts against the model.
+    """Number (A,) of wrong clips that score at least as high as a caption's own: ties count against the model.
 
-    Args:
-        sim: (A, B), as in `retrieval_metrics`, which says what is raised too.
-        clip_of_caption: (A,), as there.
-
-    Returns:
-        (A,) int64, from 0.
+    Arguments and errors as for `retrieval_metrics`.
     """
     return _text_ranks(sim, _checked(sim, clip_of_caption))
 
 
 def video_to_text_ranks(sim: Tensor, clip_of_caption: Tensor | None = None) -> Tensor:
-    """How many clips have a caption that scores at least as high as the best of a clip's own: ties count against.
+    """Number (C,) of other clips whose best caption scores at least as high as the best of a clip's own captions.
 
-    With several captions a clip, each clip is represented by the best of its captions, as the field does.
-
-    Args:
-        sim: (A, B), as in `retrieval_metrics`, which says what is raised too.
-        clip_of_caption: (A,), as there.
-
-    Returns:
-        (C,) int64, from 0, for the clips that have a caption, in their order.
+    C are the clips that have a caption, in order. Arguments and errors as for `retrieval_metrics`.
     """
     return _video_ranks(sim, _checked(sim, clip_of_caption))
 
 
 def sharded_ranks(t2v: Tensor, v2t: Tensor, clip_of_caption: Tensor) -> dict[str, Tensor]:
-    """The ranks of both directions from the rows of this process alone; all processes call it together.
+    """Ranks "t2v" (A,) and "v2t" (C,) of both directions from the rows of each process; all call it together.
 
-    Only integers and one row of bests travel; of clips whose captions lie on several processes also which clips they
-    reach.
+    Only ranks and the best score of each clip are exchanged, and comparisons of clips whose captions are on several
+    processes.
 
     Args:
-        t2v: (A_r, B), scores of consecutive captions, in the order of the processes' numbers.
+        t2v: (A_r, B), scores of consecutive captions, in the order of the ranks of processes.
         v2t: (A_r, B), scores by which captions are ranked for each clip.
         clip_of_caption: (A,), the clips of all processes' captions.
-
-    Returns:
-        "t2v" (A,) and "v2t" (C,), as `text_to_video_ranks` and `video_to_text_ranks` give them, on the CPU.
 
     Raises:
         InputError: a score on some process is not finite.
@@ -116,7 +95,7 @@ def _text_ranks(sim: Tensor, clip_of_caption: Tensor) -> Tensor:
 
 
 def _video_ranks(sim: Tensor, clip_of_caption: Tensor, own: slice | None = None) -> Tensor:
-    """Ranks (C,) of all clips; `own` are the captions that are this process's rows, None where it has all."""
+    """Ranks (C,) of all clips; `own` are the captions of this process's rows, None: all."""
     clips, owner = clip_of_caption.to(sim.device).unique(return_inverse=True)  # (C,), (A,)
     owner, columns = owner[own or slice(None)], max(1, _CHUNK_CELLS // (len(sim) + len(clips)))
     best = sim.new_full((len(clips),), -torch.inf)  # of each clip's own captions
@@ -138,27 +117,19 @@ def _video_ranks(sim: Tensor, clip_of_caption: Tensor, own: slice | None = None)
 
 
 def correlation(x: Tensor, y: Tensor) -> float:
-    """Pearson's correlation of two samples (n,), in [-1, 1]; 0 where one of them is constant."""
+    """Pearson's correlation of two samples (n,), in [-1, 1]; 0 if one is constant."""
     return torch.corrcoef(torch.stack([x, y]).double())[0, 1].nan_to_num().item()
 
 
 def _count_at_least(scores: Tensor, bound: Tensor) -> Tensor:
-    """How many scores of each row reach its bound; compared in chunks, so that no second (A, B) matrix is held.
-
-    Args:
-        scores: (A, B).
-        bound: (A, 1).
-
-    Returns:
-        (A,) int64.
-    """
+    """Number (A,) of scores (A, B) in each row that reach its bound (A, 1), in chunks to save memory."""
     rows = max(1, _CHUNK_CELLS // scores.shape[1])
     chunks = zip(scores.split(rows), bound.split(rows), strict=True)
     return torch.cat([(chunk >= lowest).sum(dim=1) for chunk, lowest in chunks])
 
 
 def _checked(sim: Tensor, clip_of_caption: Tensor | None) -> Tensor:
-    """The clip of each caption, once it and `sim` are known to make sense."""
+    """The clip of each caption, after checks of it and of `sim`."""
     clip_of_caption = _checked_clips(torch.arange(len(sim)) if clip_of_caption is None else clip_of_caption, sim.shape)
     _check_finite(_total(sim), sim.shape)
     return clip_of_caption.to(sim.device)
@@ -174,7 +145,7 @@ def _checked_clips(clip_of_caption: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _total(sim: Tensor) -> Tensor:
-    """The sum in float64, to which a whole matrix would be copied."""
+    """The sum in float64, without a float64 copy of the matrix."""
     rows = max(1, _CHUNK_CELLS // (8 * sim.shape[1]))
     return torch.stack([chunk.sum(dtype=torch.float64) for chunk in sim.split(rows)]).sum()
 

@@ -12,14 +12,7 @@ POINTS = 5000
 
 
 def scatter(path: str | Path, x: Tensor, y: Tensor, *, labels: tuple[str, str]) -> None:
-    """Draw y against x, with the line on which they agree, as a PNG file.
-
-    Args:
-        path: of the picture.
-        x: values (n,).
-        y: values (n,); of more than `POINTS` pairs an even selection is drawn.
-        labels: of the two axes.
-    """
+    """Draw y (n,) against x (n,), at most `POINTS` evenly chosen pairs, and the line y = x, as a PNG file."""
     step = -(-len(x) // POINTS)
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.subplots()
@@ -32,13 +25,7 @@ def scatter(path: str | Path, x: Tensor, y: Tensor, *, labels: tuple[str, str]) 
 def lines(
     path: str | Path, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, labels: tuple[str, str]
 ) -> None:
-    """Draw curves as a PNG file.
-
-    Args:
-        path: of the picture.
-        curves: x and y by name.
-        labels: of the two axes.
-    """
+    """Draw curves, x and y by name, as a PNG file."""
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.subplots()
     for name, (x, y) in curves.items():

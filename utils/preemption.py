@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: SIGTERM, as schedulers and torchrun send it, SIGUSR1, and Ctrl-C."""
+"""Signals that request a run to stop: SIGTERM, as schedulers and torchrun send it, SIGUSR1, and Ctrl-C."""
 
 import multiprocessing
 import os
@@ -10,11 +10,11 @@ PREEMPTED = os.EX_TEMPFAIL  # exit code 75: not finished, start it again
 
 
 class Preempted(Exception):
-    """The run was asked to stop and has saved its state; entry scripts print the one line and exit with `PREEMPTED`."""
+    """The run was requested to stop and has saved its state; entry scripts print one line and exit with `PREEMPTED`."""
 
 
 class StopRequest:
-    """A context manager in which `SIGNALS` are only noted, in `received`; a second Ctrl-C ends the run at once."""
+    """A context manager in which `SIGNALS` only set `received`; a second Ctrl-C ends the run at once."""
 
     def __init__(self) -> None:
         self.received = False
@@ -34,12 +34,12 @@ class StopRequest:
 
 
 def heed_parent_only(_worker: int) -> None:
-    """In a loading process, let SIGTERM end it only if it comes from its parent.
+    """In a loading process, ignore `SIGNALS` except SIGTERM from its parent.
 
-    A scheduler, and Ctrl-C in a terminal, signal every process of a job. The run still needs its loading processes for
-    the step it is in, and ends them itself.
+    Schedulers and Ctrl-C signal every process of a job. The run still needs its loading processes for the current step,
+    and ends them itself.
     """
-    # Blocked in all threads, the signals wait for the one that asks who sent them.
+    # Blocked in all threads, the signals are received by the one that checks their sender.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

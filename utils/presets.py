@@ -1,4 +1,4 @@
-"""Defaults of flags for other data than the published ones."""
+"""Presets: defaults of flags for data other than the published sets."""
 
 PRESETS = {
     "small": {

@@ -1,4 +1,4 @@
-"""Random draws: each depends on a key such as (seed, step, rank), so none of their state is ever saved."""
+"""Random draws, each seeded by a key such as (seed, step, rank), so that no generator state is saved."""
 
 import os
 import random
@@ -10,13 +10,9 @@ import torch
 
 
 def seed_all(seed: int, *, deterministic: bool = False) -> None:
-    """Seed the generators of torch, numpy and Python.
+    """Seed torch, numpy and Python; `deterministic` allows torch only reproducible kernels, some of them slower.
 
     All processes get the same seed, as each computes the loss of the whole batch.
-
-    Args:
-        seed: 0 or more.
-        deterministic: have torch choose only kernels that give the same bits each time, some of them slower.
     """
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
@@ -28,13 +24,13 @@ def seed_all(seed: int, *, deterministic: bool = False) -> None:
 
 
 def derived_seed(*key: int) -> int:
-    """A seed that depends on all numbers of a key, each 0 or more."""
+    """A seed that depends on all numbers of a key, which are not negative."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
 @contextmanager
 def draws_of(*key: int) -> Iterator[None]:
-    """Inside, the CPU draws of torch, numpy and Python depend on `key` alone; afterwards they continue as before."""
+    """Inside this context CPU draws of torch, numpy and Python depend on `key` alone; afterwards they continue."""
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()
     seeds = np.random.SeedSequence(key).generate_state(3).tolist()
     torch.default_generator.manual_seed(seeds[0])

@@ -1,4 +1,4 @@
-"""How an entry script starts and ends."""
+"""Start and end of an entry script."""
 
 import signal
 import sys
@@ -14,18 +14,14 @@ from utils.memory import keep_freed_memory
 from utils.preemption import PREEMPTED, Preempted
 
 QUIET = (r"This DataLoader will create \d+ worker", r"Glyph \d+ .*missing from")
-"""Warnings that nobody can act on: more workers than cores, as the published commands have, and letters that the
-figures' font lacks."""
+"""Suppressed warnings: more workers than cores, as in the published commands, and letters missing in the font."""
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Run an entry script: an InputError ends it with one line and code 2, or with its traceback under --debug.
+    """Run an entry script; `main` takes the words after the script's name.
 
-    A run that was asked to stop and has saved its state ends with one line and code 75, `PREEMPTED`; where there is no
-    state to save, Ctrl-C ends with one line and code 130.
-
-    Args:
-        main: takes the words after the script's name.
+    An InputError ends it with one line and code 2, or with its traceback under --debug; a request to stop with one line
+    and code 75 after the state is saved, or 130 after Ctrl-C without a state.
     """
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
@@ -35,7 +31,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _outcome(main: Callable[[Sequence[str]], None]) -> int:
-    """Run `main` and return the exit code; nothing that it made is in use any more."""
+    """Run `main`, free its objects, and return the exit code."""
     try:
         main(sys.argv[1:])
     except InputError as error:
@@ -56,19 +52,19 @@ def _outcome(main: Callable[[Sequence[str]], None]) -> int:
         complain(f"{Path(sys.argv[0]).name}: interrupted")
         return 128 + signal.SIGINT
     except RuntimeError:
-        if another_failed():  # it has said why; that a collective with it fails here is no news
+        if another_failed():  # it has printed the reason; collectives with it fail here
             return 2
         raise
     return 0
 
 
 def complain(line: str) -> None:
-    """Print one line, which of several processes with the same one only the first prints."""
+    """Print one line; of several processes with the same line only the first prints it."""
     line = without_terminal_codes(line)
     if announce_failure(line):
         print(line, file=sys.stderr)
 
 
 def _reason(error: InputError) -> str:
-    """The error's one line; one raised by a loading worker arrives below that worker's traceback."""
+    """The error's one line, which follows the traceback if a loading worker raised it."""
     return str(error).strip().split("\n")[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")

@@ -1,4 +1,4 @@
-"""Validation of what files hold."""
+"""Validation of the content of files."""
 
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -13,7 +13,7 @@ Size = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Settings(BaseModel):
-    """A pydantic model that refuses unknown keys, other types and numbers that are not finite."""
+    """A pydantic model that refuses unknown keys, wrong types and numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 

@@ -8,7 +8,7 @@ from typing import Any
 from utils.errors import InputError
 
 MAX_BYTES = 2**31
-"""Of a text file: the annotations of all data sets are smaller by far."""
+"""Maximum size of a text file; annotations of all data sets are much smaller."""
 
 
 def read_text(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
@@ -40,20 +40,11 @@ def read_json(path: str | Path, max_bytes: int = MAX_BYTES) -> Any:
 
 
 def parse_json(text: str, path: str | Path, first_line: int = 1) -> Any:
-    """Parse JSON from a part of a file.
-
-    Args:
-        text: the part.
-        path: the file, for messages.
-        first_line: where in the file the part begins, for messages.
-
-    Raises:
-        InputError: it is no JSON.
-    """
+    """Parse JSON from a part of a file that begins at `first_line`; an InputError names `path` and line."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise InputError(f"{path}, line {line}: is no JSON ({error.msg}); get the file again") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or nested as deep
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of nested brackets
         raise InputError(f"{path}, from line {first_line} on: cannot be read ({error}); get the file again") from error

@@ -1,1 +1,1 @@
-"""Training and evaluation: what all tasks share."""
+"""Training and evaluation of all tasks."""

@@ -8,25 +8,21 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Exponential moving average of trained parameters, which starts at their values.
-
-    Attributes:
-        values: the averages, in the order of the parameters.
-    """
+    """Exponential moving average of parameters, initialised with them; `values` are in their order."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], moment: float):
-        """Args: parameters: those trained; moment: share of the average that a step keeps, in [0, 1]."""
+        """Args: parameters: those trained; moment: decay of the average in a step, in [0, 1]."""
         self.parameters, self.moment = list(parameters), moment
         self.values = [parameter.detach().clone() for parameter in self.parameters]
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the parameters' new values in; called after each optimiser step."""
+        """Update the averages; called after each optimiser step."""
         torch._foreach_lerp_(self.values, self.parameters, 1 - self.moment)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the parameters have the averages as their values."""
+        """Inside this context the parameters have the averages as their values."""
         trained = [parameter.detach().clone() for parameter in self.parameters]
         self._set(self.values)
         try:

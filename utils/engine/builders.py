@@ -1,4 +1,4 @@
-"""From the arguments of an entry script to its model and its optimiser."""
+"""Build model and optimiser from the arguments of an entry script."""
 
 import argparse
 from typing import Any
@@ -15,12 +15,7 @@ from utils.memory import keep_freed_memory
 
 
 def build_model(args: argparse.Namespace, device: torch.device, **options: Any) -> RetrievalMethod:
-    """The model that the arguments describe.
-
-    Args:
-        args: of an entry script.
-        device: where the model goes.
-        **options: of `models.load_model`, on top of those that all entry scripts have.
+    """Build the model; `options` are those of `models.load_model` that not all entry scripts have.
 
     Raises:
         InputError: the weights cannot be loaded, or have no positions for that many words or frames.
@@ -42,11 +37,7 @@ def build_model(args: argparse.Namespace, device: torch.device, **options: Any) 
 
 
 def check_sizes(model: RetrievalMethod, max_words: int, max_frames: int) -> None:
-    """Refuse numbers of words and frames that a model has no positions for.
-
-    Raises:
-        InputError: one is too large, or there are fewer than 2 words.
-    """
+    """Raise an InputError for more words or frames than a model has positions, or fewer than 2 words."""
     words, frames = model.clip.config.context_length, model.max_frames
     if not 2 <= max_words <= words:
         raise InputError(f"--max_words {max_words}: the model has {words} positions; give 2 to {words}")
@@ -55,17 +46,17 @@ def check_sizes(model: RetrievalMethod, max_words: int, max_frames: int) -> None
 
 
 def save_memory(model: RetrievalMethod, enabled: bool) -> None:
-    """Trade time for memory: activation checkpointing, and freed memory of a megabyte or more is returned at once."""
+    """Trade time for memory: activation checkpointing, and freed blocks of a megabyte or more go back to the system."""
     model.clip.set_grad_checkpointing(enabled)
     if enabled:
         keep_freed_memory(below=2**20)
 
 
 def compile_towers(model: RetrievalMethod) -> None:
-    """Have the blocks of both towers compiled when they first run, one for all that are alike; names stay as they are.
+    """Compile the blocks of both towers on their first run, equal ones once; parameter names stay.
 
     Raises:
-        InputError: nothing can be compiled on this machine.
+        InputError: this machine cannot compile.
     """
     try:
         torch.compile(torch.sin)(torch.ones(2, device=model.device))

@@ -28,59 +28,46 @@ from utils.logger import Scalars, progress
 from utils.preemption import Preempted, StopRequest
 
 PREFIX = "pytorch_model.bin."
-"""`PREFIX + N` is written after epoch N, `PREFIX + best.N` whenever the score rises."""
+"""`PREFIX + N` is written after epoch N, `PREFIX + best.N` when the score improves."""
 
 
 class TrainedTask(Protocol):
-    """What a run needs of its task.
-
-    Attributes:
-        args: the command line, by which a resumed run is compared.
-        evaluate_every: batches between evaluations, counted over all epochs; None: after each epoch only.
-        later_of_equals: whether the later of equal scores is the best.
-    """
+    """Interface of a task in a run; see `utils.engine.task.Task`."""
 
     args: argparse.Namespace
     evaluate_every: int | None
     later_of_equals: bool
 
     def select(self) -> float:
-        """Evaluate: a score, higher is better, the same on every process."""
+        """Evaluate; the score, higher is better, is the same on every process."""
 
     def state(self) -> dict[str, Tensor]:
         """The weights that are written, by name."""
 
 
 class Run:
-    """A training run: epochs, log, checkpoints after each, the best one by a score, and states to resume from.
+    """A training run: epochs, log, checkpoints, the best one by a score, and states to resume from.
 
-    A state is saved right after an optimiser step, before what follows that step (an evaluation, the checkpoint of an
-    epoch), and a resumed run begins with that.
+    A state is saved right after an optimiser step, before any evaluation or checkpoint of that step, with which a
+    resumed run begins.
     """
 
     def __init__(self, task: TrainedTask, trainer: Trainer, loader: DataLoader, logger: logging.Logger):
-        """Prepare a run.
-
-        Args:
-            task: evaluates, and gives the weights that are written.
-            trainer: takes the steps.
-            loader: batches of named tensors, in the order of a `dataloaders.sampling.TrainingSampler`.
-            logger: where the lines go.
-        """
+        """Prepare a run; the loader has a `dataloaders.sampling.TrainingSampler`."""
         self.task, self.trainer, self.loader, self.logger = task, trainer, loader, logger
         self.options = trainer.options
         self.output_dir = self.options.output_dir
         self.states = TrainingStates(self.output_dir / "training_state", self.options.keep)
         self.best_score, self.best_file = float("-inf"), None
-        self.done = self.saved = 0  # batches trained on, and those of the last state
+        self.done = self.saved = 0  # batches trained on, now and in the last state
         self.bad_steps = 0
 
     def resume(self) -> None:
-        """Restore the state that the options name: one process chooses and checks it for all.
+        """Restore the state that the options name; the main process chooses and checks it.
 
         Raises:
             InputError: it is missing, damaged, or of a run with other decisive arguments; or there are later states,
-                which the run would mix with its own; or the processes see different files.
+                which would be mixed with new ones; or the processes see different files.
         """
         chosen = from_main(self._choose)
         if chosen is None:
@@ -111,7 +98,7 @@ class Run:
         self.logger.info("resumed from %s, after step %d", folder, self.done)
 
     def _choose(self) -> tuple[Path, dict, int] | None:
-        """The folder of the state to resume from, what its state.json says, and the size of its state.pt."""
+        """The folder of the state to resume from, the content of its state.json, and the size of its state.pt."""
         newest, source = self.states.find(self.logger), self.options.resume
         if source is None and newest is not None and not restarts():
             raise InputError(f"{newest}: is the state of an earlier run; give --resume auto or another --output_dir")
@@ -127,7 +114,7 @@ class Run:
         """Train to the last epoch and return the best checkpoint's path.
 
         Raises:
-            Preempted: a signal asked to stop.
+            Preempted: a signal requested to stop.
             InputError: too many steps without a finite loss and gradient.
         """
         log = Scalars(self.output_dir / "tensorboard", self.done, self.options.report_to)
@@ -136,11 +123,11 @@ class Run:
                 self._follow_up(scalars)
             for epoch in range(self.done // len(self.loader), self.options.epochs):
                 self._train(epoch, scalars, stop)
-        barrier()  # the file exists for the processes that did not write it, too
+        barrier()  # the file exists for all processes
         return self.best_file
 
     def _train(self, epoch: int, scalars: Scalars, stop: StopRequest) -> None:
-        """The rest of one pass over the loader."""
+        """Train for the rest of an epoch."""
         seen = self.done % len(self.loader)
         self.loader.sampler.set_epoch(epoch, seen * self.loader.batch_size)
         self.trainer.model.train()
@@ -170,7 +157,7 @@ class Run:
             self._follow_up(scalars)
 
     def _pace(self, steps: int, seconds: float) -> dict[str, float]:
-        """Scalars of how training goes: of the last update, and of `steps` steps of all processes in some time."""
+        """Scalars of the last update, and of the speed: `steps` steps of all processes in `seconds`."""
         samples = steps * self.loader.batch_size * world_size()
         return {
             "learning_rate": self.trainer.learning_rate,
@@ -179,7 +166,7 @@ class Run:
         }
 
     def _follow_up(self, scalars: Scalars) -> None:
-        """What comes after the step just done, if anything: an evaluation, and after an epoch its checkpoint."""
+        """Evaluate and write the epoch's checkpoint, if the step just done is due for it."""
         finished, step = divmod(self.done, len(self.loader))
         if step == 0:
             if is_main():
@@ -211,7 +198,7 @@ class Run:
         return score
 
     def _save_if_due(self, epoch_ends: bool, stop: StopRequest) -> None:
-        """Save after every `save_every` steps and at the end of an epoch, and when any process is asked to stop."""
+        """Save after every `save_every` steps, at the end of an epoch, and when any process is requested to stop."""
         (stopping,) = any_rank(stop.received)
         every = self.options.save_every
         if stopping or (every and (epoch_ends or self.done - self.saved >= every)):
@@ -220,7 +207,7 @@ class Run:
             raise Preempted(f"asked to stop after step {self.done}: {folder} is saved, --resume auto resumes from it")
 
     def _save(self) -> Path:
-        """Save the state after the step just done; when it returns, every process can read it."""
+        """Save the state after the step just done; on return, every process can read it."""
         best = self.best_file and self.best_file.name
         progress_made = {"done": self.done, "epoch": len(self.loader), "best_score": self.best_score, "best_file": best}
         state = {**self.trainer.state(), **progress_made}
@@ -231,7 +218,7 @@ class Run:
         return self.states.path(self.done)
 
     def _report_bad_step(self, step: int, since_update: list[dict[str, Tensor]]) -> None:
-        """Log what was in a step that is not finite, and stop if there were too many in a row."""
+        """Log the terms and samples of a step that is not finite, and stop after too many in a row."""
         self.bad_steps += 1
         means = _means(since_update)
         values = gather_shards(torch.tensor([list(means.values())])).mean(0).tolist()
@@ -251,5 +238,5 @@ class Run:
 
 
 def _means(steps: list[dict[str, Tensor]]) -> dict[str, float]:
-    """The mean of each term over steps, by a host-device sync."""
+    """The mean of each term over steps; a host-device sync."""
     return {name: torch.stack([terms[name] for terms in steps]).mean().item() for name in steps[0]}

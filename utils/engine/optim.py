@@ -11,19 +11,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 PORTION = 2**23
-"""Elements of the parameters that move together."""
+"""Elements of the parameters that are updated together."""
 _NO_DECAY = ("bias", "LayerNorm.bias", "LayerNorm.weight")
 
 
 def warmup_cosine(progress: float, warmup: float) -> float:
-    """The learning rate as a share of its peak.
+    """The learning rate as a share of its peak, in [0, 1].
 
-    Args:
-        progress: steps done / all steps; beyond 1 the cosine rises again, as in the released code.
-        warmup: the share of all steps in which the rate rises in a straight line from 0, in [0, 1].
-
-    Returns:
-        a factor in [0, 1].
+    `progress` is steps done / all steps; beyond 1 the cosine rises again, as in the released code. `warmup` is the
+    share of all steps in which the rate rises linearly from 0, in [0, 1].
     """
     return progress / warmup if progress < warmup else 0.5 * (1 + math.cos(math.pi * progress))
 
@@ -31,19 +27,10 @@ def warmup_cosine(progress: float, warmup: float) -> float:
 def parameter_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], lr: float, coef_lr: float, weight_decay: float
 ) -> list[dict]:
-    """Sort trainable parameters by their released names into groups for `BertAdam`.
+    """Sort trainable parameters by their released names into groups for `BertAdam`, at most four.
 
     Names with "clip." learn at lr * coef_lr; names with "bias", "LayerNorm.bias" or "LayerNorm.weight" do not decay.
-    CLIP's own layer norms are called ln_*, and so their weights decay.
-
-    Args:
-        named_parameters: released name and parameter.
-        lr: learning rate outside CLIP.
-        coef_lr: CLIP's, as a multiple of it.
-        weight_decay: of the parameters that decay.
-
-    Returns:
-        at most four groups with "params", "lr" and "weight_decay"; empty ones are left out.
+    CLIP's own layer norms are called ln_*, so their weights decay.
     """
     groups: dict[tuple[bool, bool], dict] = {}
     for name, parameter in named_parameters:
@@ -58,23 +45,22 @@ def parameter_groups(
 class BertAdam(Optimizer):
     """Adam as BERT was trained with: no bias correction, decoupled weight decay, each gradient clipped by itself.
 
-    Of a parameter p with gradient g (a parameter without one is skipped, and its steps are not counted):
+    For a parameter p with gradient g (without one it is skipped, and its steps are not counted):
 
         g <- g * min(1, max_norm / (|g| + 1e-6))
         m <- beta1 * m + (1 - beta1) * g,   v <- beta2 * v + (1 - beta2) * g^2
         p <- p - lr * warmup_cosine(steps of p so far / total_steps, warmup) * (m / (sqrt(v) + eps) + weight_decay * p)
 
-    A step starts kernels over lists of parameters, short enough that what it computes on the way takes little memory,
-    and needs no host-device sync.
+    A step runs over short lists of parameters, to save memory, and needs no host-device sync.
 
     Args:
         params: parameters, or groups with their own "lr" and "weight_decay".
         lr: peak learning rate.
-        total_steps: the steps after which the cosine has reached 0.
+        total_steps: steps until the cosine reaches 0.
         warmup: share of `total_steps` in which the rate rises, in [0, 1].
         betas: decays of the two moments, in [0, 1).
         eps: added to the root of the second moment.
-        weight_decay: share of p taken off at rate 1.
+        weight_decay: share of p that is subtracted at rate 1.
         max_norm: bound on the norm of each parameter's gradient.
 
     Raises:
@@ -96,21 +82,14 @@ class BertAdam(Optimizer):
             raise ValueError(f"{total_steps=} of 1 or more, {warmup=} in [0, 1], {betas=} in [0, 1) and {lr=} >= 0")
         settings = {"total_steps": total_steps, "warmup": warmup, "betas": betas, "eps": eps, "max_norm": max_norm}
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, **settings})
-        # Made later, the moments would lie between what the first step leaves free, in holes of no use to the next.
+        # Made later, the moments would fragment the memory that the first step frees.
         for group in self.param_groups:
             for parameter in group["params"]:
                 self._state_of(parameter)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Take one step; the gradients are clipped in place.
-
-        Args:
-            closure: computes the loss again, with gradients.
-
-        Returns:
-            the closure's loss.
-        """
+        """Take one step, with gradients clipped in place; returns the loss of `closure`, which recomputes it."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -121,7 +100,7 @@ class BertAdam(Optimizer):
         return loss
 
     def _step_portion(self, group: dict, parameters: list[Tensor]) -> None:
-        """Move some parameters of one group, all of which have gradients."""
+        """Update some parameters of one group, all with gradients."""
         states = [self._state_of(parameter) for parameter in parameters]
         first_moments = [state["first_moment"] for state in states]
         second_moments = [state["second_moment"] for state in states]
@@ -171,7 +150,7 @@ def _portions(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]
 
 
 def _clip_factors(gradients: list[Tensor], max_norm: float) -> list[Tensor]:
-    """What brings the norm of each gradient down to `max_norm`, at most 1; the norms stay on their device."""
+    """Factors, at most 1, that clip the norm of each gradient to `max_norm`, without host-device sync."""
     factors = list(torch._foreach_norm(gradients))
     torch._foreach_add_(factors, 1e-6)
     torch._foreach_reciprocal_(factors)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """From the command line to the trainer; the names are those of the flags.
+    """Options of the trainer, named as the flags.
 
     Attributes:
         output_dir: for checkpoints, states and TensorBoard scalars.
@@ -15,13 +15,13 @@ class TrainingOptions:
         lr, coef_lr, weight_decay, warmup_proportion: see `utils.engine.optim`.
         gradient_accumulation_steps: batches whose gradients are averaged into one optimiser step.
         precision: of the forward pass, a key of `utils.devices.PRECISIONS`.
-        seed: of the draws in a step.
+        seed: of the random draws in a step.
         n_display: steps between lines of the log.
-        save_every: steps between states, on top of those at the ends of epochs; None: only when asked to stop.
+        save_every: steps between states, in addition to those at the ends of epochs; None: only when requested to stop.
         keep: number of states that are kept.
-        max_bad_steps: updates in a row without a finite loss and gradient that end the run.
+        max_bad_steps: the run ends after as many updates in a row without a finite loss and gradient.
         resume: "auto", a state's folder, or None.
-        report_to: client that gets the scalars next to TensorBoard, a key of `utils.logger.CLIENTS`, or None.
+        report_to: client that also gets the scalars, a key of `utils.logger.CLIENTS`, or None.
     """
 
     output_dir: Path = Path(".")

@@ -1,4 +1,4 @@
-"""How a split is ranked by the scores of each process's captions with all clips.
+"""Ranking a split from the scores of each process's captions with all clips.
 
 Dimension letters: A captions of all processes, A_r those of this process, B clips, K found clips.
 """
@@ -17,7 +17,7 @@ from utils.gather import gather_shards
 from utils.metrics import percent_within, rank_statistics, sharded_ranks, text_to_video_ranks
 
 FOUND = 10
-"""Clips of each caption in predictions.jsonl."""
+"""Number of clips for each caption in predictions.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Ranking:
 
     Attributes:
         metrics: "t2v", "v2t", "subsets", and "plain" where scores are not the similarity.
-        ranks: from 0, of both directions, and as "t2v NAME" of the subsets; on every process.
-        sim: (A_r, B), similarity of this process's captions with all clips.
+        ranks: from 0, of both directions, and as "t2v NAME" of the subsets.
+        sim: (A_r, B).
         scores: (A_r, B), by which clips are ranked.
     """
 
@@ -40,7 +40,7 @@ class Ranking:
 def rank_split(
     sim: Tensor, scores: tuple[Tensor, Tensor], clip_of_caption: Tensor, subsets: Mapping[str, list[int]]
 ) -> Ranking:
-    """Rank by scores of text-to-video and video-to-text retrieval, each (A_r, B); all processes call it together."""
+    """Rank by scores of both directions, (A_r, B) each; all processes call it together."""
     ranks = sharded_ranks(*scores, clip_of_caption)
     parts = {name: ranks["t2v"][rows] for name, rows in subsets.items() if rows}
     metrics: dict = {side: rank_statistics(found) for side, found in ranks.items()}
@@ -52,26 +52,23 @@ def rank_split(
 
 
 def own_rows(whole: Tensor, count: int) -> Tensor:
-    """The rows of `whole` (A, B) that are this process's, which has `count` of them."""
+    """This process's `count` rows of `whole` (A, B)."""
     start = int(gather_shards(torch.tensor([count]))[: rank()].sum())
     return whole[start : start + count]
 
 
 def shortlist_metrics(ranking: Ranking, clips: int, checked: Tensor, best: Tensor) -> dict[str, float]:
-    """How often a shortlist holds the right clip.
+    """How often shortlists of `clips` clips contain the right clip.
 
-    Args:
-        ranking: with a shortlist.
-        clips: in a shortlist.
-        checked: (N, B), similarities with it of some captions of all processes.
-        best: (N,), the most similar of all clips to these.
+    `checked` (N, B) are similarities of some captions of all processes with shortlist, `best` (N,) the most similar of
+    all clips to these captions.
     """
     inside = percent_within(text_to_video_ranks(checked, best), clips)
     return {"clips": clips, "true": percent_within(ranking.ranks["t2v"], clips), "best": inside, "checked": len(best)}
 
 
 def find_best(ranking: Ranking, clip_of_caption: Tensor, levels: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """What predictions.jsonl holds of each caption; all processes call it together.
+    """Find the best clips of each caption; all processes call it together.
 
     Args:
         ranking: of the split.
@@ -79,8 +76,8 @@ def find_best(ranking: Ranking, clip_of_caption: Tensor, levels: Iterable[tuple[
         levels: name and similarity (A_r, B) of each level.
 
     Returns:
-        "clips" (A, K + 1): the true clip's number and those of the best clips; of these (A, K + 1) their "scores",
-        and by name of a level their similarities there; on the CPU.
+        "clips" (A, K + 1), numbers of the true clip and the best ones; their "scores" (A, K + 1), and similarities by
+        name of a level; on the CPU.
     """
     own = own_rows(clip_of_caption, len(ranking.scores)).to(ranking.scores.device)
     best = ranking.scores.topk(min(FOUND, ranking.scores.shape[1]), dim=1).indices
@@ -95,15 +92,8 @@ def write_predictions(
 ) -> None:
     """Write a line of JSON for each caption: the query, its true video and the best ones, and ranks from 1.
 
-    Args:
-        path: of the file.
-        captions: A queries.
-        names: of B clips.
-        found: as `find_best` returns it.
-        ranks: "t2v" (A,) and "v2t" (C,), the latter of the clips that have a caption, in their order.
-
-    Raises:
-        InputError: the file cannot be written.
+    `found` is the result of `find_best`; `ranks` are "t2v" (A,) and "v2t" (C,), of the clips that have a caption, in
+    order. A failure is an InputError.
     """
     place = dict(zip(found["clips"][:, 0].unique().tolist(), ranks["v2t"].tolist(), strict=True))
     levels = found.keys() - {"clips", "scores"}

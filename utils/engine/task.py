@@ -1,4 +1,4 @@
-"""What the entry scripts share: one task, one way to run it."""
+"""The tasks of the entry scripts, and how they are run."""
 
 import argparse
 import logging
@@ -29,13 +29,13 @@ Results = TypeVar("Results", bound=tuple)
 
 
 class Task(ABC, Generic[Results]):
-    """Retrieval, question answering, the estimator: a model, its data, how it is evaluated and what is reported.
+    """A task such as retrieval: a model, its data, evaluation and report.
 
     Attributes:
         args: the command line.
-        model: with encoders, on `device`.
+        model: on `device`.
         scalars: figures of the last `select` by name, for the log.
-        checkpoint: whose weights it has; None: those of CLIP alone.
+        checkpoint: file of the model's weights; None: CLIP's alone.
         evaluate_every: batches between evaluations, counted over all epochs; None: after each epoch only.
     """
 
@@ -57,30 +57,30 @@ class Task(ABC, Generic[Results]):
 
     @abstractmethod
     def evaluate(self) -> Results:
-        """Evaluate: the metrics first, then what else is reported; the same on every process."""
+        """Evaluate; the results start with the metrics, and are the same on every process."""
 
     @abstractmethod
     def report(self, results: Results) -> None:
-        """Print and write the results; the main process calls it."""
+        """Print and write the results, in the main process."""
 
     @property
     @abstractmethod
     def counts(self) -> dict[str, int]:
-        """How many texts and videos `evaluate` uses, and how many are left out, as `utils.logger.used` reads them."""
+        """Numbers of texts and videos that `evaluate` uses and leaves out, for `utils.logger.used`."""
 
     def about(self) -> dict[str, Any]:
-        """What metrics.json says besides the metrics: the data used, the checkpoint, and the run's config."""
+        """Data, checkpoint and config of the run for metrics.json."""
         checkpoint = self.checkpoint and {"file": str(self.checkpoint), "sha256": model_digest(self.checkpoint)}
         config = run_config(self.args, self.model).model_dump(mode="json")
         return {**self.counts, "checkpoint": checkpoint, "config": config}
 
     @abstractmethod
     def select(self) -> float:
-        """Evaluate during training: a score, higher is better, the same on every process."""
+        """Evaluate during training; the score, higher is better, is the same on every process."""
 
     @cached_property
     def trained(self) -> nn.Module:
-        """What is trained: called with a batch, returns loss terms."""
+        """The trained module, which maps a batch to loss terms."""
         return self.model
 
     @property
@@ -94,7 +94,7 @@ class Task(ABC, Generic[Results]):
         return self.model.recipe.later_of_equals
 
     def state(self) -> dict[str, Tensor]:
-        """The weights that are written, by their released names."""
+        """The weights of a checkpoint, by their released names."""
         return released_state(self.trained)
 
     def encode_texts(self, loader: DataLoader) -> Tokens:
@@ -117,15 +117,12 @@ class Task(ABC, Generic[Results]):
     def encode(
         self, loader: DataLoader, encode_batch: Callable[[dict[str, Tensor]], tuple[Tensor, ...]], description: str
     ) -> tuple[Tensor, ...]:
-        """Apply a function to a whole loader.
+        """Apply a function to all batches of this process's shard, which may be empty, and concatenate the results.
 
         Args:
-            loader: batches of named tensors, over a `Subset`: this process's shard, which may be empty.
+            loader: batches of named tensors, over a `Subset`.
             encode_batch: called with a batch on the device, returns tensors (B, ...).
-            description: what is encoded, for the progress bar.
-
-        Returns:
-            What `encode_batch` returns, concatenated over batches.
+            description: for the progress bar.
         """
 
         def run(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
@@ -133,7 +130,7 @@ class Task(ABC, Generic[Results]):
                 return encode_batch(to_device(batch, self.device))
 
         parts = [run(batch) for batch in progress(loader, description, self.logger)]
-        if not parts:  # an item of another process's shard has the shapes
+        if not parts:  # take the shapes from an item of another process's shard
             example = run(loader.collate_fn([loader.dataset.dataset[0]]))
             parts = [tuple(tensor[:0] for tensor in example)]
         return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
@@ -151,12 +148,12 @@ class Task(ABC, Generic[Results]):
         self.load(read_weights(self.checkpoint), self.checkpoint)
 
     def load(self, state: dict[str, Tensor], source: object) -> None:
-        """Load weights that `state` gave."""
+        """Load weights in the form of `state`."""
         load_weights(self.trained, state, source)
 
 
 def run_task(make: Callable[..., Task], args: argparse.Namespace) -> dict:
-    """Train if the arguments say so, evaluate, report, and return the metrics."""
+    """Train if requested, evaluate, report, and return the metrics."""
     device = start(args.device, args.local_rank)
     seed_all(args.seed, deterministic=args.deterministic)
     logger = make_logger(args.output_dir)

@@ -1,4 +1,4 @@
-"""Optimiser steps of all tasks."""
+"""Optimiser steps."""
 
 import math
 
@@ -18,29 +18,23 @@ MAX_GRADIENT_NORM = 1.0
 class Trainer:
     """Steps of one model: forward, backward, clipping, optimiser, over one process or several.
 
-    The random draws of a step depend on the seed and the step's number, so nothing of them is saved. They are the same
-    on every process, as each computes the loss of the whole batch; a `generator` of the model is seeded with the rank,
-    too.
+    Random draws of a step depend on the seed and the step's number alone. They are the same on every process, as each
+    computes the loss of the whole batch; a `generator` of the model is seeded with the rank, too.
 
     Attributes:
-        finite: whether the loss and the gradient of the last update were finite on every process. If not, it moved
-            nothing.
+        finite: whether loss and gradient of the last update were finite on all processes; if not, it was skipped.
         average: moving average of the weights, where the model has a `moment`.
         gradient_norm: of the last update, before clipping.
-        overflowed: whether only the scaled gradient of float16 was not finite: the scale was too large.
+        overflowed: whether only the scaled gradient of float16 was not finite.
     """
 
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, *, device: torch.device, options: TrainingOptions
     ):
-        """Prepare training.
+        """Prepare training; float16 uses loss scaling.
 
-        Args:
-            model: called with a batch's tensors by name, returns named loss terms and "loss"; on `device` already. Its
-                `after_step()` runs after each optimiser step.
-            optimizer: of its trainable parameters.
-            device: of this process.
-            options: of the run; float16 is trained with loss scaling.
+        `model` is on `device`, maps a batch's tensors by name to named loss terms and "loss", and has `after_step()`,
+        called after each optimiser step.
         """
         self.model, self.optimizer, self.device, self.options = model, optimizer, device, options
         # The only buffers are constants and statistics that are never applied.
@@ -52,15 +46,9 @@ class Trainer:
         self.average = None if moment is None else WeightAverage(self._trained(), moment)
 
     def step(self, batch: dict[str, Tensor], number: int = 0, *, update: bool) -> dict[str, Tensor]:
-        """Learn from one batch; with `update` the optimiser moves, otherwise gradients only add up.
+        """Accumulate the gradient of a batch, and with `update` take an optimiser step.
 
-        Args:
-            batch: named tensors.
-            number: batches trained on before.
-            update: whether this is the last batch of an optimiser step.
-
-        Returns:
-            The loss terms, detached, on the device.
+        `number` is that of the batch in the run, from 0. Returns the loss terms, detached, on the device.
         """
         torch.manual_seed(derived_seed(self.options.seed, number))
         if generator := getattr(self.model, "generator", None):
@@ -77,10 +65,7 @@ class Trainer:
         return terms
 
     def _update(self) -> None:
-        """Move the optimiser, unless a loss or the gradient is not finite on some process: then none moves.
-
-        The decision is the only host-device sync of a step.
-        """
+        """Take an optimiser step, if loss and gradient are finite on all processes: the only host-device sync."""
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self._trained(), MAX_GRADIENT_NORM)
         *losses, self.gradient_norm = torch.stack([*self._losses, norm]).tolist()
@@ -99,14 +84,14 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
-        """Outside of CLIP, in the last update."""
+        """The learning rate outside CLIP in the last update."""
         return max(group.get("rate", group["lr"]) for group in self.optimizer.param_groups)
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def state(self) -> dict:
-        """All that training changes."""
+        """The state of training, for `load_state`."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict()["state"],
@@ -115,11 +100,7 @@ class Trainer:
         }
 
     def load_state(self, state: dict) -> None:
-        """Restore what `state` returned; the optimiser's settings stay as they were built.
-
-        Raises:
-            RuntimeError: the state is that of another model.
-        """
+        """Restore a state, the optimiser's settings excluded; that of another model is a RuntimeError."""
         self.model.load_state_dict(state["model"])
         settings = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": settings})

@@ -20,7 +20,7 @@ from utils.errors import InputError
 from utils.files import atomic_write, remove, temporary_names
 from utils.gather import gather_shards
 
-# Of another run: the state does not fit, or the batches already seen were others.
+# If one of these differs, the state does not fit, or the batches already seen were others.
 DECISIVE = (
     "method", "stage", "center", "diffusion_steps", "noise_schedule",
     "recipe", "agg_module", "num_hidden_layers", "interaction", "num_levels", "reconstruct", "datatype", "msrvtt_split",
@@ -29,28 +29,24 @@ DECISIVE = (
 )  # fmt: skip
 STATE_FILES = r"state\.(json|pt)"
 VISIBLE_WITHIN = 20.0
-"""Seconds in which a file that one process has written is to be visible to all."""
-# Of one start of the run.
+"""Seconds until a file that one process has written must be visible to all."""
+# May differ between starts of a run.
 PASSING = ("resume", "local_rank", "debug", "command", "notes")
 
 
 class TrainingStates:
-    """The states in a folder, the newest `keep` of them."""
+    """The newest `keep` states in a folder."""
 
     def __init__(self, folder: str | Path, keep: int):
         self.folder, self.keep = Path(folder), keep
 
     def save(self, step: int, tensors: Mapping, arguments: Mapping, processes: int) -> None:
-        """Write the state after `step` and remove those that are too old, and what later ones there are.
+        """Write the state after `step` batches, and remove older ones beyond `keep` and all later ones.
 
-        Args:
-            step: batches trained on.
-            tensors: what `torch.load(weights_only=True)` can read.
-            arguments: of the command line.
-            processes: that train together.
+        `tensors` must be readable by `torch.load(weights_only=True)`.
 
         Raises:
-            InputError: the folder cannot be written or the disk is full; the states before are as they were.
+            InputError: the folder cannot be written or the disk is full; earlier states are unchanged.
         """
         folder = self.path(step)
         description = folder / "state.json"
@@ -60,20 +56,20 @@ class TrainingStates:
         with atomic_write(description) as file:
             json.dump({"step": step, "processes": processes, "sha256": digest, "arguments": kept}, file, indent=2)
         steps = self._steps()
-        kept = [other for other in steps if other <= step][: self.keep]  # what is beyond this step is damaged
+        kept = [other for other in steps if other <= step][: self.keep]  # later ones are damaged
         for other in set(steps) - set(kept):
             self._remove(self.path(other))
 
     @staticmethod
     def _remove(folder: Path) -> None:
         """Remove a state; a folder that holds anything else stays."""
-        for file in sorted(folder.iterdir()):  # state.json first, without which the rest is no state
+        for file in sorted(folder.iterdir()):  # state.json first: without it the rest is no state
             remove(file, STATE_FILES) or remove(file, temporary_names(STATE_FILES))
         with suppress(OSError):
             folder.rmdir()
 
     def find(self, logger: logging.Logger) -> Path | None:
-        """The folder of the newest state that is whole; the log names each damaged one."""
+        """The folder of the newest intact state; damaged ones are logged."""
         for step in self._steps():
             try:
                 check_state(self.path(step))
@@ -84,7 +80,7 @@ class TrainingStates:
         return None
 
     def _steps(self) -> list[int]:
-        """The steps of all states, whole or not, the newest first."""
+        """The steps of all states, intact or not, the newest first."""
         matches = (re.fullmatch(r"step_(\d+)", path.name) for path in self.folder.glob("step_*"))
         return sorted((int(match[1]) for match in matches if match), reverse=True)
 
@@ -94,11 +90,7 @@ class TrainingStates:
 
 
 def check_state(folder: str | Path) -> dict:
-    """What state.json says of the state in `folder`.
-
-    Raises:
-        InputError: there is none, or it is damaged.
-    """
+    """The state.json of the state in `folder`; a missing or damaged state is an InputError."""
     folder = Path(folder)
     try:
         description = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -115,10 +107,7 @@ def check_state(folder: str | Path) -> dict:
 def read_state(folder: str | Path, size: int | None = None) -> dict:
     """The tensors and numbers of a checked state, on the CPU; nothing else is unpickled.
 
-    Args:
-        folder: of the state.
-        size: bytes of its file as the main process sees it; a file that is not yet as large here, as behind the cache
-            of a network disk, is waited for.
+    Waits until the file has `size` bytes, as the main process sees it: network disks may show it later here.
 
     Raises:
         InputError: they cannot be read.
@@ -142,11 +131,7 @@ def _size(path: Path) -> int:
 
 
 def check_same_state(state: Mapping, folder: Path) -> None:
-    """Compare what the processes have read.
-
-    Raises:
-        InputError: it differs, on every process.
-    """
+    """Raise an InputError on all processes if they have read different states."""
     total = sum(tensor.sum(dtype=torch.float64) for tensor in state["model"].values())
     found = gather_shards(torch.tensor([[state["done"], float(total)]], dtype=torch.float64))
     if not torch.equal(found, found[:1].expand_as(found)):
@@ -154,11 +139,7 @@ def check_same_state(state: Mapping, folder: Path) -> None:
 
 
 def compare_arguments(then: Mapping, now: argparse.Namespace, say: Callable[[str], None]) -> None:
-    """Report by `say` which arguments are not those of the state, one a line.
-
-    Raises:
-        InputError: one is decisive.
-    """
+    """Report by `say` each argument that differs from the state's; a decisive one is an InputError."""
     now = {name: value for name, value in json.loads(json.dumps(vars(now))).items() if name not in PASSING}
     differing = [name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)]
     for name in differing:
