@@ -1,6 +1,6 @@
-"""Whether a file is a video by its name, and whole by what its container says of its own length.
+"""Checks of a video file's name, and of its length against the length that its container declares.
 
-Decoders play what is left of a truncated file as a shorter video.
+Decoders play a truncated file as a shorter video.
 """
 
 import errno
@@ -11,13 +11,13 @@ from typing import BinaryIO
 
 from utils.video.errors import VideoError
 
-# In order of preference where a folder holds one video in several containers.
+# In order of preference if a folder has one video in several containers.
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".flv", ".wmv", ".mpg", ".mpeg", ".3gp", ".ts")
 EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 
 
 def check_file(path: Path) -> None:
-    """Refuse a file that is no video by its name, missing, empty or truncated, with a VideoError."""
+    """Raise a VideoError if a file is no video by its name, missing, empty or truncated."""
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         remedy = f"known endings are {' '.join(VIDEO_SUFFIXES)}"
         raise VideoError.of(path, "unreadable", "is no video by its name", remedy)
@@ -34,14 +34,14 @@ def check_file(path: Path) -> None:
 
 
 def missing_bytes(path: str | Path) -> int:
-    """How many bytes the container declares beyond the end of the file.
+    """Number of bytes that the container declares beyond the end of the file.
 
-    Knows MP4 and MOV (ISO 14496-12 boxes), Matroska and WebM (EBML, RFC 8794) and AVI (RIFF); anything else, and a
-    file that declares no length, as live recordings do, counts as complete. A pipe or a device is an OSError.
+    Knows MP4 and MOV (ISO 14496-12 boxes), Matroska and WebM (EBML, RFC 8794) and AVI (RIFF); other files, and those
+    without a declared length, as live recordings, count as complete. A pipe or a device is an OSError.
     """
     kind = stat.S_IFMT(os.stat(path).st_mode)
     if kind not in (stat.S_IFREG, stat.S_IFDIR):
-        raise OSError(errno.EINVAL, "not a regular file")  # to open a pipe would be to wait
+        raise OSError(errno.EINVAL, "not a regular file")  # opening a pipe would block
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(12)
@@ -59,7 +59,7 @@ def missing_bytes(path: str | Path) -> int:
 
 
 def _media_data_end(file: BinaryIO, size: int) -> int:
-    """Where the last media data box ends; other boxes do not count, as some writers leave junk behind the last one."""
+    """End of the last media data box; other boxes are ignored, as some writers leave junk after the last one."""
     end = position = 0
     while position + 8 <= size:
         file.seek(position)
@@ -76,7 +76,7 @@ def _media_data_end(file: BinaryIO, size: int) -> int:
 
 
 def _matroska_end(file: BinaryIO) -> int:
-    """Where the segment that follows the EBML header ends, 0 if it says that it does not know."""
+    """End of the segment after the EBML header, 0 if undeclared."""
     file.read(len(EBML_MAGIC))
     file.seek(_variable_length(file) or 0, os.SEEK_CUR)
     file.read(4)
@@ -85,7 +85,7 @@ def _matroska_end(file: BinaryIO) -> int:
 
 
 def _variable_length(file: BinaryIO) -> int | None:
-    """An EBML number: as many leading zero bits as further bytes follow; all ones stands for unknown."""
+    """An EBML number: leading zero bits count the bytes that follow; all ones mean unknown."""
     first = file.read(1)
     if not first or not first[0]:
         return None

@@ -2,10 +2,10 @@
 
 n frames of a clip, H and W their height and width as shown.
 
-Nothing that a container says of its key frames is trusted. The time stamps of all packets, which are read without
-decoding, say what is presented when. A frame is reached from a key frame, and every frame decoded on the way must have
-the next of these stamps. Where one has not (AVI knows no presentation times, streams are damaged or refresh without key
-frames), the whole file is decoded in order, and the stamps of its frames in that order are those expected from then on.
+The container's key frames are not trusted. The time stamps of all packets, read without decoding, give the order of
+presentation. A frame is decoded from a key frame on, and every decoded frame must have the next expected stamp. If one
+has not (AVI has no presentation times, streams are damaged or refresh without key frames), the whole file is decoded in
+order, and the stamps of its frames are those expected from then on.
 """
 
 from bisect import bisect_right
@@ -27,7 +27,7 @@ from utils.video.positions import CHOICE_VERSION, Sampling, Timeline, choose_fra
 from utils.video.stream import MAX_REORDERING, Key, PacketStream, tells_apart
 
 DECODER = f"PyAV {av.__version__} choice {CHOICE_VERSION}"
-"""What frames depend on apart from the file and the keywords of `decode_clip`; part of the key of all that is kept."""
+"""Version of the decoder, part of the key of cached frames."""
 
 Result = TypeVar("Result")
 
@@ -35,12 +35,10 @@ Result = TypeVar("Result")
 def decode_clip(path: str | Path, **sampling: Any) -> np.ndarray:
     """Decode the sampled frames of a clip as they are shown, with one thread.
 
-    Args:
-        path: a video file.
-        **sampling: fields of `positions.Sampling`.
+    `sampling` are fields of `positions.Sampling`.
 
     Returns:
-        uint8 (n, H, W, 3), RGB, 1 <= n <= max_frames, turned, mirrored and stretched as the file says.
+        uint8 (n, H, W, 3), RGB, 1 <= n <= max_frames, rotated, mirrored and stretched as the file declares.
 
     Raises:
         VideoError: the file is missing, empty, truncated, no video, damaged, larger than `stream` allows, or has no
@@ -51,12 +49,12 @@ def decode_clip(path: str | Path, **sampling: Any) -> np.ndarray:
 
 
 class Video:
-    """An open video file; its packets are looked at once for any number of clips."""
+    """An open video file; its packets are read once for any number of clips."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         check_file(self.path)
-        self._is_exact = False  # the timeline is that of the decoded frames
+        self._is_exact = False  # whether the timeline is that of the decoded frames
         with _reported(self.path):
             self._packets = PacketStream(self.path)
         self._timeline = self._packets.timeline
@@ -93,8 +91,8 @@ class Video:
         """Decode the frames at the increasing positions that `choose` takes of the timeline.
 
         Returns:
-            What `consume` makes of the frames and their positions. If the timeline turns out to be another one while
-            the frames are decoded, it is called again for the right ones.
+            The result of `consume` for the frames and their positions. If decoding shows that the timeline was wrong,
+            both are called again for the right one.
         """
         for way in (self._from_keys, self._from_start, self._from_start):
             try:
@@ -107,7 +105,7 @@ class Video:
 
     @property
     def timeline(self) -> Timeline:
-        """When the frames are presented, by the packets until frames have been decoded."""
+        """Times of the frames, by the packets until frames have been decoded."""
         return self._timeline
 
     @property
@@ -116,11 +114,11 @@ class Video:
         return self._packets.stream.sample_aspect_ratio
 
     def _expect(self, stamps: list[int] | None) -> None:
-        """Set the stamps that frames in order must have; None if these do not tell frames apart."""
+        """Set the expected stamps of the frames in order; None if they do not distinguish frames."""
         self._stamps, self._keys = stamps, [] if stamps is None else self._packets.keys_of(stamps)
 
     def _from_keys(self, positions: Sequence[int]) -> Iterator[av.VideoFrame]:
-        """Frames from the nearest key frames, as long as every stamp is the expected one."""
+        """Frames from the nearest key frames; a stamp that is not the expected one is an _OtherTimelineError."""
         if self._stamps is None:
             raise _OtherTimelineError
         run, reached = None, -1
@@ -135,7 +133,7 @@ class Video:
             yield frame
 
     def _run(self, key: Key) -> Iterator[av.VideoFrame]:
-        """Undamaged frames from a key frame on, without those that are presented before it."""
+        """Intact frames from a key frame on, without those that are presented before it."""
         frames, begin = self._decoded(key.packet), self._stamps[key.position]
         try:
             first = next(frame for frame in islice(frames, MAX_REORDERING + 1) if frame.pts == begin)
@@ -149,7 +147,7 @@ class Video:
             raise _OtherTimelineError from error
 
     def _from_start(self, positions: Sequence[int]) -> Iterator[av.VideoFrame]:
-        """Frames by their number in the order of the decoder, to the end of the file until the timeline is known."""
+        """Frames by number in decoding order, up to the end of the file until the timeline is known."""
         wanted, stamps, damaged, lost = set(positions), [], False, None
         for number, frame in enumerate(self._decoded(0)):
             stamps.append(frame.pts)
@@ -170,7 +168,7 @@ class Video:
             raise VideoError.of(self.path, "undecodable", f"is damaged, its frame {lost} is lost")
 
     def _decoded(self, first: int) -> Iterator[av.VideoFrame]:
-        """Frames in the order of the decoder, which begins with the packet number `first`."""
+        """Frames in decoding order from the packet number `first` on."""
         decoder = self._packets.decoder
         decoder.flush_buffers()
         begun = False
@@ -185,12 +183,12 @@ class Video:
 
 
 class _OtherTimelineError(Exception):
-    """Decoded frames are not presented when the packets said."""
+    """Decoded frames do not have the packets' presentation times."""
 
 
 @contextmanager
 def _reported(path: Path) -> Iterator[None]:
-    """What the decoder says about a file as a VideoError."""
+    """Turn the decoder's errors into a VideoError."""
     try:
         yield
     except av.FFmpegError as error:

@@ -1,4 +1,4 @@
-"""What can be wrong with a video file."""
+"""Errors of video files."""
 
 from pathlib import Path
 
@@ -6,10 +6,7 @@ from utils.errors import InputError, printable
 
 
 class VideoError(InputError):
-    """A video that cannot be used.
-
-    `problem` is its kind, a key of `scripts.inspection.PROBLEMS`, `reason` says it without the file and the remedy.
-    """
+    """An unusable video: `problem` is a key of `scripts.inspection.PROBLEMS`, `reason` the text without the remedy."""
 
     problem: str
     reason: str

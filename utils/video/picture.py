@@ -1,4 +1,4 @@
-"""Pictures as they are shown: colours, shape of the pixels, turned and mirrored.
+"""Pictures as they are shown: colours, square pixels, rotation, mirroring.
 
 n pictures, H and W their height and width as shown.
 """
@@ -14,9 +14,9 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from utils.video.stream import MAX_PIXELS
 
 MAX_CLIP_PIXELS = 1 << 27
-"""Of all frames of a clip, 12 of 4K and more; larger frames are scaled down to it while they are decoded."""
+"""Maximum pixels of a clip, 12 frames of 4K; larger frames are scaled down while they are decoded."""
 LEAST_STRETCH, MOST_STRETCH = 1.01, 4
-"""Pixels are stretched by factors within these: less is left by scaling to even sizes, more is a damaged header."""
+"""Pixels are stretched by factors in this range: smaller ones come from even sizes, larger ones from damage."""
 
 
 class Canvas:
@@ -47,7 +47,7 @@ class Canvas:
 
 
 def shown_size(frame: av.VideoFrame, pixel_shape: Fraction | None, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height of a frame with square pixels, before it is turned, within `max_pixels`."""
+    """Width and height of a frame with square pixels, before rotation, within `max_pixels`."""
     width, height = frame.width, frame.height
     if pixel_shape and LEAST_STRETCH <= max(pixel_shape, 1 / pixel_shape) <= MOST_STRETCH:
         width = max(round(width * pixel_shape), 1)
@@ -59,7 +59,7 @@ def shown_size(frame: av.VideoFrame, pixel_shape: Fraction | None, max_pixels: i
 
 @dataclass(frozen=True)
 class Turn:
-    """How to turn and mirror a picture: rows become columns, then columns are reversed (mirror), and rows (flip)."""
+    """Rotation and mirroring: transpose, then reverse columns (mirror) and rows (flip)."""
 
     transpose: bool = False
     mirror: bool = False
@@ -67,7 +67,7 @@ class Turn:
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> "Turn":
-        """The nearest one to the display matrix of a frame (ISO 14496-12, 8.2.2: x' = a x + c y, y' = b x + d y)."""
+        """The one nearest to a frame's display matrix (ISO 14496-12, 8.2.2: x' = a x + c y, y' = b x + d y)."""
         matrix = frame.side_data.get(Type.DISPLAYMATRIX)
         if matrix is None:
             return cls()
@@ -77,6 +77,6 @@ class Turn:
         return cls(True, c < 0, b < 0)
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """Turn a picture (height, width, ...)."""
+        """Rotate and mirror a picture (height, width, ...)."""
         picture = picture.swapaxes(0, 1) if self.transpose else picture
         return picture[:: -1 if self.flip else 1, :: -1 if self.mirror else 1]

@@ -1,4 +1,4 @@
-"""Which frames of a video to take: the published rules, and the same by time."""
+"""Which frames of a video to take: the published rules by frame number, and the same by time."""
 
 import math
 from dataclasses import dataclass, replace
@@ -7,22 +7,22 @@ from functools import cached_property
 import numpy as np
 
 RELEASED_RULES = {"decord": "stepped", "cv2": "by_second"}
-"""The frame rules by the libraries that the released loaders call for them."""
+"""Frame rules by the libraries of the released loaders."""
 TICKS = 10**6
-"""Of a second, in which moments are chosen."""
+"""Units of time in a second."""
 TOLERANCE = 1e-3
-"""Seconds, to which containers round time stamps."""
+"""Precision of containers' time stamps in seconds."""
 CHOICE_VERSION = 2
-"""To be raised with every change of the frames that are chosen: kept frames of another version are not served."""
+"""Increase it with every change of the chosen frames: cached frames of other versions are not used."""
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """When the frames of a video are presented.
+    """Presentation times of the frames of a video.
 
     Attributes:
         times: (n,) seconds since the first frame, increasing.
-        rate: frames a second: as the container gives it if the times agree, otherwise the mean.
+        rate: frames a second, of the container if the times agree, otherwise the mean.
         duration: seconds, up to the end of the last frame.
     """
 
@@ -32,31 +32,31 @@ class Timeline:
 
     @cached_property
     def is_constant(self) -> bool:
-        """Whether each frame is within half a frame of where the frame rate has it."""
+        """Whether each frame is within half a frame of its time by the frame rate."""
         drift = np.abs(self.times * self.rate - np.arange(len(self.times)))
         return bool((drift <= 0.5).all())
 
     def shown_at(self, seconds: np.ndarray) -> np.ndarray:
-        """Positions of the frames presented at these times."""
+        """Positions of the frames shown at these times."""
         return np.searchsorted(self.times, seconds + TOLERANCE, side="right") - 1
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which frames of a clip to take, as the published loaders do.
+    """Which frames of a clip to take, as in the published loaders.
 
-    "stepped" (MSR-VTT and question answering) steps from the window's first frame to its last by the rounded number of
-    frames in a sample. "by_second" (ActivityNet and DiDeMo) takes `framerate` frames of each second, up to and
-    including the second that starts at `end`, at a frame rate cut to an integer.
+    "stepped" (MSR-VTT and question answering) steps through the window by the rounded number of frames between samples.
+    "by_second" (ActivityNet and DiDeMo) takes `framerate` frames of each second, up to and including the second that
+    starts at `end`, at a frame rate cut to an integer.
 
     Attributes:
-        start: seconds from the first frame on; None for the beginning. Negative times count as 0.
-        end: seconds; None for the end of the video. Reversed times are swapped.
-        whole_seconds: cut the window to whole seconds, as published; an empty one lasts one.
-        framerate: samples a second, cut to an integer; of a video with fewer frames a second every frame is taken.
+        start: seconds from the first frame on; None: the beginning. Negative times count as 0.
+        end: seconds; None: the end of the video. Reversed times are swapped.
+        whole_seconds: cut the window to whole seconds, at least one, as published.
+        framerate: samples a second, cut to an integer; at most every frame.
         max_frames: maximum number of frames.
         rule: one of the values of `RELEASED_RULES`.
-        slice_framepos: what to keep of too many: 0 the first ones, 1 the last ones, 2 evenly spread ones.
+        slice_framepos: of more than `max_frames` keep 0 the first, 1 the last, 2 evenly spaced ones.
     """
 
     start: float | None = None
@@ -74,7 +74,7 @@ class Sampling:
             raise ValueError(f"unknown frame rule {self.rule!r} or slice {self.slice_framepos!r}")
 
     def window(self) -> tuple[float, float | None]:
-        """Start and end in order, and not empty if in whole seconds; None for an end that is the video's."""
+        """Start and end in order, at least a second apart if in whole seconds; None: the end of the video."""
         cut = int if self.whole_seconds else float
         start = max(cut(self.start or 0), 0)
         if self.end is None:
@@ -98,18 +98,18 @@ def choose_frames(timeline: Timeline, sampling: Sampling) -> list[int]:
     """Choose increasing positions of the frames of a clip, none if the window lies behind the video.
 
     The published rules count frames, which is well defined for whole videos and windows of whole seconds at a constant
-    frame rate. Everything else follows the same rules by time: the frames presented at the chosen moments.
+    frame rate. Otherwise the same rules choose times, and the frames shown then are taken.
     """
     if timeline.is_constant and (sampling.whole_seconds or sampling.start is sampling.end is None):
         return frame_positions(timeline.rate, len(timeline.times), sampling)
-    clock = TICKS * int(sampling.framerate)  # a multiple, so that samples lie on ticks
+    clock = TICKS * int(sampling.framerate)  # a multiple, so that samples are on ticks
     ticks = math.ceil(timeline.duration * clock)
     moments = frame_positions(clock, ticks, replace(sampling, max_frames=max(ticks, 1)))
     return sampling.thin(np.unique(timeline.shown_at(np.array(moments) / clock)))
 
 
 def frame_positions(fps: float, num_frames: int, sampling: Sampling) -> list[int]:
-    """Choose increasing positions of `num_frames` frames, `fps` a second, as the published loaders do."""
+    """Choose increasing positions among `num_frames` frames, `fps` a second, as in the published loaders."""
     if not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"cannot sample a video with {fps} frames a second")
     start, end = sampling.window()
@@ -121,13 +121,13 @@ def frame_positions(fps: float, num_frames: int, sampling: Sampling) -> list[int
 
 
 def _stepped_positions(fps: float, num_frames: int, start: float, end: float | None, framerate: int) -> np.ndarray:
-    """The "stepped" rule, before too many are thinned out."""
+    """The "stepped" rule, before thinning to `max_frames`."""
     last = num_frames - 1 if end is None else int(min(end * fps, num_frames - 1))
     return np.arange(int(start * fps), last + 1, max(round(fps / framerate), 1))
 
 
 def _positions_by_second(fps: float, num_frames: int, start: float, end: float | None, framerate: int) -> np.ndarray:
-    """The "by_second" rule, before too many are thinned out."""
+    """The "by_second" rule, before thinning to `max_frames`."""
     whole_fps = max(int(fps), 1)
     duration = math.ceil(num_frames / whole_fps)
     offsets = np.arange(0, whole_fps, max(whole_fps // framerate, 1))[:framerate]

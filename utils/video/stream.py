@@ -1,4 +1,4 @@
-"""The video stream of a file: its packets and what they say before anything is decoded."""
+"""The packets of a file's video stream, and their time stamps, before decoding."""
 
 import math
 import os
@@ -15,39 +15,39 @@ from utils.video.errors import VideoError
 from utils.video.positions import Timeline
 
 CONTAINERS = "mov,matroska,webm,avi,flv,asf,mpeg,mpegts,mpegvideo,m4v,h264,ogg"
-"""What a file may be, by its content; playlists, which name other files and addresses, are never followed."""
+"""Accepted formats, by content; playlists, which name other files and addresses, are not among them."""
 MAX_PIXELS = 8192 * 4320
-"""Of a frame: 8K."""
+"""Maximum pixels of a frame: 8K."""
 MAX_SECONDS = 24 * 3600
 MAX_FRAMES = MAX_SECONDS * 120
 COUNTED_CONTAINERS = ("avi", "m4v", "mpegvideo", "h264")
-"""They number their frames in the order of decoding, at a frame rate, and know no presentation times."""
+"""Containers without presentation times, which number frames in decoding order."""
 RECORDED_CONTAINERS = ("mpegts", "mpeg", "m4v", "mpegvideo", "h264")
-"""They may begin and end anywhere."""
+"""Containers that may begin and end anywhere."""
 MAX_REORDERING = 16
-"""Frames that may come between a frame's place in the file and in the presentation (H.264 and HEVC)."""
+"""Maximum distance between decoding and presentation order, in frames (H.264 and HEVC)."""
 ASSUMED_RATE = 25.0
 KEPT_BYTES = 64 << 20
-"""Files up to this size are read once; of larger ones the packets are read again to be decoded."""
+"""The packets of files up to this size are kept; those of larger files are read again for decoding."""
 
 av.logging.set_level(av.logging.PANIC)
 
 
 @dataclass(frozen=True)
 class Key:
-    """A frame from which decoding can start: its position in presentation, and its packet's in the file."""
+    """A frame from which decoding can start: its position in presentation order, and its packet's in the file."""
 
     position: int
     packet: int
 
 
 class PacketStream:
-    """The packets of the video stream that is decoded, the container's default one.
+    """The packets of the container's default video stream.
 
     Attributes:
-        stamps: presentation time of each frame in order, in units of `time_base`; None if the packets do not say.
-        is_counted: presentation times are only guessed, the number of a frame counts.
-        begins_whole: the first packet gives a frame, as it does not where a recording begins anywhere.
+        stamps: presentation time of each frame in order, in units of `time_base`; None if the packets have none.
+        is_counted: whether presentation times are guessed, and frames go by number.
+        begins_whole: whether the first packet gives a frame; a recording may begin anywhere.
         first_stamp: presentation time of the first frame, None if unknown.
         timeline: by `stamps`, or by the frame rate without them.
     """
@@ -69,7 +69,7 @@ class PacketStream:
         self.container.close()
 
     def packets(self, first: int) -> Iterator[av.Packet]:
-        """Packets in the file's order from the packet number `first` on."""
+        """Packets in file order from the packet number `first` on."""
         if self._kept is not None:
             yield from islice(self._kept, first, None)
             return
@@ -77,7 +77,7 @@ class PacketStream:
             yield from islice(_demux(container, best_stream(container, self.path)), first, None)
 
     def keys_of(self, stamps: Sequence[int]) -> list[Key]:
-        """Where decoding may start if frames with these stamps are presented in this order, the first packet first."""
+        """Frames from which decoding may start, given the stamps in presentation order; the first packet's first."""
         keys, position = [Key(0, 0)], {stamp: place for place, stamp in enumerate(stamps)}
         for stamp, number in self._key_packets:
             if position.get(stamp, 0) > keys[-1].position:
@@ -85,7 +85,7 @@ class PacketStream:
         return keys
 
     def timeline_of(self, stamps: list[int | None]) -> Timeline:
-        """When decoded frames with these stamps are presented; their order is right even where the stamps are not."""
+        """Timeline of decoded frames with these stamps, whose order is right even if the stamps are not."""
         if self.is_counted:
             is_as_read = self._has_clock and len(stamps) == len(self.timeline.times)
             return self.timeline if is_as_read else self._by_rate(len(stamps))
@@ -97,7 +97,7 @@ class PacketStream:
         raise VideoError.of(self.path, "unreliable", reason, "encode it again")
 
     def _by_stamps(self, stamps: list[int]) -> Timeline:
-        """The timeline of increasing stamps."""
+        """Timeline of increasing stamps."""
         unit = self.stream.time_base
         times = (np.array(stamps) - stamps[0]) * unit.numerator / unit.denominator
         mean = (len(times) - 1) / (times[-1] or math.inf) or ASSUMED_RATE
@@ -106,15 +106,15 @@ class PacketStream:
         return self._checked(timeline if timeline.is_constant else replace(timeline, rate=mean))
 
     def _by_rate(self, frames: int) -> Timeline:
-        """The timeline of this many frames at the container's frame rate."""
+        """Timeline of `frames` frames at the container's frame rate."""
         if not self._rate():
             raise VideoError.of(self.path, "unreliable", "has neither time stamps nor a frame rate", "encode it again")
         return self._checked(Timeline(np.arange(frames) / self._rate(), self._rate(), frames / self._rate()))
 
     def _agrees_with_rate(self, stamps: list[int | None]) -> bool:
-        """Whether the stamps that are known are about those of the container's frame rate, and do not drift from it.
+        """Whether the known stamps fit the container's frame rate, without drift.
 
-        Program streams have a stamp for several frames, which the parser gives to one of them.
+        Program streams have one stamp for several frames, which the parser gives to one of them.
         """
         known = np.array([(number, stamp) for number, stamp in enumerate(stamps) if stamp is not None]).reshape(-1, 2)
         if not len(known):
@@ -124,7 +124,7 @@ class PacketStream:
         return bool(drift.max() <= MAX_REORDERING and np.median(drift) < 1.5)
 
     def _read(self) -> None:
-        shown, keys = [], []  # the first of the keys is there even if it is not shown
+        shown, keys = [], []  # the first key is kept even if it is not shown
         is_clean = _clean_start(self.stream)
         for number, packet in enumerate(_demux(self.container, self.stream)):
             if self._kept is not None:
@@ -146,7 +146,7 @@ class PacketStream:
     def _order(
         self, stamps: Sequence, order: Sequence, durations: Sequence, keys: list, first_time: int | None
     ) -> None:
-        """Set the attributes from presentation times, decoding times and durations of all packets, and the keys."""
+        """Set the attributes from presentation times, decoding order and durations of all packets, and the keys."""
         clock = order if self.is_counted else stamps
         self._key_packets, self._has_clock = keys, tells_apart(clock)
         self._last_duration = 0
@@ -158,13 +158,13 @@ class PacketStream:
         else:
             rate = self._rate() or ASSUMED_RATE  # until the frames are decoded
             self.timeline = self._checked(Timeline(np.arange(len(stamps)) / rate, rate, len(stamps) / rate))
-        # Packets that come first may be presented after others, which may refer further back.
+        # The first packets may be presented after others, which may refer further back.
         is_whole = self._has_clock and tells_apart(stamps) and first_time <= min(stamps)
         self.stamps = sorted(stamps) if is_whole and keys and keys[0][1] == 0 else None
         self.first_stamp = min(stamps) if is_whole and self.begins_whole and not self.is_counted else None
 
     def _rate(self) -> float:
-        """Frames a second by the container, 0 if unknown."""
+        """The container's frame rate, 0 if unknown."""
         return float(self.stream.average_rate or self.stream.guessed_rate or 0)
 
     def _checked(self, timeline: Timeline) -> Timeline:
@@ -186,12 +186,12 @@ class PacketStream:
 def open_video(path: Path) -> av.container.InputContainer:
     """Open a file that is one of `CONTAINERS`."""
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
-    # An absolute path is taken for no protocol, whatever the file is called.
+    # An absolute path is never mistaken for a protocol.
     return av.open(os.path.abspath(path), options=options, metadata_errors="replace")
 
 
 def best_stream(container: av.container.InputContainer, path: Path) -> av.video.stream.VideoStream:
-    """The video stream that players show; a cover picture is none if there is another."""
+    """The video stream that players show, not a cover picture if there is another."""
     stream = container.streams.best("video")
     if stream is None or stream.codec_context is None:
         raise VideoError.of(path, "undecodable", "cannot find video stream with a known codec")
@@ -204,7 +204,7 @@ def tells_apart(stamps: Sequence[int | None]) -> bool:
 
 
 def _is_permutation(stamps: list[int | None]) -> bool:
-    """Whether stamps tell frames apart, and are as near to their order as decoders need them."""
+    """Whether stamps distinguish frames, and are as nearly in order as decoders need."""
     if not tells_apart(stamps):
         return False
     moves = np.abs(np.argsort(stamps, kind="stable") - np.arange(len(stamps)))
@@ -216,12 +216,12 @@ def _demux(container: av.container.InputContainer, stream: av.video.stream.Video
 
 
 def _is_shown(packet: av.Packet, codec: str) -> bool:
-    """Whether a packet becomes a frame; VP8 has packets of pictures that others refer to (RFC 6386, 9.1)."""
+    """Whether a packet becomes a frame; VP8 also has hidden reference pictures (RFC 6386, 9.1)."""
     return codec != "vp8" or bool(bytes(memoryview(packet)[:1])[0] & 0x10)
 
 
 def _clean_start(stream: av.video.stream.VideoStream) -> Callable[[av.Packet], bool]:
-    """A function that tells whether decoding can start at a packet that the container calls a key frame."""
+    """A function that checks whether decoding can start at a packet marked as key frame."""
     if stream.codec_context.name not in CLEAN_UNITS:
         return lambda packet: True
     filters, is_clean = CLEAN_UNITS[stream.codec_context.name]
@@ -230,7 +230,7 @@ def _clean_start(stream: av.video.stream.VideoStream) -> Callable[[av.Packet], b
 
 
 def _starts_h264(units: bytes) -> bool:
-    """Whether NAL units of the types 5 and 6 are of an IDR picture, or of one at which decoding recovers exactly."""
+    """Whether NAL units of types 5 and 6 belong to an IDR picture or to an exact recovery point."""
     for unit in units.split(b"\0\0\1")[1:]:
         if unit[0] & 31 == 5:
             return True
@@ -249,4 +249,4 @@ CLEAN_UNITS = {
     "h264": ("h264_mp4toannexb,filter_units=pass_types=5-6", _starts_h264),
     "hevc": ("filter_units=pass_types=16-21", bool),
 }
-"""Filter and test of the NAL units of a key frame that nothing presented later refers across; IRAP ones of HEVC."""
+"""Filter and test of the NAL units of a key frame that later frames do not refer across; for HEVC IRAP units."""

@@ -17,9 +17,8 @@ from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, res
 class ClipTransform:
     """CLIP's preprocessing up to the normalisation: bicubic resize of the short side, centre crop.
 
-    Resizing all frames at once is several times as fast as PIL, frame by frame, with which CLIP was published. A value
-    in 400 then differs by 1 level of 255, or by 2 where frames are enlarged; frames that have the size already are
-    the same. `exact` resizes with PIL, as published, to the last bit.
+    Resizing all frames at once is several times as fast as with PIL, which CLIP uses. One value in 400 differs by 1
+    level of 255, or by 2 in enlarged frames; frames of the right size are equal. `exact` resizes with PIL.
     """
 
     resolution: int
