@@ -107,18 +107,18 @@ class QuestionAnswering(Task[Results]):
         ranks, labels, probabilities = (gather_shards(x).cpu() for x in shard)
         if not probabilities.isfinite().all():
             raise InputError("the answers are not all finite numbers: train with a lower --lr or --precision fp32")
-        truths = [asked.answer for asked in loaders.asked]
-        metrics = answer_metrics(ranks, truths, [asked.kind for asked in loaders.asked], model.answers)
+        truths = [question.answer for question in loaders.all_questions]
+        metrics = answer_metrics(ranks, truths, [question.kind for question in loaders.all_questions], model.answers)
         for scope, figures in metrics["total"].items():
             self.logger.info("%s questions: top-1 %.1f, top-5 %.1f", scope, figures["top1"], figures["top5"])
         predictions = [
             {
-                "question": asked.question,
-                "video_id": asked.video_id,
-                "truth": asked.answer,
+                "question": question.question,
+                "video_id": question.video_id,
+                "truth": question.answer,
                 "top5": [[model.answers[label], share] for label, share in zip(*best, strict=True)],
             }
-            for asked, *best in zip(loaders.asked, labels.tolist(), probabilities.tolist(), strict=True)
+            for question, *best in zip(loaders.all_questions, labels.tolist(), probabilities.tolist(), strict=True)
         ]
         return Results(metrics, predictions)
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from dataloaders.base import collate
 from dataloaders.sampling import DrawnDataset, TrainingSampler
 from utils.errors import InputError
-from utils.preemption import heed_parent_only
+from utils.preemption import ignore_foreign_signals
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,6 @@ def build_dataloader(
         persistent_workers=workers > 0,
         pin_memory=torch.device(options.device).type == "cuda",
         collate_fn=partial(collate, max_frames=options.max_frames),
-        worker_init_fn=heed_parent_only,
+        worker_init_fn=ignore_foreign_signals,
         generator=torch.Generator().manual_seed(options.seed + rank),
     )

@@ -27,11 +27,12 @@ UNKNOWN = -1
 
 def as_split(questions: Sequence[Question]) -> Split:
     """Make a split with questions as captions, and each video once as a clip."""
-    clips = {video_id: place for place, video_id in enumerate(dict.fromkeys(asked.video_id for asked in questions))}
+    video_ids = dict.fromkeys(question.video_id for question in questions)
+    clips = {video_id: place for place, video_id in enumerate(video_ids)}
     return Split(
         clips=[Clip(video_id) for video_id in clips],
-        captions=[asked.question for asked in questions],
-        clip_of_caption=[clips[asked.video_id] for asked in questions],
+        captions=[question.question for question in questions],
+        clip_of_caption=[clips[question.video_id] for question in questions],
     )
 
 
@@ -45,7 +46,7 @@ class QuestionDataset(TextDataset):
         self.split = as_split(questions)
         super().__init__(self.split, tokenizer, max_words)
         label_of = {answer: label for label, answer in enumerate(answers)}
-        self.labels = [label_of.get(asked.answer, UNKNOWN) for asked in questions]
+        self.labels = [label_of.get(question.answer, UNKNOWN) for question in questions]
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
         place = {"labels": self.labels[index], "video_of_text": self.split.clip_of_caption[index]}
@@ -124,7 +125,7 @@ class _OnceDecoded:
 class QuestionLoaders:
     """Every question of a split, loaders of this process's questions and clips, counts used and left out."""
 
-    asked: list[Question]
+    all_questions: list[Question]
     questions: DataLoader
     clips: DataLoader
     counts: dict[str, int]
@@ -137,7 +138,7 @@ def read_questions(datatype: str, path: str) -> list[Question]:
 
 def build_vocabulary(args: argparse.Namespace) -> list[str]:
     """Make a vocabulary of the training answers, the most frequent first."""
-    answers = [asked.answer for asked in read_questions(args.datatype, args.train_csv)]
+    answers = [question.answer for question in read_questions(args.datatype, args.train_csv)]
     return frequent_answers(answers, find_dataset(args.datatype).min_answers)
 
 
@@ -145,12 +146,12 @@ def build_evaluation_loaders(
     args: argparse.Namespace, answers: Sequence[str], tokenizer: Tokenize, resolution: int, device: torch.device
 ) -> QuestionLoaders:
     """Build loaders of the evaluation questions; `answers` is the vocabulary, in the order of the labels."""
-    asked, files, counts = find_questions(args, "test", args.val_csv)
-    questions = QuestionDataset(asked, answers, tokenizer, args.max_words)
+    all_questions, files, counts = find_questions(args, "test", args.val_csv)
+    questions = QuestionDataset(all_questions, answers, tokenizer, args.max_words)
     clips = ClipDataset(questions.split, files, clip_reader(args, resolution))
     options = {"batch_size": args.batch_size_val, "training": False, "device": device}
     return QuestionLoaders(
-        asked,
+        all_questions,
         build_loader(args, questions, workers=0, **options),
         build_loader(args, clips, workers=args.workers, **options),
         counts,
@@ -166,15 +167,15 @@ def build_training_loader(
     logger: logging.Logger,
 ) -> DataLoader:
     """Build the loader of the training questions whose answer is in the vocabulary; the log counts the others."""
-    asked, files, _ = find_questions(args, "train", args.train_csv)
+    all_questions, files, _ = find_questions(args, "train", args.train_csv)
     vocabulary = set(answers)
-    known = [question for question in asked if question.answer in vocabulary]
+    known = [question for question in all_questions if question.answer in vocabulary]
     if not known:
         raise InputError(f"{args.train_csv}: no answer is in {args.data_path}; give the vocabulary that belongs to it")
-    if len(known) < len(asked):
-        lost = len(asked) - len(known)
+    if len(known) < len(all_questions):
+        lost = len(all_questions) - len(known)
         reason = "their answer is not in the vocabulary"
-        logger.warning("%s: %d of %d questions are left out, %s", args.train_csv, lost, len(asked), reason)
+        logger.warning("%s: %d of %d questions are left out, %s", args.train_csv, lost, len(all_questions), reason)
     questions = QuestionDataset(known, answers, tokenizer, args.max_words)
     clips = ClipDataset(questions.split, files, clip_reader(args, resolution, build_augmentation(args)))
     together = args.questions_per_clip
@@ -191,6 +192,6 @@ def find_questions(
 ) -> tuple[list[Question], dict[str, Path], dict[str, int]]:
     """Read and count a split's questions and their videos; with --skip_missing_videos those without are left out."""
     questions = read_questions(args.datatype, path)
-    files = find_files(args, name, [asked.video_id for asked in questions])
+    files = find_files(args, name, [question.video_id for question in questions])
     counts = as_split(questions).keep_videos(files).counts("questions")
-    return [asked for asked in questions if asked.video_id in files], files, counts
+    return [question for question in questions if question.video_id in files], files, counts

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-CORE = ("main_retrieval.py", "main_vqa.py", "banzhaf_estimator.py", "models", "dataloaders", "utils")
+ENTRY_SCRIPTS = ("main_retrieval.py", "main_vqa.py", "main_captioning.py", "banzhaf_estimator.py")
+CORE = (*ENTRY_SCRIPTS, "models", "dataloaders", "utils")
 MAX_FUNCTION, MAX_PARAMETERS, MAX_FILE = 40, 8, 300
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -21,15 +21,15 @@ python=.venv/bin/python
 clip=$data/tiny_clip.pt
 videos=(--max_words 24 --max_frames 12 --workers 1 --augment none --frame_cache "$output/frames"
   --anno_path "$data/anns" --video_path "$data/MSRVTT_Videos" --base_encoder "$clip" --recipe corrected)
-asked=(--max_words 24 --max_frames 12 --num_thread_reader 1 --frame_cache "$output/frames" --base_encoder "$clip"
-  --recipe corrected --train_csv "$data/qa/train.jsonl" --val_csv "$data/qa/test.jsonl"
+question_data=(--max_words 24 --max_frames 12 --num_thread_reader 1 --frame_cache "$output/frames"
+  --base_encoder "$clip" --recipe corrected --train_csv "$data/qa/train.jsonl" --val_csv "$data/qa/test.jsonl"
   --data_path "$data/qa/train_ans2label.json" --features_path "$data/MSRVTT_Videos")
-answering=(--do_train --epochs "$question_epochs" --batch_size "$questions" --questions_per_clip 16 --batch_size_val 256
-  --lr 1e-3 --coef_lr 0.3 --n_display 10)
-written=(--max_words 26 --max_frames 12 --workers 1 --augment none --frame_cache "$output/frames" --datatype csv
+question_training=(--do_train --epochs "$question_epochs" --batch_size "$questions" --questions_per_clip 16
+  --batch_size_val 256 --lr 1e-3 --coef_lr 0.3 --n_display 10)
+caption_data=(--max_words 26 --max_frames 12 --workers 1 --augment none --frame_cache "$output/frames" --datatype csv
   --anno_path "$data/captions" --video_path "$data/MSRVTT_Videos" --recipe corrected)
-writing=(--do_train 1 --epochs "$caption_epochs" --batch_size "$captions" --captions_per_clip 3 --retrieval_weight 0
-  --lr 1e-3 --coef_lr 0.3 --n_display 10)
+caption_training=(--do_train 1 --epochs "$caption_epochs" --batch_size "$captions" --captions_per_clip 3
+  --retrieval_weight 0 --lr 1e-3 --coef_lr 0.3 --n_display 10)
 training=(--do_train 1 --epochs "$epochs" --batch_size "$batch" --lr 1e-3 --coef_lr 0.3 --n_display 40)
 
 steps=$(grep -c '^step "' "$0") current=0
@@ -61,17 +61,20 @@ step "HBI, taught by the exact interaction"
 $python main_retrieval.py "${training[@]}" "${videos[@]}" "${levels[@]}" --teacher exact --output_dir "$output/hbi_exact"
 
 step "questions about videos: entity level only"
-$python main_vqa.py "${answering[@]}" "${asked[@]}" --num_levels 1 --rate 1 0 0 --skl 0 --kl 0 --output_dir "$output/vqa_entity"
+$python main_vqa.py "${question_training[@]}" "${question_data[@]}" --num_levels 1 --rate 1 0 0 --skl 0 --kl 0 \
+  --output_dir "$output/vqa_entity"
 
 step "questions about videos: HBI, three levels, taught by the exact interaction"
-$python main_vqa.py "${answering[@]}" "${asked[@]}" --teacher exact --output_dir "$output/vqa"
+$python main_vqa.py "${question_training[@]}" "${question_data[@]}" --teacher exact --output_dir "$output/vqa"
 
 best=$(ls "$output"/hbi_exact/pytorch_model.bin.best.*)
 step "captions: entity level only"
-$python main_captioning.py "${writing[@]}" "${written[@]}" --init_model "$best" --num_levels 1 --output_dir "$output/captions_entity"
+$python main_captioning.py "${caption_training[@]}" "${caption_data[@]}" --init_model "$best" --num_levels 1 \
+  --output_dir "$output/captions_entity"
 
 step "captions: three levels"
-$python main_captioning.py "${writing[@]}" "${written[@]}" --init_model "$best" --output_dir "$output/captions"
+$python main_captioning.py "${caption_training[@]}" "${caption_data[@]}" --init_model "$best" \
+  --output_dir "$output/captions"
 $python scripts/score_stories.py "$output/captions_entity" "$output/captions"
 
 step "an index of the videos, and a search in it"

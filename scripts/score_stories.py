@@ -20,13 +20,13 @@ from utils.run import run
 from utils.texts import parse_json, read_json, read_text
 
 
-def score(told: Story | None, true: Story) -> dict[str, bool]:
+def score(story: Story | None, true: Story) -> dict[str, bool]:
     """Whether the things, the events, and the events in their order are right."""
-    told = told or ()
+    story = story or ()
     return {
-        "things": {event[:2] for event in told} == {event[:2] for event in true},
-        "events": Counter(told) == Counter(true),
-        "story": told == true,
+        "things": {event[:2] for event in story} == {event[:2] for event in true},
+        "events": Counter(story) == Counter(true),
+        "story": story == true,
     }
 
 

@@ -25,7 +25,7 @@ from utils.engine.trainer import Trainer
 from utils.engine.training_state import TrainingStates, check_state, read_state
 from utils.errors import InputError
 from utils.files import claim_folder
-from utils.preemption import StopRequest, heed_parent_only
+from utils.preemption import StopRequest, ignore_foreign_signals
 from utils.randomness import derived_seed, draws_of, seed_all
 from utils.run import run
 
@@ -181,7 +181,7 @@ def test_loading_processes_outlive_signals_but_not_their_parent():
 
 
 def check_loading_processes():
-    loader = torch.utils.data.DataLoader(Slow(), num_workers=1, worker_init_fn=heed_parent_only)
+    loader = torch.utils.data.DataLoader(Slow(), num_workers=1, worker_init_fn=ignore_foreign_signals)
     iterator = iter(loader)
     worker = next(iterator).item()
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):

@@ -3,7 +3,7 @@
 import ctypes
 from contextlib import suppress
 
-_TRIM_THRESHOLD, _MAPPING_THRESHOLD, _MOST_MAPPINGS = -1, -3, -4  # numbers of mallopt's parameters in glibc's malloc.h
+_TRIM_THRESHOLD, _MAPPING_THRESHOLD, _MAX_MAPPINGS = -1, -3, -4  # numbers of mallopt's parameters in glibc's malloc.h
 _MAPPINGS = 2**15  # half of what Linux allows a process
 
 
@@ -19,7 +19,7 @@ def keep_freed_memory(below: int | None = None) -> None:
     """
     with suppress(AttributeError, TypeError):  # no mallopt, or no access to the process's libraries
         library = ctypes.CDLL(None)
-        library.mallopt(_MOST_MAPPINGS, 0 if below is None else _MAPPINGS)
+        library.mallopt(_MAX_MAPPINGS, 0 if below is None else _MAPPINGS)
         if below is not None:
             library.mallopt(_MAPPING_THRESHOLD, below)
         library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)

@@ -33,7 +33,7 @@ class StopRequest:
         self.received = True
 
 
-def heed_parent_only(_worker: int) -> None:
+def ignore_foreign_signals(_worker: int) -> None:
     """In a loading process, ignore `SIGNALS` except SIGTERM from its parent.
 
     Schedulers and Ctrl-C signal every process of a job. The run still needs its loading processes for the current step,

@@ -42,7 +42,7 @@ class Video(Entry):
     sentences: Annotated[Text, BeforeValidator(_paragraph)]
 
 
-class Asked(Entry):
+class ActivityQuestion(Entry):
     """A question."""
 
     question: Text
@@ -82,10 +82,10 @@ def read_activity_qa(path: Path) -> list[Question]:
     answer_path = path.with_name(path.name.removesuffix("_q.json") + "_a.json")
     answers = {answer.question_id: answer for answer in read_json(answer_path, list[Answer])}
     questions = []
-    for number, asked in enumerate(read_json(path, list[Asked])):
-        if asked.question_id not in answers:
-            reason = f"question {asked.question_id!r} has no answer in {answer_path}"
+    for number, question in enumerate(read_json(path, list[ActivityQuestion])):
+        if question.question_id not in answers:
+            reason = f"question {question.question_id!r} has no answer in {answer_path}"
             raise InputError(f"{path}, [{number}]: {reason}; fix either")
-        answer = answers[asked.question_id]
-        questions.append(Question(asked.question, answer.answer, asked.video_name, answer.type))
+        answer = answers[question.question_id]
+        questions.append(Question(question.question, answer.answer, question.video_name, answer.type))
     return not_empty(questions, path, "has no question")

@@ -84,7 +84,7 @@ def _read_videos(path: Path, ids: Iterable[str], max_captions: int | None = None
 
 def _read_full(path: Path, split: str) -> Split:
     names = {f"video{number}" for number in FULL_SPLIT[split]}
-    captions = {video_id: told for video_id, told in _read_captions(path).items() if video_id in names}
+    captions = {video_id: texts for video_id, texts in _read_captions(path).items() if video_id in names}
     if not captions:
         first, last = FULL_SPLIT[split][0], FULL_SPLIT[split][-1]
         wanted = f"none of video{first} to video{last}, the {split} videos"

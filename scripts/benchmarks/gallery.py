@@ -50,13 +50,13 @@ def fill(store: Store, manifest: Manifest, width: int, segments: int, queries: i
     """Make an index of so many segments, and draw so many queries."""
     draw = np.random.default_rng(0)
     topics = _unit(draw.standard_normal((max(1, segments // OF_A_TOPIC), width), np.float32))
-    asked = Queries(_around(topics, queries, draw))
+    drawn = Queries(_around(topics, queries, draw))
     store.create(manifest, width)
     for first, vectors in _blocks(topics, segments, draw):
-        asked.see(first, vectors.astype(np.float32))
+        drawn.see(first, vectors.astype(np.float32))
         store.add([_rows(first, vectors, manifest, draw)])
     store.tidy(fresh=True)
-    return asked
+    return drawn
 
 
 def _blocks(topics: np.ndarray, segments: int, draw: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:

@@ -78,7 +78,7 @@ def released_way(model: RetrievalMethod) -> Callable[[RetrievalMethod, Tokens, T
 def _all_tokens_of_pairs(model: RetrievalMethod, text: Tokens, video: Tokens) -> Tensor:
     """The pair encoder, whose last block computes all tokens."""
     run = model.pairs.transformer.forward
-    model.pairs.transformer.forward = lambda x, mask, asked: run(x, mask)[:, :asked]
+    model.pairs.transformer.forward = lambda x, mask, count: run(x, mask)[:, :count]
     try:
         return model.pairs(text.sentences(), video)
     finally:

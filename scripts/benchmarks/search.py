@@ -67,28 +67,28 @@ def _row(address: Path, size: int, queries: int, *, checkpoint: str, digest: str
     manifest = Manifest(folder="/videos", model={"checkpoint": checkpoint}, digest=digest,
                         sampling=sampling, max_words=32, bits=bits)  # fmt: skip
     began = time.perf_counter()
-    asked = fill(Store(address), manifest, random_model(temporal=None).clip.config.embed_dim, size, queries)
+    drawn = fill(Store(address), manifest, random_model(temporal=None).clip.config.embed_dim, size, queries)
     built = time.perf_counter() - began
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found = pool.apply(partial(ask, str(address), asked, torch.get_num_threads()))
+        found = pool.apply(partial(ask, str(address), drawn, torch.get_num_threads()))
     disk = sum(file.stat().st_size for file in address.rglob("*") if file.is_file()) / 1e9
     busy = os.getloadavg()[0]
     return {"case": f"{size} segments", "segments": size, "built s": built, "GB on disk": disk, **found, "load": busy}
 
 
-def ask(address: str, asked: Queries, threads: int) -> Row:
+def ask(address: str, queries: Queries, threads: int) -> Row:
     """Open an index and query it: what a process that does nothing else sees."""
     torch.set_num_threads(threads)
     began = time.perf_counter()
     index = VideoIndex(address)
     opened = time.perf_counter() - began
     times = []
-    for number in range(len(asked.vectors) + len(SENTENCES)):
+    for number in range(len(queries.vectors) + len(SENTENCES)):
         began = time.perf_counter()
         index.search(SENTENCES[number % len(SENTENCES)] + f" {number}")
         times.append(time.perf_counter() - began)
     times = np.array(times[len(SENTENCES) :])  # the first ones read what the others find in memory
-    recall = np.mean([_found(index, *query) for query in zip(asked.vectors, asked.nearest, strict=True)])
+    recall = np.mean([_found(index, *query) for query in zip(queries.vectors, queries.nearest, strict=True)])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     tail = {f"p{share} s": float(np.percentile(times, share)) for share in (50, 99)}
     return {"start s": opened, **tail, "recall": float(recall), "peak GiB": peak}

@@ -64,8 +64,8 @@ def paired_ranks(first: list[Query], second: list[Query]) -> tuple[np.ndarray, n
     Raises:
         InputError: they are not.
     """
-    asked = [[(query.query, query.true.video) for query in run] for run in (first, second)]
-    if asked[0] != asked[1]:
+    pairs = [[(query.query, query.true.video) for query in run] for run in (first, second)]
+    if pairs[0] != pairs[1]:
         raise InputError("--queries: the runs have other queries or true videos; evaluate both on the same test split")
     return tuple(np.array([query.rank for query in run]) for run in (first, second))
 

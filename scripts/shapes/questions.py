@@ -19,11 +19,11 @@ Question = dict[str, str]  # of MSRVTT-QA's format: answer, question, answer_typ
 
 def ask(scene: Scene, rng: Random) -> list[Question]:
     """Draw questions that this scene answers in one way, in random order; at most one is about the order of events."""
-    asked = [*_about_events(scene), *_about_things(scene), rng.choice(list(_about_order(scene)))]
-    rng.shuffle(asked)
+    pairs = [*_about_events(scene), *_about_things(scene), rng.choice(list(_about_order(scene)))]
+    rng.shuffle(pairs)
     return [
         {"answer": answer, "question": question, "answer_type": question.split()[0]}
-        for question, answer in asked[:QUESTIONS]
+        for question, answer in pairs[:QUESTIONS]
     ]
 
 

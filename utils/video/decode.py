@@ -24,7 +24,7 @@ from utils.video.checks import check_file
 from utils.video.errors import VideoError
 from utils.video.picture import Canvas
 from utils.video.positions import CHOICE_VERSION, Sampling, Timeline, choose_frames
-from utils.video.stream import MAX_REORDERING, Key, PacketStream, tells_apart
+from utils.video.stream import MAX_REORDERING, Key, PacketStream, are_distinct
 
 DECODER = f"PyAV {av.__version__} choice {CHOICE_VERSION}"
 """Version of the decoder, part of the key of cached frames."""
@@ -161,7 +161,7 @@ class Video:
             if not stamps or self._packets.first_stamp not in (None, stamps[0]):
                 raise VideoError.of(self.path, "undecodable", "is damaged, its first frame is lost")
             assumed, self._timeline, self._is_exact = self._timeline, self._packets.timeline_of(stamps), True
-            self._expect(stamps if tells_apart(stamps) else None)
+            self._expect(stamps if are_distinct(stamps) else None)
             if not np.array_equal(assumed.times, self._timeline.times):
                 raise _OtherTimelineError
         if lost is not None:

@@ -15,7 +15,7 @@ from utils.video.stream import MAX_PIXELS
 
 MAX_CLIP_PIXELS = 1 << 27
 """Maximum pixels of a clip, 12 frames of 4K; larger frames are scaled down while they are decoded."""
-LEAST_STRETCH, MOST_STRETCH = 1.01, 4
+MIN_STRETCH, MAX_STRETCH = 1.01, 4
 """Pixels are stretched by factors in this range: smaller ones come from even sizes, larger ones from damage."""
 
 
@@ -49,7 +49,7 @@ class Canvas:
 def shown_size(frame: av.VideoFrame, pixel_shape: Fraction | None, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Width and height of a frame with square pixels, before rotation, within `max_pixels`."""
     width, height = frame.width, frame.height
-    if pixel_shape and LEAST_STRETCH <= max(pixel_shape, 1 / pixel_shape) <= MOST_STRETCH:
+    if pixel_shape and MIN_STRETCH <= max(pixel_shape, 1 / pixel_shape) <= MAX_STRETCH:
         width = max(round(width * pixel_shape), 1)
     if width * height > max_pixels:
         scale = (max_pixels / (width * height)) ** 0.5

@@ -148,7 +148,7 @@ class PacketStream:
     ) -> None:
         """Set the attributes from presentation times, decoding order and durations of all packets, and the keys."""
         clock = order if self.is_counted else stamps
-        self._key_packets, self._has_clock = keys, tells_apart(clock)
+        self._key_packets, self._has_clock = keys, are_distinct(clock)
         self._last_duration = 0
         if self._has_clock:
             last = max(clock)
@@ -159,7 +159,7 @@ class PacketStream:
             rate = self._rate() or ASSUMED_RATE  # until the frames are decoded
             self.timeline = self._checked(Timeline(np.arange(len(stamps)) / rate, rate, len(stamps) / rate))
         # The first packets may be presented after others, which may refer further back.
-        is_whole = self._has_clock and tells_apart(stamps) and first_time <= min(stamps)
+        is_whole = self._has_clock and are_distinct(stamps) and first_time <= min(stamps)
         self.stamps = sorted(stamps) if is_whole and keys and keys[0][1] == 0 else None
         self.first_stamp = min(stamps) if is_whole and self.begins_whole and not self.is_counted else None
 
@@ -198,14 +198,14 @@ def best_stream(container: av.container.InputContainer, path: Path) -> av.video.
     return stream
 
 
-def tells_apart(stamps: Sequence[int | None]) -> bool:
+def are_distinct(stamps: Sequence[int | None]) -> bool:
     """Whether stamps are all known and different."""
     return None not in stamps and len(set(stamps)) == len(stamps)
 
 
 def _is_permutation(stamps: list[int | None]) -> bool:
     """Whether stamps distinguish frames, and are as nearly in order as decoders need."""
-    if not tells_apart(stamps):
+    if not are_distinct(stamps):
         return False
     moves = np.abs(np.argsort(stamps, kind="stable") - np.arange(len(stamps)))
     return bool((moves <= MAX_REORDERING).all())
