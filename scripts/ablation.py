@@ -1,9 +1,9 @@
-"""Train and evaluate a grid of named variants with several seeds, and say which differences are more than chance.
+"""Train and evaluate a grid of named variants with several seeds, and test their differences for significance.
 
 python scripts/ablation.py scripts/experiments/retrieval.json --seeds 0 1 2 3 --jobs 2 --output output/ablation \
     -- --anno_path data/shapes/anns --video_path data/shapes/MSRVTT_Videos --base_encoder clip.pt
 
-Flags behind the -- hold for all variants. What is finished is not run again, and what was stopped goes on.
+Flags after the -- hold for all variants. Finished runs are kept, and interrupted ones resume.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from utils.logger import table, write_metrics
 from utils.run import run
 
 Outcomes = dict[str, dict[int, dict[str, np.ndarray]]]
-"""What was right, by variant, seed and measure: boolean, one for each query."""
+"""Correctness of each query (boolean) by variant, seed and measure."""
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
-    """Run what is missing, and write table.txt, effects.png and ablation.json."""
+    """Run the missing runs, and write table.txt, effects.png and ablation.json."""
     argv = list(sys.argv[1:] if argv is None else argv)
     split = argv.index("--") if "--" in argv else len(argv)
     args, common = parse(argv[:split]), argv[split + 1 :]
@@ -78,11 +78,7 @@ def setting(text: str) -> tuple[str, str | int]:
 
 
 def collect(grid: Grid, output: Path, seeds: Sequence[int]) -> Outcomes:
-    """What the finished runs got right; variants that answer no queries are left out.
-
-    Raises:
-        InputError: none is finished.
-    """
+    """Outcomes of the finished runs that have queries; an InputError if there are none."""
     found: Outcomes = {}
     for name in grid.variants:
         folders = {seed: grid.folder(output, name, seed) for seed in seeds}

@@ -52,16 +52,15 @@ ON_A_DEVICE = {
 }
 MEASURED = {**ON_A_DEVICE, "loader": loader, "frames": frames, "search": search}
 SUBJECTS = {**MEASURED, "plan": plan, "films": films}
-"""Each has `add_arguments(parser)` and `measure`, which takes those arguments and gives the rows of the table, all
-at once or one after another."""
+"""Each has `add_arguments(parser)` and `measure`, which takes those arguments and returns or yields table rows."""
 
 
 def format_table(rows: Sequence[Row], earlier: Sequence[Row] = ()) -> str:
-    """Lay out rows as fixed-width text, columns with words in them to the left.
+    """Lay out rows as fixed-width text, columns of words left-aligned.
 
     Args:
         rows: one mapping of column to number or words a row, under "case" its name.
-        earlier: rows of an earlier run; those of the same name are divided by the new ones.
+        earlier: rows of an earlier run; ratios to rows of the same name are added.
 
     Returns:
         Lines, the header first.
@@ -89,7 +88,7 @@ def format_table(rows: Sequence[Row], earlier: Sequence[Row] = ()) -> str:
 
 
 def shown(rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield rows, and name each on standard error when it has been measured."""
+    """Yield rows, and print the name of each measured one on standard error."""
     for row in rows:
         print(f"measured {row['case']}", file=sys.stderr)
         yield row
@@ -112,7 +111,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def measure_all(threads: int) -> list[Row]:
-    """Measure one subject after another, each in a process of its own, as it is when nothing is said of its sizes.
+    """Measure each subject with its default sizes in a separate process.
 
     Raises:
         InputError: one of them failed.
@@ -166,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     earlier = read_rows(compared) if compared else []
     torch.set_num_threads(threads)
     device = start(options.pop("device")) if name in ON_A_DEVICE else torch.device("cpu")
-    with device if device.type != "cpu" else nullcontext():  # where tensors are made that do not say it
+    with device if device.type != "cpu" else nullcontext():  # the default device of new tensors
         rows = list(shown(measure_all(threads) if name == "all" else SUBJECTS[name].measure(**options)))
     print(format_table(rows, earlier))
     if output:

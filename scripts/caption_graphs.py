@@ -1,4 +1,4 @@
-"""A caption decoder as ONNX graphs: what is computed once of a video, and one word after another with a cache.
+"""A caption decoder as ONNX graphs: the memory of a video, and one step of decoding with a cache.
 
 Dimension letters: B videos, N_v frames, D width, L blocks, H heads, M memory tokens, n words so far, V vocabulary.
 """
@@ -12,14 +12,14 @@ from models.caption_decoder import Cache, KeysValues
 from models.transformer import HEAD_WIDTH
 
 PAST = (3, 0, 6)
-"""Words so far in the inputs that the graph of a word is checked with; the first traces it."""
+"""Numbers of words so far in the test inputs of `NextWord`; the first is used for tracing."""
 
 
 class Memory(nn.Module):
     """Frame tokens (B, N_v, D) and mask (B, N_v) to the memory (B, L, 2, H, M, 64) and its mask (B, M)."""
 
     def __init__(self, model: HBICaptioning):
-        """Args: model: whose levels and decoder."""
+        """Args: model: gives levels and decoder."""
         super().__init__()
         self.model = model
 
@@ -37,7 +37,7 @@ class NextWord(nn.Module):
     """
 
     def __init__(self, model: HBICaptioning):
-        """Args: model: whose decoder."""
+        """Args: model: gives the decoder."""
         super().__init__()
         self.model = model
 
@@ -54,7 +54,7 @@ def pack(pairs: list[KeysValues]) -> Tensor:
 
 
 def unpack(packed: Tensor) -> list[KeysValues]:
-    """What `pack` packed."""
+    """Inverse of `pack`."""
     return [pair.unbind(1) for pair in packed.unbind(1)]
 
 
@@ -70,7 +70,7 @@ def word_inputs(model: HBICaptioning, videos: int, max_frames: int, past: int) -
 
 
 def word_shapes(videos: Dim) -> dict[str, dict[int, Dim]]:
-    """Which dimensions of the inputs of `NextWord` may have any size."""
+    """Dynamic dimensions of the inputs of `NextWord`."""
     shapes = {name: {0: videos} for name in ("token", "memory", "memory_mask", "words")}
     shapes["words"][4] = Dim("words_so_far", min=0)
     return shapes

@@ -1,4 +1,4 @@
-"""Count captions and videos against the published sizes and look for missing and broken videos, before training does.
+"""Compare the numbers of captions and videos with the published ones, and find missing and broken videos.
 
 `python scripts/check_data.py --datatype msrvtt --anno_path data/MSR-VTT/anns --video_path MSRVTT_Videos`
 prints tables and writes data_report.json and skip_list.txt, which the training scripts take as --skip_list.
@@ -45,7 +45,7 @@ def check_data(
     framerate: int = 1,
     **options: str,
 ) -> dict[str, Any]:
-    """Read all annotations and inspect every video they name.
+    """Read all annotations and inspect all their videos.
 
     Args:
         datatype: a key of `DATASETS`.
@@ -147,14 +147,14 @@ def count_split(
 
 
 def spread(numbers: Sequence[float]) -> dict[str, float] | None:
-    """Least, middle and largest of some numbers, None where there is none."""
+    """Minimum, median and maximum of some numbers, None if there are none."""
     if not numbers:
         return None
     return {"least": min(numbers), "median": statistics.median(numbers), "most": max(numbers)}
 
 
 def shared_videos(splits: dict[str, Split]) -> dict[str, list[str]]:
-    """Videos that lie in two splits, by the names of these."""
+    """Videos in two splits, by the names of the splits."""
     videos = {name: {clip.video_id for clip in split.clips} for name, split in splits.items()}
     names = list(videos)
     pairs = [(one, other) for place, one in enumerate(names) for other in names[place + 1 :]]
@@ -218,5 +218,5 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    logging.getLogger("dataloaders").setLevel(logging.ERROR)  # what is missing is in the report
+    logging.getLogger("dataloaders").setLevel(logging.ERROR)  # missing videos are in the report
     run(lambda argv: sys.exit(1 if main(argv)["skip"] else 0))

@@ -3,7 +3,7 @@
 python scripts/compare_methods.py --methods hbi dicosa diffusionret --seeds 0 1 2 --output output/compare \
     -- --anno_path data/shapes/anns --video_path data/shapes/MSRVTT_Videos --base_encoder clip.pt --epochs 5
 
-Flags behind the -- are those of main_retrieval.py and hold for all methods. What is finished is not run again.
+Flags after the -- are those of main_retrieval.py and hold for all methods. Finished runs are kept.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from utils.logger import table, write_metrics
 from utils.run import run as run_script
 
 STAGES = {"diffusionret": ("discrimination", "generation")}
-"""Methods that train in stages, each on the best checkpoint of the one before; every stage is a row of the table."""
+"""Methods with several stages, each trained from the best checkpoint of the one before; a stage is a table row."""
 COLUMNS = ("R1", "R5", "R10")
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
-    """Run what is missing and write table.txt, comparison.png and comparison.json."""
+    """Run the missing runs, and write table.txt, comparison.png and comparison.json."""
     argv = list(sys.argv[1:] if argv is None else argv)
     split = argv.index("--") if "--" in argv else len(argv)
     args, common = parse(argv[:split]), argv[split + 1 :]

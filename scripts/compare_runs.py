@@ -80,7 +80,7 @@ def compare_answers(runs: dict[str, dict]) -> str:
 
 
 def compare_captions(runs: dict[str, dict]) -> str:
-    """The table of captioning runs; the last columns are shares of captions of built-in videos that tell the truth."""
+    """The table of captioning runs; the last columns are shares of correct captions of the built-in videos."""
     scores = list(dict.fromkeys(name for metrics in runs.values() for name in metrics["captions"]))
     stories = list(dict.fromkeys(name for metrics in runs.values() for name in metrics.get("stories", ())))
     header = ["captions", "used", *scores, *(f"right {name}" for name in stories)]
@@ -119,7 +119,7 @@ def compare_queries(runs: list[str], shown: int) -> str:
 
 
 def counts(metrics: dict) -> str:
-    """How many texts and videos the metrics are of; unknown for a run of an earlier version."""
+    """Numbers of texts and videos of the metrics; unknown for runs of earlier versions."""
     if "run" not in metrics:
         return "-"
     return used({name: count for name, count in metrics["run"].items() if isinstance(count, int)})

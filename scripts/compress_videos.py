@@ -1,4 +1,4 @@
-"""Encode videos again at 3 frames a second and 224 pixels, as the published preprocessing does, to load them faster.
+"""Re-encode videos at 3 frames a second and 224 pixels, as the published preprocessing does, to load them faster.
 
 `python scripts/compress_videos.py --input MSRVTT_Videos --output MSRVTT_Compressed`
 writes an .mp4 under the same name for each video, without sound. Started again, it resumes.
@@ -36,7 +36,7 @@ COLOURS = ("color_range", "colorspace", "color_primaries", "color_trc")
 
 
 def compress_all(source: Path, target: Path, *, fps: int, short_side: int, workers: int) -> dict[str, str]:
-    """Compress every video below a folder that has no newer compressed one.
+    """Compress the videos of a folder that have no newer compressed version.
 
     Args:
         source: folder of videos, with subfolders.
@@ -66,12 +66,12 @@ def compress_all(source: Path, target: Path, *, fps: int, short_side: int, worke
 
 
 def _is_newer(output: Path, path: Path) -> bool:
-    """Whether a video was compressed after its last change; outputs are complete, as they get their name at the end."""
+    """Whether a video was compressed after its last change; outputs are renamed when complete."""
     return output.is_file() and output.stat().st_mtime >= path.stat().st_mtime
 
 
 def _try_compress(path: Path, output: Path, *, fps: int, short_side: int) -> str | None:
-    """Compress a video; what is wrong with it, if anything is."""
+    """Compress a video; returns the reason of a failure."""
     try:
         compress_video(path, output, fps=fps, short_side=short_side)
     except VideoError as error:
@@ -94,7 +94,7 @@ def compress_video(path: Path, output: Path, *, fps: int, short_side: int) -> No
     with Video(path) as video:
 
         def shown() -> np.ndarray:
-            """Position of the frame that is presented at each time."""
+            """Position of the frame shown at each time."""
             timeline = video.timeline
             return timeline.shown_at(np.arange(max(round(timeline.duration * fps), 1)) / fps)
 
@@ -107,7 +107,7 @@ def compress_video(path: Path, output: Path, *, fps: int, short_side: int) -> No
 
 
 def _encode(writer: OutputContainer, fps: int, frames: Iterable[VideoFrame], held: Sequence[int]) -> None:
-    """Encode frames, each as often as `held` says."""
+    """Encode frames, each `held` times."""
     stream, number = None, 0
     for frame, times in zip(frames, held, strict=True):
         if stream is None:

@@ -1,6 +1,6 @@
-"""Search your videos on a web page, look at what the model saw, and ask questions: `python scripts/demo.py`.
+"""A web page to search videos, inspect interactions and ask questions: `python scripts/demo.py`.
 
-Without arguments it takes the models that scripts/quickstart.sh has trained, and indexes the quickstart's videos.
+Without arguments it uses the models of scripts/quickstart.sh, and indexes the quickstart's videos.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     path, device = args.index or index_quickstart(), start(args.device)
     checkpoint = args.questions or best_checkpoint(path.parent / "vqa")
     questions = checkpoint and load_question_model(device, args.answers, checkpoint=checkpoint, recipe=args.recipe)
-    os.umask(0o077)  # what visitors send is for this user alone
+    os.umask(0o077)  # visitors' files are readable by this user alone
     with tempfile.TemporaryDirectory(prefix="hbi_demo_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # which gradio reads when it is imported
         # Slow to import, and installed for the demo alone.

@@ -1,4 +1,4 @@
-"""Say what happens in a video, word by word with what each word attended to.
+"""Caption a video, and show what each word attended to.
 
 python scripts/describe.py VIDEO --checkpoint output/captions/pytorch_model.bin.N [--figure caption.png]
 """

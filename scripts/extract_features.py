@@ -4,7 +4,7 @@ python scripts/extract_features.py --checkpoint output/run --video_path my_video
 torchrun --nproc_per_node 4 scripts/extract_features.py --checkpoint output/run --datatype msrvtt --split test \
     --anno_path data/MSR-VTT/anns --video_path MSRVTT_Videos --output features
 
-Clips are divided into parts, which the processes share. A run that was cut short goes on behind the parts it wrote.
+Clips are divided into parts, which the processes share. An interrupted run resumes after the parts it wrote.
 """
 
 import argparse
@@ -46,9 +46,9 @@ from utils.video.decode import DECODER
 from utils.video.transforms import ClipTransform
 
 PART = 64
-"""Clips of a part."""
+"""Number of clips in a part."""
 SAMPLING = ("max_frames", "video_framerate", "frame_rule", "slice_framepos")
-"""Flags that a run's config.json has as well."""
+"""Flags that are also in a run's config.json."""
 
 logger = logging.getLogger("hbi")
 
@@ -75,7 +75,7 @@ def build_parser() -> ArgumentParser:
 
 
 class Clips(Dataset):
-    """Frames of each clip, or why there are none: (index, uint8 (n, 3, R, R) or None, reason or "")."""
+    """Frames of each clip, or the reason of a failure: (index, uint8 (n, 3, R, R) or None, reason or "")."""
 
     def __init__(self, clips: Sequence[Clip], files: Sequence[Path], read: Callable[..., Tensor]):
         self.clips, self.files, self.read = clips, files, read
@@ -104,7 +104,7 @@ def find_clips(args: argparse.Namespace) -> tuple[list[Clip], list[Path]]:
 
 
 def describe(args: argparse.Namespace, clips: Sequence[Clip], files: Sequence[Path], model: RetrievalMethod) -> dict:
-    """What the features are made of, as features.json says it."""
+    """Description of the features for features.json."""
     sizes = [[*asdict(clip).values(), path.stat().st_size] for clip, path in zip(clips, files, strict=True)]
     sampling = {name: getattr(args, name) for name in SAMPLING} | {"datatype": args.datatype, "decoder": DECODER}
     return {
@@ -142,11 +142,7 @@ def encode_part(model: RetrievalMethod, clips: Clips, rows: range, args: argpars
 
 
 def write_arrays(parts: Sequence[Path], output: Path, clips: int, max_frames: int, width: int) -> list[str]:
-    """Write vectors.npy (clips, D) and tokens.npy (clips, N_v, D), rows in the order of the clips, NaN where unusable.
-
-    Returns:
-        What could not be used, and why.
-    """
+    """Write vectors.npy (clips, D) and tokens.npy (clips, N_v, D), NaN for unusable clips, and return the reasons."""
     skipped = []
     files = {"vectors.npy": (clips, width), "tokens.npy": (clips, max_frames, width)}
     for name, shape in files.items():
@@ -165,7 +161,7 @@ def write_arrays(parts: Sequence[Path], output: Path, clips: int, max_frames: in
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; frames are taken as in the run that trained the model unless flags say otherwise."""
+    """Parse the command line; by default frames are sampled as in the run that trained the model."""
     parser = build_parser()
     trained = find_config(find_checkpoint(parser.parse_args(argv).checkpoint)[0])
     if trained:
@@ -174,12 +170,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def claim(args: argparse.Namespace, about: dict) -> None:
-    """Make the output folder, or see that its features are of the same clips, model and sampling."""
+    """Make the output folder, or check that its features are of the same clips, model and sampling."""
     claim_folder(args.output, "features", apart_from=[args.video_path], flag="--output")
     path = args.output / "features.json"
     if path.exists() and read_json(path) != about:
         raise InputError(f"{args.output}: was made of other videos, or otherwise; give another --output")
-    barrier()  # no process writes before all have looked
+    barrier()  # no process writes before all have checked
     if is_main():
         with atomic_write(path) as file:
             json.dump(about, file, indent=1)

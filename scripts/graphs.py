@@ -1,4 +1,4 @@
-"""A model as ONNX graphs, and whether they compute what it does.
+"""Export of a model to ONNX graphs, checked against PyTorch.
 
 Dimension letters: A texts, B videos, N_t words, N_v frames, D width, R resolution, C answers.
 """
@@ -23,14 +23,14 @@ from utils.files import atomic_write
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4
 BATCHES = ((2, 2), (1, 3), (4, 1))
-"""Texts and videos of the inputs that a graph is checked with; questions come with a video each."""
+"""Numbers of texts and videos in the test inputs of a graph; each question has its own video."""
 
 
 class TextTower(nn.Module):
     """Captions to word tokens: ids and mask, int64 (A, N_t), to (A, N_t, D)."""
 
     def __init__(self, model: RetrievalMethod):
-        """Args: model: whose tower."""
+        """Args: model: gives the tower."""
         super().__init__()
         self.model = model
 
@@ -46,7 +46,7 @@ class FrameTower(nn.Module):
     """
 
     def __init__(self, model: RetrievalMethod):
-        """Args: model: whose tower."""
+        """Args: model: gives the tower."""
         super().__init__()
         self.model = model
 
@@ -56,14 +56,14 @@ class FrameTower(nn.Module):
 
 
 class Similarity(nn.Module):
-    """Tokens and masks of both sides to what each level says, and last to the model's own result.
+    """Tokens and masks of both modalities to the outputs of each level, and last to the model's own result.
 
-    A retrieval model compares all texts with all videos: (A, B) each. A model for question answering rates its answers
-    to each question about its own video: (A, C) each. A method without levels has the result alone.
+    For retrieval (A, B) each; for question answering logits (A, C) each, question i about video i. A method without
+    levels has only the result.
     """
 
     def __init__(self, model: RetrievalMethod):
-        """Args: model: whose similarity or answers."""
+        """Args: model: gives similarities or answers."""
         super().__init__()
         self.model = model
 
@@ -106,11 +106,7 @@ def require_packages() -> dict[str, ModuleType]:
 
 
 def check_graphs(model: RetrievalMethod) -> None:
-    """Refuse a model whose similarity is no function of one text and one video.
-
-    Raises:
-        InputError: its scores depend on the others that are compared, or on how many frames there are.
-    """
+    """Raise an InputError for a model whose scores do not depend on one text and one video alone."""
     if model.block:
         raise InputError(
             f"{type(model).__name__}: a score of the released recipe depends on the other captions and videos of its "
@@ -149,7 +145,7 @@ def write_graphs(model: RetrievalMethod, folder: Path, *, max_words: int, max_fr
 
 
 class Graph(NamedTuple):
-    """A module to write, inputs to check it with, their dimensions of any size, and the names of its outputs."""
+    """A module to export, its test inputs, their dynamic dimensions, and the names of its outputs."""
 
     module: nn.Module
     cases: list[dict[str, Tensor]]
@@ -208,8 +204,8 @@ def example_inputs(
 def write_graph(
     module: nn.Module, inputs: dict[str, Tensor], shapes: dict[str, dict[int, Dim]], outputs: list[str], path: Path
 ) -> None:
-    """Trace a module on named inputs, whose dimensions in `shapes` may have any size, and write the graph."""
-    module.eval()(**inputs)  # keeps what is drawn once
+    """Trace a module on named inputs with the dynamic dimensions `shapes`, and write the graph."""
+    module.eval()(**inputs)  # makes cached draws
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -229,15 +225,15 @@ def write_graph(
 
 
 def missing_operators() -> dict[Callable, Callable]:
-    """What the exporter does not know of the clustering, in ONNX's terms."""
+    """Operators of the clustering that the exporter lacks, in ONNX's operators."""
     op = require_packages()["onnxscript"].opset18
 
     def distance(one: Any, other: Any, p: float, compute_mode: int | None) -> Any:
-        """Rows are subtracted, not multiplied: near tokens keep their order, which decides what is merged."""
+        """Subtracts rows rather than multiplying them, to keep the order of near tokens, which decides the merge."""
         return op.ReduceL2(op.Sub(op.Unsqueeze(one, [-2]), op.Unsqueeze(other, [-3])), [-1], keepdims=0)
 
     def sort(values: Any, *, stable: bool, dim: int = -1, descending: bool = False) -> Any:
-        """Of equal values ONNX's TopK takes the first first, as a stable sort does."""
+        """ONNX's TopK keeps the order of equal values, as a stable sort does."""
         return op.TopK(values, op.Shape(values, start=-1), axis=dim, largest=int(descending))
 
     return {torch.ops.aten._cdist_forward.default: distance, torch.ops.aten.sort.stable: sort}
@@ -245,7 +241,7 @@ def missing_operators() -> dict[Callable, Callable]:
 
 @torch.no_grad()
 def largest_difference(module: nn.Module, cases: list[dict[str, Tensor]], path: Path) -> float:
-    """The most by which the graph's outputs differ from the module's; not a number if some are none."""
+    """The largest difference of the graph's outputs from the module's; NaN if an output is."""
     session = require_packages()["onnxruntime"].InferenceSession(str(path), providers=["CPUExecutionProvider"])
     differences = []
     for inputs in cases:

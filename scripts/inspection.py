@@ -1,4 +1,4 @@
-"""What is wrong with a video file, found before training does."""
+"""Inspection of a video file for problems before training."""
 
 import hashlib
 from collections import defaultdict
@@ -25,21 +25,21 @@ PROBLEMS = {
     "duplicate": "the same bytes as another video",
 }
 HARMLESS = ("one frame", "duplicate")
-"""What training can use all the same."""
+"""Problems that do not prevent training."""
 SLOWEST_FRAME_RATE = 1.0
-"""Frames a second; a track whose time scale is 0 is played by decoders at far less."""
+"""Minimum frames a second; decoders play a track with time scale 0 at far less."""
 BLOCK_BYTES = 1 << 20
 Window = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found of a file.
+    """Result for a file.
 
     Attributes:
-        problem: a key of `PROBLEMS`, None if all is well.
+        problem: a key of `PROBLEMS`, None if there is none.
         reason: details of the problem.
-        seconds: how long the video lasts, None if unknown.
+        seconds: duration of the video, None if unknown.
     """
 
     problem: str | None = None
@@ -48,7 +48,7 @@ class Inspection:
 
 
 def inspect_video(path: Path, windows: Sequence[Window] = ((None, None),), **sampling: Any) -> Inspection:
-    """Decode the frames that training takes of a file, and its last one, with their time stamps checked.
+    """Decode the frames that training takes of a file, and its last one, and check their time stamps.
 
     Args:
         path: the file.
@@ -68,18 +68,14 @@ def inspect_video(path: Path, windows: Sequence[Window] = ((None, None),), **sam
 
 
 def check_frame_rate(video: Video) -> None:
-    """Refuse a video of an impossible frame rate.
-
-    Raises:
-        VideoError: it has fewer than `SLOWEST_FRAME_RATE` frames a second.
-    """
+    """Raise a VideoError for fewer than `SLOWEST_FRAME_RATE` frames a second."""
     rate = video.timeline.rate
     if rate < SLOWEST_FRAME_RATE:
         raise VideoError.of(video.path, "frame rate", f"has {rate:.2g} frames a second", "encode it again")
 
 
 def find_duplicates(paths: Iterable[Path]) -> list[list[Path]]:
-    """Groups of two or more files of the same content; only files of the same size are read, empty ones not at all."""
+    """Groups of files with the same content; only files of the same size are read, and no empty ones."""
     by_size = defaultdict(list)
     for path in paths:
         by_size[path.stat().st_size].append(path)

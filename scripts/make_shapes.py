@@ -26,7 +26,7 @@ from utils.texts import read_json
 def make_corpus(
     output: Path, *, train: int = 1200, test: int = 200, captions: int = 5, seed: int = 0, workers: int = 2
 ) -> bool:
-    """Write the corpus into `output`, unless a complete one made with the same settings and code is there.
+    """Write the corpus into `output`, unless it exists, made with the same settings and code.
 
     Args:
         output: folder; gets `anns`, `captions`, `qa`, `MSRVTT_Videos`, `ActivityNet`, and last `made_with.json`.
@@ -80,7 +80,7 @@ def _entries(families: Sequence[Family], *, first: int, captions: int, seed: int
 
 
 def _code_digest() -> str:
-    """Digest of the code that makes the corpus: another version of it makes another corpus."""
+    """Digest of the code that makes the corpus."""
     folder = Path(__file__).resolve().parent
     digest = hashlib.sha256()
     for path in (Path(__file__).resolve(), *sorted((folder / "shapes").glob("*.py"))):
@@ -89,7 +89,7 @@ def _code_digest() -> str:
 
 
 def _read_settings(marker: Path) -> dict | None:
-    """Read what a complete corpus was made with; None where there is none."""
+    """Read the settings of a complete corpus; None if there is none."""
     try:
         return read_json(marker)
     except InputError:

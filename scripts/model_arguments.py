@@ -1,4 +1,4 @@
-"""Which model a script loads, and how it was trained."""
+"""Flags of scripts that load a model."""
 
 import argparse
 from typing import Any
@@ -8,7 +8,7 @@ from utils.arguments import AMOUNT, SHARE
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The checkpoint of a model, and what neither its weights nor the config.json next to them say."""
+    """Add the flags of a checkpoint, and of options that neither weights nor config.json contain."""
     model = parser.add_argument_group("model, where no config.json next to the weights describes it")
     model.add_argument("--checkpoint", required=True,
                        help="pytorch_model.bin.N, the folder of a run or an export, or USER/MODEL on the Hub")
@@ -23,13 +23,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the model runs, and how the script ends."""
+    """Add the flags of the device and of error reports."""
     parser.add_argument("--device", help="as PyTorch names it; left out: CUDA where there is one, else the CPU")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error in the input")
 
 
 def model_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The keywords of `models.load_model` that the arguments of `add_model_arguments` give, all but the device."""
+    """Keywords of `models.load_model`, the device excluded, from the arguments of `add_model_arguments`."""
     names = ("checkpoint", "method", "base_encoder", "recipe", "text_rates", "video_rates", "rates")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}

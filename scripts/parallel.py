@@ -1,4 +1,4 @@
-"""Work shared among processes."""
+"""Parallel work on videos."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor

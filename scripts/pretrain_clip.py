@@ -1,7 +1,7 @@
 """Pretrain a small CLIP on pictures of shapes, for use as `--base_encoder`.
 
 Run it as `python scripts/pretrain_clip.py --output data/shapes/tiny_clip.pt`, or with `torchrun --nproc_per_node N`.
-The pictures are rendered as they are needed; no scene of the corpus is among them.
+Pictures are rendered on the fly; none shows a scene of the corpus.
 Letters: A sentences, B pictures, N_t words, D width of the shared embedding, R resolution.
 """
 
@@ -31,16 +31,16 @@ from utils.run import run
 
 MAX_WORDS = 24
 WARMUP = 100  # steps
-SINGLES = (0.08, 0.23), (1.0, 0.35)  # share of pictures of one thing: until when, and from when, as parts of all steps
+SINGLES = (0.08, 0.23), (1.0, 0.35)  # share of one-thing pictures: 1 until 8 % of the steps, 0.35 from 23 % on
 ALIKE = 4
 READING = 8.0  # weight of the reader's loss
 
 
 def batches(seed: int, pictures: int, resolution: int, steps: int) -> Iterator[dict[str, Tensor]]:
-    """Yield the batches of a training, of other pictures on every process.
+    """Yield training batches, different on every process.
 
-    It begins with pictures of one thing, on which shapes are learnt soonest; those of two, on which it is learnt what
-    is where, become more. Some pictures in a row are alike but for shape, tilt and place: hard negatives.
+    Training begins with pictures of one thing, from which shapes are learnt soonest; the share of pictures of two, from
+    which positions are learnt, grows. Groups of pictures differ in shape, tilt and place alone: hard negatives.
 
     Args:
         seed: of all draws.
@@ -77,7 +77,7 @@ def draw_batch(
 
 
 def similarities(clip: CLIP, batch: dict[str, Tensor], pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Compare sentences with pictures by their last token, as CLIP does, and by all words, as HBI does.
+    """Compare sentences with pictures by the end token, as CLIP does, and by all words, as HBI does.
 
     Args:
         clip: the towers.
@@ -95,7 +95,7 @@ def similarities(clip: CLIP, batch: dict[str, Tensor], pictures: Tensor) -> tupl
 
 
 def contrastive_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """CLIP's loss where a sentence may be true of several pictures: cross-entropies against the even mix of them.
+    """CLIP's loss where a sentence may be true of several pictures: cross-entropies with uniform targets over them.
 
     Args:
         logits: (A, B).
@@ -106,7 +106,7 @@ def contrastive_loss(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 class Lesson(nn.Module):
-    """A CLIP and the loss that it is pretrained with."""
+    """A CLIP and its pretraining loss."""
 
     def __init__(self, clip: CLIP):
         """Args: clip: the towers."""
@@ -116,7 +116,7 @@ class Lesson(nn.Module):
         self.word_scale = nn.Parameter(clip.logit_scale.detach().clone())
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """CLIP's loss by end tokens and by all words, and the reader's; `batch` as of `draw_batch`."""
+        """CLIP's loss by end tokens and by all words, and the reader's; `batch` as from `draw_batch`."""
         with torch.autocast("cpu", torch.bfloat16):
             pictures = self.clip.encode_frames(batch["pictures"]).float()
             by_end, by_words = similarities(self.clip, batch, pictures)
@@ -126,9 +126,9 @@ class Lesson(nn.Module):
 
 
 def pretrain(config: CLIPConfig, *, steps: int, batch_size: int, lr: float, seed: int) -> CLIP:
-    """Train a CLIP from scratch, each process on pictures of its own.
+    """Train a CLIP from scratch, each process on its own pictures.
 
-    The result depends on the arguments, the number of processes and the machine's arithmetic alone.
+    The result depends only on the arguments, the number of processes and the machine's arithmetic.
 
     Args:
         config: sizes of the towers.
@@ -168,13 +168,9 @@ def pretrain(config: CLIPConfig, *, steps: int, batch_size: int, lr: float, seed
 
 
 def build_optimizers(lesson: Lesson, patches: nn.Parameter) -> list[torch.optim.Optimizer]:
-    """Muon for matrices, which learns places in a tenth of Adam's steps, and Adam for the rest.
+    """Muon for matrices, which learns positions in a tenth of Adam's steps, and Adam for the rest.
 
-    A step uses few word vectors: they get a sparse Adam.
-
-    Args:
-        lesson: what is trained.
-        patches: the image tower's patch embedding as the matrix that it is.
+    A step uses few word vectors: they get a sparse Adam. `patches` is the image tower's patch embedding as a matrix.
     """
     lesson.clip.token_embedding.sparse = True
     parameters = dict(lesson.named_parameters())
@@ -190,7 +186,7 @@ def build_optimizers(lesson: Lesson, patches: nn.Parameter) -> list[torch.optim.
 
 @torch.no_grad()
 def accuracy(clip: CLIP, seed: int, count: int = 256) -> tuple[float, float]:
-    """Share of unseen sentences that are true of the best of `count` pictures: by end token, and by all words."""
+    """Share of unseen sentences that are true of the best of `count` pictures, by end token and by all words."""
     batch = draw_batch(np.random.default_rng(seed), Tokenizer(), count, clip.config.resolution)
     right = [
         batch["truth"].gather(1, sim.argmax(dim=1, keepdim=True)).float().mean().item()

@@ -1,4 +1,4 @@
-"""How many videos and captions the published splits have."""
+"""Numbers of videos and captions in the published splits."""
 
 PUBLISHED_SIZES: dict[str, dict[str, tuple[int | None, int | None]]] = {
     "msrvtt 9k": {"train": (9_000, 180_000), "test": (1_000, 1_000)},
@@ -11,4 +11,4 @@ PUBLISHED_SIZES: dict[str, dict[str, tuple[int | None, int | None]]] = {
     "lsmdc": {"train": (None, 101_079), "val": (None, 7_408), "test": (1_000, 1_000)},
     "vatex": {"train": (25_991, None), "val": (1_500, None), "test": (1_500, None)},
 }
-"""Data set, with its split if it has several -> split -> videos and captions, None where clips or captions repeat."""
+"""Data set (and its division if it has several) -> split -> videos and captions, None where these repeat."""

@@ -1,8 +1,7 @@
-"""Score captions of the built-in videos by what they tell.
+"""Score the correctness of captions of the built-in videos.
 
-`python scripts/score_stories.py output/captions` reads what main_captioning.py wrote there and adds stories.json: the
-percentage of captions that name the right things with their colours, that tell the right events, and that tell them in
-the right order.
+`python scripts/score_stories.py output/captions` reads the output of main_captioning.py there and adds stories.json:
+the percentages of captions with the right things and colours, with the right events, and with the right order.
 """
 
 import argparse
@@ -21,7 +20,7 @@ from utils.texts import parse_json, read_json, read_text
 
 
 def score(story: Story | None, true: Story) -> dict[str, bool]:
-    """Whether the things, the events, and the events in their order are right."""
+    """Whether the things, the events, and the order of the events are right."""
     story = story or ()
     return {
         "things": {event[:2] for event in story} == {event[:2] for event in true},

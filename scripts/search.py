@@ -1,8 +1,8 @@
-"""Search among your own videos: index a folder once, then query it, or ask a question about one video.
+"""Search your own videos: index a folder once, then query it, or ask a question about one video.
 
 python scripts/search.py index FOLDER --checkpoint pytorch_model.bin.N --index output/index
 python scripts/search.py query "a red circle moves left" --index output/index
-python scripts/search.py query --index output/index                                  # asks for queries
+python scripts/search.py query --index output/index                                  # prompts for queries
 python scripts/search.py ask "what colour is the circle?" VIDEO --checkpoint output/vqa/pytorch_model.bin.N
 """
 
@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def make_index(args: argparse.Namespace) -> None:
-    """Index the folder of the command line and say what changed."""
+    """Index the folder of the command line and print the changes."""
     if not 0 <= args.overlap < args.segment:
         raise InputError(f"--overlap {args.overlap}: segments of {args.segment} s overlap by 0 to {args.segment - 1} s")
     logging.basicConfig(format="%(message)s")
@@ -95,7 +95,7 @@ def make_index(args: argparse.Namespace) -> None:
 def update_index(
     model: RetrievalMethod, manifest: Manifest, args: argparse.Namespace, *, rebuild: bool = False
 ) -> None:
-    """Bring the index of the command line up to date and say what changed."""
+    """Update the index of the command line and print the changes."""
     details = None if args.details is None else read_details(args.details)
     changed = build_index(model, args.index, manifest, args.workers, details=details, rebuild=rebuild)
     if is_main():
@@ -125,7 +125,7 @@ def query_index(args: argparse.Namespace) -> None:
 
 
 def queries(args: argparse.Namespace) -> Iterator[str]:
-    """The sentence of the command line, those of its file, or what is typed until an empty line."""
+    """The sentence of the command line, those of its file, or typed ones until an empty line."""
     if args.query is not None:
         yield args.query
     elif args.queries is not None:

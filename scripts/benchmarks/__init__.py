@@ -1,1 +1,1 @@
-"""What `scripts/benchmark.py` can measure, one subject a module."""
+"""Subjects of `scripts/benchmark.py`, one in each module."""

@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 @torch.inference_mode()
 def measure(videos: int, words: int, levels: tuple[int, ...], layers: int, repeats: int) -> list[Row]:
-    """Seconds and megabytes; without the cache each word computes memory and all words so far again.
+    """Seconds and megabytes; without the cache each word recomputes memory and all words so far.
 
     Args:
         videos: captions that are written at once.
@@ -50,7 +50,7 @@ def measure(videos: int, words: int, levels: tuple[int, ...], layers: int, repea
 
 
 def write(decoder: CaptionDecoder, sets: list[TokenSet], videos: int, words: int, logits_after: Callable) -> Tensor:
-    """Write captions (videos, words) that end after no word."""
+    """Write captions (videos, words) without early end."""
     ids, cache = torch.full((videos, 1), decoder.start), decoder.read(sets)
     for _ in range(words):
         logits, cache = logits_after(decoder, sets, ids, cache)

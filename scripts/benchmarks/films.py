@@ -1,4 +1,4 @@
-"""How exactly captions find their clips in films: clips of a data set joined, indexed and searched."""
+"""Accuracy of moment search in long films, made by joining the clips of a data set."""
 
 import tempfile
 from argparse import ArgumentParser
@@ -20,7 +20,7 @@ from scripts.searching.spans import CUTS
 from utils.video.decode import Video
 
 NEAR = 2.0
-"""Seconds from the begin of a clip within which it counts as found exactly."""
+"""Maximum distance in seconds from the begin of a clip for an exact match."""
 FRAMES = {"max_frames": 12, "framerate": 1, "group": 4}
 RATE = 10
 """Frames a second of a film."""
@@ -76,7 +76,7 @@ def _shares(index: VideoIndex, scenes: Sequence[Scene]) -> Row:
 
 
 def join(data: Path, folder: Path, seconds: int) -> list[Scene]:
-    """Join the test clips to films of about so many seconds, and say where each is."""
+    """Join the test clips to films of about `seconds`, and return the place of each clip."""
     split = build_split("msrvtt", data / "anns", "test")
     scenes: list[Scene] = []
     clips = list(zip(split.clips, split.captions, strict=True))

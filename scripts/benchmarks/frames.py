@@ -1,4 +1,4 @@
-"""The sampled frames of a video: decoded, and from a warm frame cache in both its forms."""
+"""Sampled frames of a video: decoded, and from a warm frame cache in both its forms."""
 
 import importlib.util
 import tempfile

@@ -1,7 +1,7 @@
 """An index of random segments, and queries whose nearest segment is known.
 
-D width. Segments are drawn around topics, about 50 around each, and so are queries; two of a topic have a cosine of
-about 0.6. Tokens are random steps around the segment's vector.
+D width. Segments and queries are drawn around topics, about 50 segments around each; two of a topic have a cosine of
+about 0.6. Tokens are the segment's vector plus random noise.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from scripts.searching.store import Store
 
 OF_A_TOPIC = 50
 SPREAD = 0.8
-"""Length of what separates a segment from its topic, whose length is 1."""
+"""Distance of a segment from its topic, whose length is 1."""
 BLOCK, OF_A_VIDEO = 10_000, 100
 
 
@@ -39,7 +39,7 @@ class Queries:
         self.nearest = np.zeros(len(self.vectors), np.int64)
 
     def see(self, first: int, vectors: np.ndarray) -> None:
-        """Compare with segments, the number of the first one is `first`."""
+        """Compare with segments whose numbers start at `first`."""
         products = self.vectors @ vectors.T
         place, value = products.argmax(axis=1), products.max(axis=1)
         better = value > self.best
@@ -47,7 +47,7 @@ class Queries:
 
 
 def fill(store: Store, manifest: Manifest, width: int, segments: int, queries: int) -> Queries:
-    """Make an index of so many segments, and draw so many queries."""
+    """Make an index of random segments, and draw queries."""
     draw = np.random.default_rng(0)
     topics = _unit(draw.standard_normal((max(1, segments // OF_A_TOPIC), width), np.float32))
     drawn = Queries(_around(topics, queries, draw))

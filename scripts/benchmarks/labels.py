@@ -1,7 +1,7 @@
 """Banzhaf interactions of one batch: exact and sampled, with their root-mean-square errors.
 
-The reference is the closed form in float64, which visits every coalition of up to 16 tokens and draws 65536 of longer
-captions.
+The reference is the closed form in float64, which enumerates all coalitions of up to 16 tokens and draws 65536 for
+longer captions.
 """
 
 from argparse import ArgumentParser

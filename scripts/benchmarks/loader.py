@@ -27,9 +27,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def measure(video: Path | None, max_frames: int, resolution: int, repeats: int) -> list[Row]:
-    """Seconds and megabytes; "of decoding" is the mean as a multiple of decoding's, "sample MB" what is sent on.
+    """Seconds and megabytes; "of decoding" is the mean as a multiple of decoding's, "sample MB" the size of a sample.
 
-    Augmentations differ much in cost, so it is the mean over draws that counts.
+    Augmentations differ much in cost, so compare the means.
 
     Args:
         video: file, or None for one that is made.

@@ -30,19 +30,18 @@ def measure_call(call: Callable[[], Result], repeats: int) -> tuple[Result, Row]
 
 
 def measure_in_turns(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, tuple[Any, Row]]:
-    """Time calls one after another, again and again, so that a machine that changes its pace does so for all alike.
+    """Time calls in turns, so that changes of the machine's speed affect all of them equally.
 
-    Each is first called without being timed, to see how far that raises the memory in use. Processor time tells more
-    than the clock on a machine that is busy with something else.
+    Each is first called without timing, to measure its memory. Processor time is more reliable than the clock on a
+    busy machine.
 
     Args:
         calls: what to measure, by name.
         repeats: how often each, at least 1.
 
     Returns:
-        Of each what the call gave, and a row: "min s", "median s" and "mean s" as `seconds` tells, "processor s"
-        (least, all threads together), and "peak MB": of the GPU if that is PyTorch's default device, else of the
-        process on Linux.
+        For each call its result and a row: "min s", "median s" and "mean s" by `seconds`, "processor s" (minimum, all
+            threads), and "peak MB": of the GPU if that is PyTorch's default device, else of the process on Linux.
     """
     first = {name: _peak_on_cuda(call) if _on_cuda() else _peak_memory(call) for name, call in calls.items()}
     wall, processor = {name: [] for name in calls}, {name: [] for name in calls}
@@ -59,7 +58,7 @@ def measure_in_turns(calls: Mapping[str, Callable[[], Any]], repeats: int) -> di
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """How long a call takes: by events of the GPU if that is PyTorch's default device, else by the clock."""
+    """Duration of a call: by events of the GPU if that is PyTorch's default device, else by the clock."""
     if not _on_cuda():
         began = time.perf_counter()
         call()
@@ -77,7 +76,7 @@ def _on_cuda() -> bool:
 
 
 def _peak_on_cuda(call: Callable[[], Result]) -> tuple[Result, float]:
-    """The call's result, and the megabytes of the GPU that it added to those in use."""
+    """The call's result, and the megabytes of the GPU that it needed in addition."""
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     result = call()
@@ -85,11 +84,11 @@ def _peak_on_cuda(call: Callable[[], Result]) -> tuple[Result, float]:
 
 
 def _peak_memory(call: Callable[[], Result]) -> tuple[Result, float | None]:
-    """The call's result, and the megabytes it added to the resident size; None where the system does not tell."""
+    """The call's result, and the megabytes it added to the resident size; None if the system does not report it."""
     with suppress(AttributeError, TypeError):  # only glibc has it
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed is given back, not used again unseen
+        ctypes.CDLL(None).malloc_trim(0)  # return freed memory, whose reuse would not be counted
     try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark falls to the present size
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the high-water mark
     except OSError:
         return call(), None
     before = _resident_size("VmRSS")

@@ -1,4 +1,4 @@
-"""Similarity of each method on ragged random tokens, and the same in blocks of all positions, as released."""
+"""Similarity of each method on ragged random tokens, and in blocks with all padding, as released."""
 
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 @torch.inference_mode()
 def measure(cases: list[str], size: int, pair_size: int, words: int, frames: int, repeats: int) -> list[Row]:
-    """Seconds and megabytes of each method, and the largest difference from the released way; see `add_arguments`."""
+    """Seconds and megabytes of each method, and the largest difference from the released computation."""
     clip, rows = random_clip(), []
     for case in cases:
         method, options, block = CASES[case]
@@ -58,14 +58,14 @@ def measure(cases: list[str], size: int, pair_size: int, words: int, frames: int
 
 
 def in_released_blocks(compare: Callable[[Tokens, Tokens], Tensor], text: Tokens, video: Tokens, block: int) -> Tensor:
-    """Compare blocks of as many texts and videos, all positions of them."""
+    """Compare blocks of texts and videos, with all padding."""
     splits = ([tensor.split(block) for tensor in some] for some in (text, video))
     texts, videos = ([Tokens(*part) for part in zip(*split, strict=True)] for split in splits)
     return torch.cat([torch.cat([compare(row, column) for column in videos], dim=1) for row in texts])
 
 
 def released_way(model: RetrievalMethod) -> Callable[[RetrievalMethod, Tokens, Tokens], Tensor]:
-    """How the released code of a method compares a block."""
+    """The computation of a block in a method's released code."""
     if getattr(model, "pairs", None) is not None:
         return _all_tokens_of_pairs
     if model.token_levels():

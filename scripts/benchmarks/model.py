@@ -1,4 +1,4 @@
-"""The model that is measured, and what a row says of its arithmetic."""
+"""The benchmarked model, and its arithmetic in a row."""
 
 import statistics
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def random_clip(patch: int | None = None) -> CLIP:
 
 
 def ragged_mask(count: int, positions: int, shortest: int) -> torch.Tensor:
-    """Masks int64 (count, positions) of evenly spread lengths, the same each time."""
+    """Masks int64 (count, positions) of evenly spaced lengths, the same each time."""
     generator = torch.Generator(torch.get_default_device()).manual_seed(count)
     lengths = torch.randint(shortest, positions + 1, (count, 1), generator=generator)
     return (torch.arange(positions) < lengths).long()
@@ -44,16 +44,10 @@ def random_frames(mask: torch.Tensor) -> torch.Tensor:
 
 
 def measure_arithmetic(call: Callable[[], Result], repeats: int, dtype: torch.dtype) -> tuple[Result, Row]:
-    """`measure_call`, and how the arithmetic of matrix products and convolutions compares with the machine's peak.
+    """`measure_call`, with the arithmetic of matrix products and convolutions compared with the machine's peak.
 
-    Args:
-        call: what to measure.
-        repeats: how often.
-        dtype: whose peak counts, that of a square matrix product; the median of as many, measured in turns.
-
-    Returns:
-        What the call gave, and its row with "GFLOP", "GFLOP/s" (of the median), "share of peak" and "peak GFLOP/s"
-        besides.
+    The peak is that of a square matrix product of `dtype`, the median of `repeats`, measured in turns. The row also has
+    "GFLOP", "GFLOP/s" (of the median), "share of peak" and "peak GFLOP/s".
     """
     with FlopCounterMode(display=False) as counter:
         call()

@@ -1,8 +1,8 @@
-"""What training would take on GPUs that you don't have: counted, not measured.
+"""Training time on GPUs you don't have: an estimate, not a measurement.
 
-The kernels of one step are counted as a GPU would run it (fused attention, no activation checkpoints) without computing
-any of them; published figures of the GPUs and the assumptions that the table names make seconds of them. B pairs of one
-GPU, N_t words, N_v frames; no position is padding.
+The kernels of one step are counted as a GPU would run it (fused attention, no activation checkpointing), without
+computing them, and converted to seconds by published figures of the GPUs and the assumptions in the table. B pairs of
+one GPU, N_t words, N_v frames, no padding.
 """
 
 from argparse import ArgumentParser
@@ -30,13 +30,13 @@ GPUS = {
     "a100": Device(half=312e12, single=19.5e12, bandwidth=2039e9, memory=80e9, link=300e9),
     "h100": Device(half=989e12, single=67e12, bandwidth=3350e9, memory=80e9, link=450e9),
 }  # SXM cards of 80 GB, as NVIDIA publishes them: dense matrix products, and NVLink
-RUNTIME = 1.5e9  # bytes that CUDA, its libraries and the gaps between tensors take
-BACKWARD = 2 / 3  # share of a step during which gradients can travel
+RUNTIME = 1.5e9  # bytes for CUDA, its libraries and fragmentation
+BACKWARD = 2 / 3  # share of a step during which gradients can be exchanged
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A data set as it is trained on.
+    """A data set in training.
 
     Attributes:
         pairs: an epoch's.
@@ -127,21 +127,21 @@ class Plan:
         return CORPORA[self.dataset]
 
     def travelling(self, size: float, share: float) -> float:
-        """Seconds in which every GPU gets its part of `size` bytes that the others have; the slowest link counts."""
+        """Seconds for every GPU to receive the others' parts of `size` bytes, at `share` of the slowest link."""
         within = (self.gpus - 1) / self.gpus / self.device.link
         between = (self.nodes - 1) / self.nodes / (self.link * 1e9 / 8)
         return size * max(within, between) / share
 
     @property
     def loading(self) -> float:
-        """Seconds in which the cores decode one GPU's pairs."""
+        """Seconds to decode one GPU's pairs."""
         sample = self.corpus.seconds * self.fps / self.decoded + self.corpus.frames * self.augment_ms / 1000
         return sample * self.pairs / self.cores
 
 
 @dataclass(frozen=True)
 class Step:
-    """One training step of one GPU, counted.
+    """Counts of one training step on one GPU.
 
     Attributes:
         roofline: its kernels.
@@ -157,13 +157,13 @@ class Step:
     features: int
 
     def network(self, plan: Plan) -> float:
-        """Seconds for features, their gradients, and the weights' gradients that outlast the backward pass."""
+        """Seconds for features, their gradients, and the weights' gradients after the backward pass."""
         share = self.roofline.shares.bandwidth
         left = plan.travelling(2 * self.trained, share) - BACKWARD * self.roofline.seconds.total()
         return max(0, left) + plan.travelling(2 * self.features, share)
 
     def host(self) -> float:
-        """Seconds in which the host sends the kernels."""
+        """Seconds in which the host launches the kernels."""
         return self.roofline.kernels * self.roofline.shares.host
 
     def memory(self, plan: Plan) -> float:
@@ -172,7 +172,7 @@ class Step:
 
 
 def measure(**options: Any) -> list[Row]:
-    """Expected figures, and in "from" what each was made of; the options are those of the command line.
+    """Estimated figures, and their basis as "from"; the options are those of the command line.
 
     Raises:
         InputError: the GPUs do not divide the batch.
@@ -184,7 +184,7 @@ def measure(**options: Any) -> list[Row]:
 
 
 def count_plan(plan: Plan) -> Step:
-    """Count one step, as a GPU would run it, without computing it."""
+    """Count one step as a GPU would run it, without computing it."""
     with FakeTensorMode(), patch.object(transformer, "on_cpu", return_value=False):
         model = random_model().train()
         model.clip.set_grad_checkpointing(plan.grad_checkpointing)
@@ -227,7 +227,7 @@ def figures(plan: Plan, step: Step) -> dict[str, float | str]:
 
 
 def bases(plan: Plan, step: Step) -> dict[str, str]:
-    """What each of the figures was made of."""
+    """The basis of each figure."""
     device, corpus, shares = plan.device, plan.corpus, step.roofline.shares
     links = f"{device.link / 1e9:g} GB/s" + f" and {plan.link} Gbit/s between machines" * (plan.nodes > 1)
     rates = f"{device.half / 1e12:g} TFLOP/s in bfloat16, {device.single / 1e12:g} in float32 (no TF32)"
@@ -273,7 +273,7 @@ def count_step(model: HBI, plan: Plan, roofline: Roofline) -> tuple[Roofline, in
 
 
 def _gathered(tensor: Tensor, processes: int) -> Tensor:
-    """As many rows as those of all GPUs."""
+    """A tensor with the rows of all GPUs."""
     return tensor.repeat(processes, *[1] * (tensor.dim() - 1))
 
 

@@ -1,4 +1,4 @@
-"""Time of kernels on a device that need not be there: each one takes as long as its arithmetic, its bytes or its start.
+"""Roofline estimate of kernel times: each takes the maximum of its arithmetic, its memory traffic and its launch.
 
 Source: the roofline model, Williams et al., 2009, https://doi.org/10.1145/1498765.1498785.
 """
@@ -30,7 +30,7 @@ _MOVES_NOTHING = {torch.ops.prim.device, _ATEN._unsafe_view, _ATEN.detach, _ATEN
 
 @dataclass(frozen=True)
 class Device:
-    """What a device is known to do.
+    """Published figures of a device.
 
     Attributes:
         half, single: FLOP/s of dense matrix products in bfloat16 and in float32.
@@ -48,13 +48,13 @@ class Device:
 
 @dataclass(frozen=True)
 class Shares:
-    """How much of it programs get.
+    """Achievable shares of a device's figures.
 
     Attributes:
         arithmetic: share of the FLOP/s.
         bandwidth: share of the bytes/s, to the memory and to other devices.
-        start: seconds from the start of one kernel to that of the next, at least.
-        host: seconds that Python and PyTorch take to send one kernel to the device.
+        start: minimum seconds from the start of one kernel to that of the next.
+        host: seconds that Python and PyTorch take to launch one kernel.
     """
 
     arithmetic: float = 0.45
@@ -64,18 +64,17 @@ class Shares:
 
 
 class Roofline(TorchDispatchMode):
-    """Adds up kernels while it is entered; under `FakeTensorMode` nothing is computed.
+    """A context manager that counts kernels; under `FakeTensorMode` nothing is computed.
 
     Attributes:
         flops: of matrix products and convolutions.
         bytes: read and written, each kernel for itself.
         kernels: how many.
-        seconds: by what they go to: "arithmetic", "memory bandwidth" or "starting kernels", whichever takes a kernel
-            longest.
+        seconds: of all kernels by their bottleneck: "arithmetic", "memory bandwidth" or "starting kernels".
     """
 
     def __init__(self, device: Device, shares: Shares):
-        """Args: device, shares: what the kernels run on."""
+        """Args: device, shares: of the device."""
         super().__init__()
         self.device, self.shares = device, shares
         self.flops = self.bytes = self.kernels = 0
@@ -84,7 +83,7 @@ class Roofline(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: torch._ops.OpOverload, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        """Run one operation and add it."""
+        """Run and count one operation."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         operation = func._overloadpacket
@@ -95,7 +94,7 @@ class Roofline(TorchDispatchMode):
         return result
 
     def _add(self, flops: int, tensors: list[Tensor]) -> None:
-        """Add one kernel with what it reads and writes."""
+        """Count one kernel with the tensors it reads and writes."""
         moved = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         half = any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in tensors)
         needs = {
@@ -110,7 +109,7 @@ class Roofline(TorchDispatchMode):
 
 @contextmanager
 def kept_bytes(weights: list[Tensor]) -> Iterator[list[int]]:
-    """Yield a list that fills with the bytes of each storage that the backward pass keeps, but the weights' own."""
+    """Yield a list that receives the bytes of each storage kept for the backward pass, the weights excluded."""
     seen, sizes = {weight.untyped_storage()._cdata for weight in weights}, []
 
     def pack(tensor: Tensor) -> Tensor:

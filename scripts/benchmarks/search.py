@@ -1,4 +1,4 @@
-"""Queries to indices of random segments, up to as many as asked for: recall, time, memory and disk."""
+"""Queries to indices of random segments of several sizes: recall, time, memory and disk."""
 
 import multiprocessing
 import os
@@ -29,7 +29,7 @@ SAMPLING = {"framerate": 1, "segment": 12, "overlap": 0}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Sizes of the indices, and how they are asked."""
+    """Sizes of the indices, and the queries."""
     parser.add_argument("--sizes", type=count, nargs="+", default=[1_000, 10_000], help="segments of each index")
     parser.add_argument("--frames", type=count, default=12, help="frames of a segment")
     parser.add_argument("--bits", type=int, choices=BITS, default=4, help="of each number of the tokens")
@@ -43,8 +43,8 @@ def measure(
 ) -> Iterator[Row]:
     """Yield a row for each size.
 
-    Queries run in a process of its own, whose memory counts: the text encoder is ViT-B/32's. "recall" is the share of
-    the nearest segments, by an exact scan, that are among the `SHORTLIST` found.
+    Queries run in a separate process, whose memory is measured, with ViT-B/32's text encoder. "recall" is the share of
+    queries whose nearest segment by an exact scan is in the `SHORTLIST`.
     """
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -77,7 +77,7 @@ def _row(address: Path, size: int, queries: int, *, checkpoint: str, digest: str
 
 
 def ask(address: str, queries: Queries, threads: int) -> Row:
-    """Open an index and query it: what a process that does nothing else sees."""
+    """Open an index and query it, in a process of its own."""
     torch.set_num_threads(threads)
     began = time.perf_counter()
     index = VideoIndex(address)
@@ -87,7 +87,7 @@ def ask(address: str, queries: Queries, threads: int) -> Row:
         began = time.perf_counter()
         index.search(SENTENCES[number % len(SENTENCES)] + f" {number}")
         times.append(time.perf_counter() - began)
-    times = np.array(times[len(SENTENCES) :])  # the first ones read what the others find in memory
+    times = np.array(times[len(SENTENCES) :])  # without the first ones, which fill caches
     recall = np.mean([_found(index, *query) for query in zip(queries.vectors, queries.nearest, strict=True)])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     tail = {f"p{share} s": float(np.percentile(times, share)) for share in (50, 99)}

@@ -21,7 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 @torch.inference_mode()
 def measure(videos: int, shortlist: int, frames: int, words: int, repeats: int) -> list[Row]:
-    """Seconds and megabytes of the parts of a query, and of the whole.
+    """Seconds and megabytes of a query and of its parts.
 
     Args:
         videos: of the gallery.

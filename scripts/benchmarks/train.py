@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def measure(
     pairs: int, words: int, frames: int, precision: str, grad_checkpointing: bool, compiled: bool, repeats: int
 ) -> list[Row]:
-    """Seconds, megabytes and arithmetic; "process MB" is the most that the whole process had in memory.
+    """Seconds, megabytes and arithmetic; "process MB" is the peak memory of the process.
 
     Args:
         pairs: of a batch.

@@ -13,7 +13,7 @@ RESAMPLES = 9999
 
 
 def outcomes(folder: Path) -> dict[str, np.ndarray]:
-    """What a finished run got right, for each query (Q,), by the name of the measure; none for the estimator."""
+    """Correctness of each query (Q,) of a finished run by measure; none for the estimator."""
     ranks, predictions = folder / "ranks.npz", folder / "predictions.jsonl"
     if ranks.is_file():
         with np.load(ranks, allow_pickle=False) as arrays:
@@ -28,14 +28,13 @@ def paired_effect(first: np.ndarray, second: np.ndarray) -> dict:
     """Mean difference of two variants, in points of a percentage.
 
     Args:
-        first: boolean (S, Q), what is right.
-        second: likewise, of the same seeds and queries.
+        first: boolean (S, Q), whether each query is right.
+        second: (S, Q), the same for the other variant.
 
     Returns:
-        "effect"; "interval", 95 % by a bootstrap that draws seeds and queries, which takes both the training runs and
-        the test set for samples; "p_seeds" and "p_queries", by randomisation tests that exchange the variants for each
-        seed or each query; "seeds", their number. Of a single seed the interval says how queries differ, and nothing of
-        other trainings; "p_seeds" is then None.
+        "effect"; "interval", 95 % by a bootstrap over seeds and queries; "p_seeds" and "p_queries", by randomisation
+            tests that exchange the variants for each seed or each query; "seeds", their number. With a single seed the
+            interval does not cover other trainings, and "p_seeds" is None.
     """
     difference = 100.0 * (first.astype(float) - second)
     sampled = difference if len(difference) > 1 else difference[0]

@@ -1,4 +1,4 @@
-"""The grid of an experiment: named variants of a command line, and which of them are compared."""
+"""The grid of an experiment: named variants of a command line, and their comparisons."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -18,8 +18,8 @@ class Variant(Settings):
     """One row of the grid.
 
     Attributes:
-        flags: on top of those of the grid and of the command line.
-        script: another entry script than the grid's.
+        flags: in addition to those of the grid and of the command line.
+        script: entry script, if not the grid's.
         needs: flags that take the best checkpoint of an earlier variant, with the same seed.
     """
 
@@ -55,7 +55,7 @@ class Grid(Settings):
         return self
 
     def folder(self, output: Path, name: str, seed: int) -> Path:
-        """Where a variant runs."""
+        """Output folder of a run."""
         return output / "".join(letter if letter.isalnum() else "_" for letter in name) / f"seed_{seed}"
 
     def runs(self, output: Path, seeds: Sequence[int], common: Sequence[str]) -> Iterator[Run]:

@@ -1,4 +1,4 @@
-"""Two runs query by query, from their predictions.jsonl: what changed, and whether it is more than chance.
+"""Comparison of two runs query by query, from their predictions.jsonl, with significance tests.
 
 Q queries.
 """
@@ -22,12 +22,12 @@ MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "R@10": lambda ranks: 100.0 * (ranks <= 10),
     "mean rank": lambda ranks: ranks.astype(float),
 }
-"""What each query's rank counts in a mean over the queries."""
+"""Value of a query's rank in a mean over the queries."""
 REMEDY = "give the output folder of an evaluation by main_retrieval.py"
 
 
 class FoundVideo(Settings):
-    """A video of a ranking; `levels` where the method mixes several."""
+    """A video of a ranking; `levels` if the method mixes several."""
 
     video: str
     score: float

@@ -1,4 +1,4 @@
-"""Runs of an entry script, in folders of their own; what is finished is not run again."""
+"""Runs of an entry script, each in its own folder; finished ones are kept."""
 
 import json
 import math
@@ -38,11 +38,11 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether all its results are there."""
+        """Whether all results exist."""
         return (self.folder / "metrics.json").is_file()
 
     def finish(self) -> dict:
-        """Run it unless that is done, resuming where it was stopped, and return the metrics.
+        """Run or resume it unless it is finished, and return the metrics.
 
         Raises:
             InputError: the folder is of a run with other flags, or the run failed.
@@ -65,7 +65,7 @@ class Run:
 
 
 def finish_all(runs: Sequence[Run], jobs: int) -> None:
-    """Finish runs in their order, `jobs` at a time; a run comes after those that it needs."""
+    """Finish runs in order, `jobs` at a time; a run starts after those that it needs."""
     waiting, running = list(runs), {}
     unfinished = {run.folder for run in runs}
     with ThreadPoolExecutor(jobs) as pool:
@@ -80,14 +80,14 @@ def finish_all(runs: Sequence[Run], jobs: int) -> None:
 
 
 def submit_all(runs: Sequence[Run], folder: Path, settings: Mapping[str, str | int]) -> None:
-    """Finish runs as job arrays, by submitit: one array of those that need no other, then of those that need these.
+    """Finish runs as job arrays by submitit: one array of runs without needs, then one of those that need them.
 
     Args:
-        runs: what a run needs comes before it.
+        runs: in an order in which needed runs come first.
         folder: for the scripts and logs of the jobs.
         settings: of submitit's AutoExecutor, such as slurm_partition; "cluster" chooses another than Slurm.
     """
-    import submitit  # slow to import, and needed on clusters alone
+    import submitit  # slow to import, and only needed on clusters
 
     settings = dict(settings)
     executor = submitit.AutoExecutor(folder=folder, cluster=settings.pop("cluster", None))

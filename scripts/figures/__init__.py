@@ -1,1 +1,1 @@
-"""Figures of what the model sees: the hierarchy, heat maps, training curves."""
+"""Figures: the hierarchy, heat maps, training curves."""

@@ -1,4 +1,4 @@
-"""A caption, and for each word which frames of which level it attended to."""
+"""A caption, and the attention of each word to the frames of each level."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,10 +14,9 @@ COLOURS = "YlGnBu"
 
 
 def caption_figure(said: Description) -> Figure:
-    """Draw a map a level next to each other, words as rows with their probabilities, and frames as columns.
+    """Draw a map for each level side by side: rows are words with their probabilities, columns are tokens.
 
-    A column is one token of the level and names the frames that it stands for. All maps have one colour scale; a row
-    sums to 1 over the levels.
+    A column names the frames of its token. All maps have one colour scale; a row sums to 1 over the levels.
     """
     levels = {name: [place for place, frames in enumerate(held) if frames] for name, held in said.frames.items()}
     maps = {name: np.array([[word.attention[name][place] for place in places] for word in said.words])

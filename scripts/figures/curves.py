@@ -1,4 +1,4 @@
-"""Training curves: the scalars of a run, grouped by the level they belong to."""
+"""Training curves: the scalars of a run, grouped by level."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ def panels(curves: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:
 
 
 def curves_figure(curves: Mapping[str, Curve]) -> Figure:
-    """Draw every scalar over the training step, one panel a level; line labels are the scalars' names."""
+    """Draw every scalar over the training step, one panel for each level; line labels are the scalars' names."""
     grouped = panels(curves)
     rows = math.ceil(len(grouped) / COLUMNS)
     figure = Figure(figsize=(PAGE_WIDTH, PANEL_HEIGHT * rows), layout="constrained")

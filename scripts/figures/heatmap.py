@@ -1,4 +1,4 @@
-"""Heat maps of the interaction, a level each."""
+"""Heat maps of the interaction, one for each level."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -22,7 +22,7 @@ MAP_WIDTH = 4.6
 
 
 def heatmap_figure(view: View) -> Figure:
-    """Draw the levels below one another, text players as rows, video players as columns.
+    """Draw the levels in a column, text players as rows, video players as columns.
 
     Each level's axes hold one image, whose array is the band's interaction.
     """

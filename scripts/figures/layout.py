@@ -1,7 +1,6 @@
-"""Where words, frames and boxes of one band stand: geometry alone, in inches.
+"""Layout of words, frames and boxes of one band, in inches.
 
-A row's players stand in their given order. Its edge that faces the other row lies at height 0: words grow upwards from
-there, frames downwards.
+A row's players keep their order. Its edge towards the other row is at height 0: words extend upwards, frames downwards.
 """
 
 import math
@@ -46,9 +45,9 @@ class WordRow:
     """Words of one band.
 
     Attributes:
-        words: what to write.
-        places: the box that each word fills.
-        boxes: one a player, none where players stand alone.
+        words: texts.
+        places: the box of each word.
+        boxes: one for each player, none where players are single tokens.
         anchors: where the lines of each player start, from left to right.
         height: of the row.
         size: of the text, points.
@@ -66,7 +65,7 @@ class WordRow:
 
 @dataclass(frozen=True)
 class FrameRow:
-    """Frames of one band: `frames` says which, `thumbnails` where; the rest as in `WordRow`."""
+    """Frames of one band: `frames` are their numbers, `thumbnails` their boxes; the rest as in `WordRow`."""
 
     frames: list[int]
     thumbnails: list[Box]
@@ -76,13 +75,13 @@ class FrameRow:
 
 
 def place_words(pieces: Sequence[Piece], players: Sequence[Sequence[int]], width: float, *, boxed: bool) -> WordRow:
-    """Place words, level if they fit and upright otherwise.
+    """Place words, horizontally if they fit, upright otherwise.
 
     Args:
         pieces: the text tokens.
         players: positions of the tokens of each player, one position each where not `boxed`.
         width: of the row.
-        boxed: players stand in boxes; otherwise the pieces of a word stand together, and each has its anchor.
+        boxed: players have boxes; otherwise the pieces of a word are kept together, and each has its anchor.
     """
     groups = [join_words(pieces, tokens) for tokens in players]
     if not boxed:
@@ -97,7 +96,7 @@ def place_words(pieces: Sequence[Piece], players: Sequence[Sequence[int]], width
 
 
 def _lines(words: list[Word], count: int) -> list[list[Word]]:
-    """Words in at most `count` lines of equal numbers."""
+    """Divide words into at most `count` lines of equal numbers."""
     step = math.ceil(len(words) / count)
     return [words[first : first + step] for first in range(0, len(words), step)]
 
@@ -130,7 +129,7 @@ def _level_words(
 
 
 def _upright_words(groups: list[list[Word]], players: Sequence[Sequence[int]], width: float, *, boxed: bool) -> WordRow:
-    """Words from bottom to top, one a column, as large as the columns allow."""
+    """Words from bottom to top, one in each column, as large as the columns allow."""
     gap = GAP if boxed else 0
     column = min((width - gap * len(groups)) / sum(map(len, groups)), WIDEST_COLUMN)
     size = min(TEXT_SIZES[-1], 72 * column / 1.2)
@@ -154,7 +153,7 @@ def _word_row(
     boxed: bool,
     upright: bool,
 ) -> WordRow:
-    """Put the row together; a piece that stands alone has its share of its word's width."""
+    """Build the row; a single piece has its share of its word's width."""
     if boxed:
         anchors = [box.centre for box in outlines]
     else:
@@ -169,7 +168,7 @@ def _word_row(
 
 
 def place_frames(players: Sequence[Sequence[int]], width: float, *, boxed: bool) -> FrameRow:
-    """Place frames: in a grid in each player's box, or alone and stepping down where they are many.
+    """Place frames: in a grid in each player's box, or singly, over several steps if they are many.
 
     Args:
         players: positions of the frames of each player, one each where not `boxed`.
@@ -180,7 +179,7 @@ def place_frames(players: Sequence[Sequence[int]], width: float, *, boxed: bool)
 
 
 def _single_frames(frames: list[int], width: float) -> FrameRow:
-    """Frames side by side, over as many steps as leave the thumbnails large enough."""
+    """Place frames side by side, over as many steps as keep the thumbnails large enough."""
     between = len(frames) - 1
     for steps in range(1, MOST_THUMBNAIL_ROWS + 1):
         side = min(THUMBNAIL_FILL * steps * width / (between + THUMBNAIL_FILL * steps), LARGEST_THUMBNAIL)
@@ -196,7 +195,7 @@ def _single_frames(frames: list[int], width: float) -> FrameRow:
 
 
 def _boxed_frames(players: Sequence[Sequence[int]], width: float) -> FrameRow:
-    """Each player's frames in reading order in its box, over as many rows as leave the thumbnails large enough."""
+    """Place each player's frames in reading order in its box, in as many rows as keep the thumbnails large enough."""
     frame_width = width - (GAP + 2 * PADDING) * len(players)
     for rows in range(1, MOST_THUMBNAIL_ROWS + 1):
         columns = [math.ceil(len(frames) / rows) for frames in players]

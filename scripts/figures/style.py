@@ -1,4 +1,4 @@
-"""What all figures share: size, type, the colours of interactions, and writing the file."""
+"""Style of all figures: size, type, the colours of interactions, and writing the file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ def text_width(text: str, size: float) -> float:
 
 @dataclass(frozen=True)
 class ColourScale:
-    """How interactions become colours.
+    """Mapping of interactions to colours.
 
     Attributes:
         colours: name of the colour map.
@@ -46,8 +46,8 @@ class ColourScale:
 def colour_scale(interaction: np.ndarray, *, exact: bool) -> ColourScale:
     """The scale of one level.
 
-    The exact interaction is signed, so zero is neutral and both signs reach equally far. The estimator is trained
-    through a softmax, which leaves its zero open: there the level's lowest value is neutral.
+    The exact interaction is signed, so zero is neutral and the range symmetric. The estimator is trained through a
+    softmax and has no fixed zero: there the level's lowest value is neutral.
     """
     if exact:
         reach = float(np.abs(interaction).max()) or 1.0
@@ -57,7 +57,7 @@ def colour_scale(interaction: np.ndarray, *, exact: bool) -> ColourScale:
 
 
 def scale_label(*, exact: bool) -> str:
-    """What the numbers of a scale are."""
+    """Label of a scale."""
     return f"Banzhaf interaction ({'exact' if exact else 'estimator'})"
 
 

@@ -1,4 +1,4 @@
-"""What the figures show of one pair: words, frames, and the players of each level.
+"""Data of the figures of one pair: words, frames, and the players of each level.
 
 N_t words, N_v frames, R CLIP's resolution.
 """
@@ -26,7 +26,7 @@ class Band:
     Attributes:
         name: "entity", "action" or "event"; "tokens" where a method has one level.
         sim: similarity of the pair.
-        words: positions of the text tokens that each text player holds, players by their first token.
+        words: positions of the text tokens in each text player, players ordered by their first token.
         frames: the same for the frames of each video player.
         interaction: (text players, video players), Banzhaf interaction.
     """
@@ -65,7 +65,7 @@ def look(
     exact: bool = False,
     **sampling: float | None,
 ) -> View:
-    """Ask a model for its interactions of one pair; the video is decoded once.
+    """Compute a model's interactions of one pair; the video is decoded once.
 
     Args:
         model: in evaluation mode.
@@ -100,7 +100,7 @@ def look(
 
 
 def band(level: LevelInteraction, text_mask: Tensor, video_mask: Tensor) -> Band:
-    """Reduce the first pair of a level to the players that hold a word or a frame; masks (N_t,) and (N_v,)."""
+    """Reduce the first pair of a level to the players that contain a word or a frame; masks (N_t,) and (N_v,)."""
     words = _members(level.text.index[0], text_mask)
     frames = _members(level.video.index[0], video_mask)
     interaction = level.interaction[0].cpu()[list(words)][:, list(frames)]

@@ -13,10 +13,10 @@ class Piece:
     """One text token.
 
     Attributes:
-        text: its bytes, which alone need not be whole characters; "start" or "end" for CLIP's two special tokens.
-        starts: it begins a word.
-        ends: it ends a word.
-        special: it is the start or the end token.
+        text: its bytes, which need not be whole characters; "start" or "end" for CLIP's two special tokens.
+        starts: whether it begins a word.
+        ends: whether it ends a word.
+        special: whether it is the start or the end token.
     """
 
     text: bytes
@@ -41,7 +41,7 @@ class Word:
 
 
 def split_pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[Piece]:
-    """Give each token id of a caption, without padding, its piece of a word."""
+    """Map each token id of a caption, without padding, to its piece of a word."""
     encoder = tokenizer.encoder
     names = {encoder.sot_token_id: b"start", encoder.eot_token_id: b"end"}
     pieces, starts = [], True
@@ -59,7 +59,7 @@ def split_pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[Piece]:
 
 
 def join_words(pieces: Sequence[Piece], tokens: Sequence[int]) -> list[Word]:
-    """Join the pieces at the increasing positions `tokens` to words as far as they are neighbours."""
+    """Join neighbouring pieces at the increasing positions `tokens` to words."""
     runs: list[list[int]] = []
     for token in tokens:
         if runs and token == runs[-1][-1] + 1 and not pieces[token].starts:
