@@ -112,8 +112,7 @@ class Captioning(Task[Results]):
             return best.ids, best.scores
 
         ids, scores = (gather_shards(x).cpu() for x in self.encode(loaders.clips, caption, "captions"))
-        tokenizer, end = Tokenizer(), self.model.decoder.end
-        captions = [" ".join(word for word, _ in tokenizer.words(row[row != end].tolist())) for row in ids]
+        captions = self.model.sentences(ids)
         found = from_main(lambda: caption_metrics(captions, loaders.references))
         counts = {"videos": len(captions), "references": sum(map(len, loaders.references)), "beams": beams}
         self.log(captions, found)

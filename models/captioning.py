@@ -153,6 +153,12 @@ class HBICaptioning(HBI):
         best = self.generate(tokens, beams=beams, max_words=max_words).best()
         return self.explain(best.ids[0], best.log_probs[0], self.memory_sets(tokens))
 
+    def sentences(self, ids: Tensor) -> list[str]:
+        """The captions that token ids (B, L) spell."""
+        tokenizer = Tokenizer()
+        written = (tokenizer.words(row[row != self.decoder.end].tolist()) for row in ids)
+        return [" ".join(word for word, _ in words) for words in written]
+
     def explain(self, ids: Tensor, log_probs: Tensor, videos: Sequence[TokenSet]) -> Description:
         """The caption (L,) of one video, word by word."""
         start = ids.new_tensor([self.decoder.start])

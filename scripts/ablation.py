@@ -27,7 +27,7 @@ from utils.logger import table, write_metrics
 from utils.run import run
 
 Outcomes = dict[str, dict[int, dict[str, np.ndarray]]]
-"""Correctness of each query (boolean) by variant, seed and measure."""
+"""Value of each query (whether it is right, or a score) by variant, seed and measure."""
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -78,13 +78,14 @@ def setting(text: str) -> tuple[str, str | int]:
 
 
 def collect(grid: Grid, output: Path, seeds: Sequence[int]) -> Outcomes:
-    """Outcomes of the finished runs that have queries; an InputError if there are none."""
+    """Outcomes of the finished runs of the grid's own script; an InputError if there are none."""
     found: Outcomes = {}
-    for name in grid.variants:
+    own = [name for name, variant in grid.variants.items() if variant.script in (None, grid.script)]
+    for name in own:
         folders = {seed: grid.folder(output, name, seed) for seed in seeds}
-        right = {seed: outcomes(folder) for seed, folder in folders.items() if (folder / "metrics.json").is_file()}
-        if right := {seed: measures for seed, measures in right.items() if measures}:
-            found[name] = right
+        done = {seed: outcomes(folder) for seed, folder in folders.items() if (folder / "metrics.json").is_file()}
+        if done:
+            found[name] = done
     if not found:
         raise InputError(f"{output}: no run is finished; leave out --report")
     return found

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from scripts.benchmarks.measure import count
 from scripts.model_arguments import add_device_arguments
 from scripts.search import main as search
+from scripts.searching.captions import Captioner
 from scripts.searching.query import VideoIndex
 from scripts.searching.questions import load_question_model
 from utils.distributed import start
@@ -40,7 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", help="where the index's model lies now (where it lay then)")
     parser.add_argument("--questions", help="checkpoint of a model that answers questions (the quickstart's, if any)")
     parser.add_argument("--answers", help="the answers of that model (train_ans2label.json next to it)")
-    parser.add_argument("--recipe", choices=("released", "corrected"), default="corrected", help="of that model")
+    parser.add_argument("--captions", help="checkpoint of a model that describes results (the quickstart's, if any)")
+    parser.add_argument("--recipe", choices=("released", "corrected"), default="corrected",
+                        help="of the model that answers questions")
     parser.add_argument("--examples", nargs="*", default=QUICKSTART_QUERIES, metavar="QUERY",
                         help="queries to click on (some for the quickstart's videos)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s, this machine alone)")
@@ -80,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     path, device = args.index or index_quickstart(), start(args.device)
     checkpoint = args.questions or best_checkpoint(path.parent / "vqa")
     questions = checkpoint and load_question_model(device, args.answers, checkpoint=checkpoint, recipe=args.recipe)
+    captions = args.captions or best_checkpoint(path.parent / "captions")
+    captioner = Captioner.load(captions, device) if captions else None
     os.umask(0o077)  # visitors' files are readable by this user alone
     with tempfile.TemporaryDirectory(prefix="hbi_demo_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # which gradio reads when it is imported
@@ -94,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         from scripts.webdemo.uploads import Uploads
 
         uploads, converter = Uploads(Path(folder, "uploads")), Converter(Path(folder, "converted"))
-        explorer = Explorer(partial(VideoIndex, path, device, args.checkpoint), uploads, questions or None)
+        open_index = partial(VideoIndex, path, device, args.checkpoint)
+        explorer = Explorer(open_index, uploads, questions or None, captioner)
         app = Protection(build_app(explorer, converter, args.examples), args.host)
         address = f"http://{args.host}:{args.port}" + (f"/?token={app.token}" if app.token else "")
         print(f"{count_videos(explorer)} at {address} (Ctrl-C ends it)")

@@ -12,24 +12,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models import DescribedWord, Description, HBICaptioning, load_model
+from models import DescribedWord, Description
 from scripts.benchmarks.measure import count
 from scripts.figures.caption import caption_figure
 from scripts.figures.heatmap import frame_ranges
 from scripts.figures.style import figure_path, save_figure
 from scripts.model_arguments import add_device_arguments
+from scripts.searching.captions import load_captioner
 from utils.distributed import start
 from utils.engine.builders import check_sizes
-from utils.errors import InputError
 from utils.files import atomic_write
 from utils.logger import table
 from utils.run import run
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    options = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], **options)
+def add_describe_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this script, and of the command of scripts/search.py."""
     parser.add_argument("video", help="file")
     parser.add_argument("--checkpoint", required=True, help="of main_captioning.py, or the folder of an export")
     parser.add_argument("--beams", type=count, default=5, help="sentences that are followed at once; 1 is greedy")
@@ -40,19 +38,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--figure", help="figure of the attention to write, .png, .svg or .pdf")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it here")
     add_device_arguments(parser)
-    return parser
-
-
-def load_captioner(checkpoint: str, device: object) -> HBICaptioning:
-    """Load a model that writes captions.
-
-    Raises:
-        InputError: the checkpoint has no decoder.
-    """
-    model = load_model(checkpoint, device=device)
-    if not isinstance(model, HBICaptioning):
-        raise InputError(f"{checkpoint}: has no caption decoder; give a checkpoint of main_captioning.py")
-    return model
 
 
 def most_attended(word: DescribedWord, said: Description) -> str:
@@ -62,9 +47,8 @@ def most_attended(word: DescribedWord, said: Description) -> str:
     return f"{name}, frames {frame_ranges(said.frames[name][place])} ({100 * share:.0f} %)"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Describe the video of the command line `argv`."""
-    args = build_parser().parse_args(argv)
+def describe_video(args: argparse.Namespace) -> None:
+    """Print and write what happens in the video of the command line."""
     path = args.figure and figure_path(args.figure)
     model = load_captioner(args.checkpoint, start(args.device))
     check_sizes(model, args.max_words, args.max_frames)
@@ -79,6 +63,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.json:
         with atomic_write(args.json) as file:
             json.dump({"video": args.video, **asdict(said)}, file, indent=1)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Describe the video of the command line `argv`."""
+    options = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], **options)
+    add_describe_arguments(parser)
+    describe_video(parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Search your own videos: index a folder once, then query it, or ask a question about one video.
+"""Search your own videos: index a folder once, then query it; ask a question about one video, or describe it.
 
 python scripts/search.py index FOLDER --checkpoint pytorch_model.bin.N --index output/index
 python scripts/search.py query "a red circle moves left" --index output/index
 python scripts/search.py query --index output/index                                  # prompts for queries
 python scripts/search.py ask "what colour is the circle?" VIDEO --checkpoint output/vqa/pytorch_model.bin.N
+python scripts/search.py describe VIDEO --checkpoint output/captions/pytorch_model.bin.N
 """
 
 import argparse
@@ -21,10 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from models import RetrievalMethod, load_model
 from models.export import model_digest
 from scripts.benchmarks.measure import count
+from scripts.describe import add_describe_arguments, describe_video
 from scripts.model_arguments import add_device_arguments, add_model_arguments, model_options
 from scripts.searching.about import IndexedModel, Manifest, Sampling
 from scripts.searching.arguments import add_index_arguments, add_query_arguments
 from scripts.searching.build import build_index
+from scripts.searching.captions import Captioner
 from scripts.searching.details import read_details
 from scripts.searching.query import VideoIndex, clock
 from scripts.searching.questions import Answer, load_question_model
@@ -63,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_arguments(ask)
     add_device_arguments(ask)
 
+    add_describe_arguments(commands.add_parser("describe", help="say what happens in a video", **options))
     for command in (query, ask):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the results here as well")
     return parser
@@ -77,6 +81,7 @@ def make_index(args: argparse.Namespace) -> None:
     device = start(args.device)
     model = load_model(**model_options(args), device=device)
     check_sizes(model, args.max_words, args.max_frames)
+    captioner = Captioner.load(args.captions, device) if args.captions else None
     names = ("max_frames", "framerate", "cut", "segment", "overlap", "group")
     manifest = Manifest(
         folder=str(args.folder.resolve()),
@@ -85,19 +90,26 @@ def make_index(args: argparse.Namespace) -> None:
         sampling=Sampling(**{name: getattr(args, name) for name in names}),
         max_words=args.max_words,
         bits=args.bits,
+        captions=captioner and captioner.digest,
     )
-    update_index(model, manifest, args, rebuild=args.rebuild)
+    update_index(model, manifest, args, captioner, rebuild=args.rebuild)
     if args.watch:
         for _ in changes(args.folder, args.watch):
-            update_index(model, manifest, args)
+            update_index(model, manifest, args, captioner)
 
 
 def update_index(
-    model: RetrievalMethod, manifest: Manifest, args: argparse.Namespace, *, rebuild: bool = False
+    model: RetrievalMethod,
+    manifest: Manifest,
+    args: argparse.Namespace,
+    captioner: Captioner | None = None,
+    *,
+    rebuild: bool = False,
 ) -> None:
     """Update the index of the command line and print the changes."""
     details = None if args.details is None else read_details(args.details)
-    changed = build_index(model, args.index, manifest, args.workers, details=details, rebuild=rebuild)
+    options = {"details": details, "captioner": captioner, "rebuild": rebuild}
+    changed = build_index(model, args.index, manifest, args.workers, **options)
     if is_main():
         for file, reason in changed.skipped.items():
             print(f"skipped {printable(file)}: {reason}")
@@ -110,16 +122,17 @@ def update_index(
 def query_index(args: argparse.Namespace) -> None:
     """Print and write the segments that the queries of the command line find."""
     index = VideoIndex(args.index, start(args.device), args.checkpoint, args.folder)
-    found = []
+    found, described = [], index.manifest.captions is not None
     for query in queries(args):
         hits = index.search(query, top=args.top, shortlist=args.shortlist, skip=args.skip, where=args.where)
         rows = [
             [printable(hit.file), clock(hit.start), clock(hit.end), clock(hit.begin), f"{hit.similarity:.3f}"]
+            + [hit.description] * described
             for hit in hits
         ]
         if args.query is None:
             print(f"\n{printable(query)}")
-        print(table(["video", "from", "to", "match at", "similarity"], rows))
+        print(table(["video", "from", "to", "match at", "similarity"] + ["description"] * described, rows))
         found.append({"query": query, "folder": index.manifest.folder, "results": list(map(asdict, hits))})
     write_results(args.json, found if args.query is None else found[0])
 
@@ -158,7 +171,7 @@ def write_results(path: Path | None, results: Any) -> None:
             json.dump(results, file, indent=1)
 
 
-COMMANDS = {"index": make_index, "query": query_index, "ask": answer_question}
+COMMANDS = {"index": make_index, "query": query_index, "ask": answer_question, "describe": describe_video}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

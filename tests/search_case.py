@@ -30,7 +30,7 @@ def manifest_of(model, checkpoint, videos, **changed):
 
 def make_index(model, checkpoint, videos, address, **options):
     """Bring an index up to date in this process; an option of the manifest is one of these, too."""
-    own = {name: options.pop(name) for name in ("details", "rebuild", "workers") if name in options}
+    own = {name: options.pop(name) for name in ("captioner", "details", "rebuild", "workers") if name in options}
     return build_index(model, address, manifest_of(model, checkpoint, videos, **options), **own)
 
 

@@ -10,6 +10,7 @@ from scripts import ablation
 from scripts.experiments import runs
 from scripts.experiments.effects import paired_effect
 from scripts.experiments.grid import read_grid
+from scripts.score_stories import score_run
 from tests.retrieval_case import build_corpus
 from utils.errors import InputError
 
@@ -25,8 +26,9 @@ def corpus(tmp_path_factory):
     return build_corpus(tmp_path_factory.mktemp("shapes"), train=8, test=8)
 
 
-def write_grid(path, variants, comparisons=(), flags=FLAGS):
-    path.write_text(json.dumps({"flags": flags, "variants": variants, "comparisons": list(comparisons)}))
+def write_grid(path, variants, comparisons=(), flags=FLAGS, script="main_retrieval.py"):
+    grid = {"script": script, "flags": flags, "variants": variants, "comparisons": list(comparisons)}
+    path.write_text(json.dumps(grid))
     return path
 
 
@@ -80,6 +82,28 @@ def test_a_grid_runs_as_jobs(corpus, tmp_path):
     words = command_line(corpus, tmp_path, grid, "--seeds", "0", "--submit", "cluster=local", "timeout_min=5")
     found = ablation.main(words)
     assert list(found["variants"]) == ["levels", "mixed"] and found["effects"] == []
+
+
+@pytest.mark.slow
+def test_a_grid_of_captions(corpus, tmp_path):
+    captions = "--beams 1 --retrieval_weight 0"
+    variants = {
+        "retrieval": {"script": "main_retrieval.py", "flags": "--teacher exact"},
+        "entity": {"flags": f"{captions} --num_levels 1", "needs": {"--init_model": "retrieval"}},
+        "levels": {"flags": captions, "needs": {"--init_model": "retrieval"}},
+    }
+    flags = f"{FLAGS} --recipe corrected --datatype csv"
+    grid = write_grid(tmp_path / "grid.json", variants, [("levels", "entity")], flags, "main_captioning.py")
+    words = command_line(corpus, tmp_path, grid, "--seeds", "0")
+    words[words.index(str(corpus.annotations))] = str(corpus.folder / "captions")
+    found = ablation.main(words)
+    assert list(found["variants"]) == ["entity", "levels"]  # the retrieval run is for its checkpoint alone
+    for name, cells in found["variants"].items():
+        folder = read_grid(grid).folder(tmp_path / "out", name, 0)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert cells["CIDEr"]["mean"] == pytest.approx(metrics["captions"]["CIDEr"])
+        assert {measure: cell["mean"] for measure, cell in cells.items() if measure != "CIDEr"} == score_run(folder)
+    assert [each["measure"] for each in found["effects"]] == ["CIDEr", "things", "events", "story"]
 
 
 def test_a_run_that_fails_ends_the_grid(corpus, tmp_path):

@@ -3,13 +3,11 @@
 import json
 
 import pytest
-import torch
 
-from models import CLIP, HBICaptioning
 from scripts.describe import main, most_attended
 from scripts.figures.caption import caption_figure
-from tests.conftest import SMALL
-from utils.checkpoint import released_state, save_weights
+from scripts.search import main as search
+from tests.caption_case import save_captioner
 from utils.errors import InputError
 
 SIZES = ["--max_words", "8", "--max_frames", "4", "--beams", "2"]
@@ -17,12 +15,8 @@ SIZES = ["--max_words", "8", "--max_frames", "4", "--beams", "2"]
 
 @pytest.fixture(scope="module")
 def captioner(tmp_path_factory):
-    torch.manual_seed(0)
-    model = HBICaptioning(CLIP(SMALL), temporal_layers=1).eval()
-    torch.nn.init.normal_(model.decoder.embedding.weight, std=0.3)
     path = tmp_path_factory.mktemp("captioner") / "pytorch_model.bin.0"
-    save_weights(released_state(model), path)
-    return model, path
+    return save_captioner(path), path
 
 
 def test_words_are_printed_with_probability_and_frames(captioner, video_file, tmp_path, capsys):
@@ -30,7 +24,10 @@ def test_words_are_printed_with_probability_and_frames(captioner, video_file, tm
     words = [str(video_file), "--checkpoint", str(path), *SIZES]
     main([*words, "--figure", f"{tmp_path}/caption.png", "--json", f"{tmp_path}/caption.json"])
     said = model.describe(video_file, beams=2, max_words=8, max_frames=4)
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out
+    search(["describe", *words])
+    assert capsys.readouterr().out + f"{tmp_path}/caption.png\n" == printed
+    lines = printed.splitlines()
     assert lines[0] == said.caption and len(lines) == len(said.words) + 4
     assert f"{said.words[0].probability:.3f}" in lines[3] and most_attended(said.words[0], said) in lines[3]
     written = json.loads((tmp_path / "caption.json").read_text())

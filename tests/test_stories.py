@@ -6,8 +6,10 @@ import random
 import pytest
 
 from scripts import score_stories
+from scripts.experiments.captions import caption_outcomes, score
 from scripts.shapes.grammar import read_story, sentence
 from scripts.shapes.scene import Action, Event, Scene, Thing
+from utils.caption_metrics import caption_metrics
 from utils.errors import InputError
 
 STAR, RING = Thing("small", "red", "star", 30, 30), Thing("big", "blue", "ring", 90, 90)
@@ -38,7 +40,7 @@ def test_stories_are_read_as_they_are_told():
     ],
 )
 def test_stories_are_scored_by_things_events_and_order(told, right):
-    found = score_stories.score(read_story(told), SCENE.story)
+    found = score(read_story(told), SCENE.story)
     assert [name for name, fine in found.items() if fine] == right.replace("all", "things events story").split()
 
 
@@ -49,6 +51,10 @@ def test_runs_are_scored(tmp_path, capsys):
     lines = [{"image_id": name, "caption": caption} for name, caption in (told | {"video0": "a dog"}).items()]
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     score_stories.main([str(tmp_path)])
+    outcomes = caption_outcomes(tmp_path)
+    assert outcomes["things"].tolist() == [False] + [True] * 7
+    expected = caption_metrics([line["caption"] for line in lines], [[caption] for caption in told.values()])
+    assert 100 * outcomes["CIDEr"].mean() == pytest.approx(expected["CIDEr"])
     assert json.loads((tmp_path / "stories.json").read_text()) == {"things": 87.5, "events": 87.5, "story": 87.5}
     assert "87.5" in capsys.readouterr().out
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from scripts.experiments.captions import caption_outcomes
+
 RESAMPLES = 9999
 
 
 def outcomes(folder: Path) -> dict[str, np.ndarray]:
-    """Correctness of each query (Q,) of a finished run by measure; none for the estimator."""
+    """Value of each query (Q,) of a finished run by measure: whether it is right, or a score."""
     ranks, predictions = folder / "ranks.npz", folder / "predictions.jsonl"
     if ranks.is_file():
         with np.load(ranks, allow_pickle=False) as arrays:
@@ -21,14 +23,14 @@ def outcomes(folder: Path) -> dict[str, np.ndarray]:
     if predictions.is_file():
         answered = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
         return {"top-1": np.array([each["top5"][0][0] == each["truth"] for each in answered])}
-    return {}
+    return caption_outcomes(folder)
 
 
 def paired_effect(first: np.ndarray, second: np.ndarray) -> dict:
     """Mean difference of two variants, in points of a percentage.
 
     Args:
-        first: boolean (S, Q), whether each query is right.
+        first: (S, Q), values of each query, see `outcomes`.
         second: (S, Q), the same for the other variant.
 
     Returns:

@@ -11,7 +11,7 @@ from scripts.experiments.runs import Run
 from utils.schema import Settings, validated
 from utils.texts import read_json
 
-Script = Literal["main_retrieval.py", "main_vqa.py", "banzhaf_estimator.py"]
+Script = Literal["main_retrieval.py", "main_vqa.py", "main_captioning.py", "banzhaf_estimator.py"]
 
 
 class Variant(Settings):
@@ -19,7 +19,7 @@ class Variant(Settings):
 
     Attributes:
         flags: in addition to those of the grid and of the command line.
-        script: entry script, if not the grid's.
+        script: entry script, if not the grid's; such a variant is not summarised.
         needs: flags that take the best checkpoint of an earlier variant, with the same seed.
     """
 

@@ -92,6 +92,7 @@ class Manifest(Settings):
         sampling: see `Sampling`.
         max_words: tokens of a query.
         bits: of a number of a token, see `scripts.searching.compression`.
+        captions: digest of the model that wrote the `description` of each segment; None: there is no such column.
         decoder: that the frames were decoded with.
         skipped: number of videos in the folder that cannot be used.
         format: version of this layout.
@@ -103,6 +104,7 @@ class Manifest(Settings):
     sampling: Sampling
     max_words: Annotated[int, Field(ge=2, le=1024)]
     bits: Literal[4, 8, 16] = 16
+    captions: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     decoder: Text = DECODER
     skipped: Annotated[int, Field(ge=0)] = 0
     format: Literal[3] = FORMAT

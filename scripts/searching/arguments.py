@@ -23,6 +23,7 @@ def add_index_arguments(index: argparse.ArgumentParser) -> None:
     index.add_argument("--group", type=int, default=4, help="segments that a long one covers; 0: no long ones")
     index.add_argument("--bits", type=int, choices=BITS, default=16, help="of each number of the stored tokens")
     index.add_argument("--details", type=Path, help="CSV file: video, caption, tags (with ; between), date")
+    index.add_argument("--captions", metavar="CHECKPOINT", help="of main_captioning.py; describes each segment")
     index.add_argument("--rebuild", action="store_true", help="make the index again, with other options or from damage")
     index.add_argument("--watch", type=AMOUNT, metavar="SECONDS",
                        help="go on, and update the index when the folder changed and then stayed so for this long")

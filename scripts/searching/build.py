@@ -6,7 +6,7 @@ S segments of a video, N_v frames of a segment, D width.
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from models import RetrievalMethod
 from models.shortlist import check_shortlist, vectors
 from scripts.searching.about import Manifest
+from scripts.searching.captions import Captioner, check_captioner
 from scripts.searching.plan import Plan, identity, make_plan
 from scripts.searching.rows import Details, Encoded, rows_of
 from scripts.searching.segments import Finished, Part, SegmentReader, list_videos
@@ -58,6 +59,7 @@ def build_index(
     workers: int = 0,
     *,
     details: Mapping[str, Details] | None = None,
+    captioner: Captioner | None = None,
     rebuild: bool = False,
 ) -> Changes:
     """Make an index of a folder of videos, or bring it up to date: only what is new or changed is computed.
@@ -71,6 +73,7 @@ def build_index(
         manifest: what the index is made of.
         workers: decoding processes of each process.
         details: video -> what is said of it; None leaves what was said before.
+        captioner: describes the segments of an index with captions.
         rebuild: start from nothing.
 
     Returns:
@@ -81,6 +84,7 @@ def build_index(
             was made of something else, or the model cannot be searched with.
     """
     check_shortlist(model)
+    check_captioner(captioner, model, manifest)
     store, folder = Store(address), Path(manifest.folder)
 
     def prepare() -> tuple[Plan, bool]:
@@ -95,7 +99,10 @@ def build_index(
         return make_plan(store, folder, files, details), earlier is None
 
     plan, fresh = from_main(prepare)
-    finished = _gathered(_encode(model, store, plan.missing[rank() :: world_size()], manifest, workers, details))
+    files = plan.missing[rank() :: world_size()]
+    loader = _loader(model, files, manifest, workers)
+    encoded = progress(_encoded(model, captioner, loader, manifest), "videos", logger, len(files))
+    finished = _gathered(_add(store, encoded, manifest, details or {}))
     skipped = {video.file: video.reason for video in finished if video.reason}
     if is_main():
         plan.remove_stale(store, {video.file: video.content for video in finished if not video.reason})
@@ -105,23 +112,24 @@ def build_index(
     return Changes(len(finished) - len(skipped), plan.kept, plan.moved, plan.removed, skipped)
 
 
-@torch.no_grad()
-def _encode(
-    model: RetrievalMethod,
-    store: Store,
-    files: list[str],
-    manifest: Manifest,
-    workers: int,
-    details: Mapping[str, Details] | None,
-) -> list[Finished]:
-    """Encode videos and add them to the table."""
-    folder, details = Path(manifest.folder), details or {}
-    reader = SegmentReader(folder, files, model.clip.config.resolution, manifest.sampling)
+def _loader(model: RetrievalMethod, files: list[str], manifest: Manifest, workers: int) -> DataLoader:
+    """Read videos in `workers` processes."""
+    reader = SegmentReader(Path(manifest.folder), files, model.clip.config.resolution, manifest.sampling)
     count = min(workers, len(files))  # a fork would copy the threads of the table's engine in some unknown state
-    loader = DataLoader(reader, None, num_workers=count, multiprocessing_context="forkserver" if count else None)
+    return DataLoader(reader, None, num_workers=count, multiprocessing_context="forkserver" if count else None)
+
+
+def _add(
+    store: Store,
+    videos: Iterable[tuple[Finished, Encoded | None]],
+    manifest: Manifest,
+    details: Mapping[str, Details],
+) -> list[Finished]:
+    """Add videos to the table as they come."""
+    folder = Path(manifest.folder)
     waiting: list[pa.Table] = []
     last, finished = time.monotonic(), []
-    for video, encoded in progress(_encoded(model, loader, manifest), "videos", logger, len(files)):
+    for video, encoded in videos:
         finished.append(video)
         if not video.reason:
             said = details.get(video.file, Details())
@@ -134,25 +142,27 @@ def _encode(
     return finished
 
 
+@torch.no_grad()
 def _encoded(
-    model: RetrievalMethod, loader: DataLoader, manifest: Manifest
+    model: RetrievalMethod, captioner: Captioner | None, loader: DataLoader, manifest: Manifest
 ) -> Iterator[tuple[Finished, Encoded | None]]:
     """Yield each video when all of it has been read, and its segments unless it cannot be used."""
-    parts: dict[str, list[tuple[Part, Tensor, Tensor]]] = defaultdict(list)
+    parts: dict[str, list[tuple[Part, Tensor, Tensor, list[str]]]] = defaultdict(list)
     for part in loader:
         if isinstance(part, Part):
             counts = torch.tensor(list(map(len, part.times)))
             mask = (torch.arange(manifest.sampling.max_frames) < counts.unsqueeze(1)).long().to(model.device)
             tokens = model.frame_tokens(part.frames.to(model.device), mask)
-            parts[part.file].append((part, tokens.cpu(), vectors(model, tokens, mask, "video").cpu()))
+            written = captioner.captions(part.frames, mask) if captioner else []
+            parts[part.file].append((part, tokens.cpu(), vectors(model, tokens, mask, "video").cpu(), written))
             continue
         done = parts.pop(part.file, [])
         if part.reason:
             yield part, None
             continue
-        read, tokens, pooled = zip(*done, strict=True)
+        read, tokens, pooled, written = zip(*done, strict=True)
         spans, times = ([item for some in read for item in getattr(some, name)] for name in ("spans", "times"))
-        yield part, Encoded(spans, times, torch.cat(tokens), torch.cat(pooled))
+        yield part, Encoded(spans, times, torch.cat(tokens), torch.cat(pooled), sum(written, []))
 
 
 def _gathered(own: list[Finished]) -> list[Finished]:

@@ -43,6 +43,7 @@ class Hit(Segment):
         similarity: by the model.
         begin, finish: seconds, of the frames that carry the match; they may reach into neighbouring segments.
         caption, tags, date: what is said of the video; the date as YYYY-MM-DD.
+        description: what a model says of the segment, if the index has captions.
     """
 
     similarity: float
@@ -51,6 +52,7 @@ class Hit(Segment):
     caption: str = ""
     tags: tuple[str, ...] = ()
     date: str = ""
+    description: str = ""
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ class VideoIndex:
         self.manifest = manifest.model_copy(update={"folder": str(folder)} if folder else {})
         self.model = _load(self.manifest, device, checkpoint, self.store.address)
         self.store.check(self.manifest, self.model.clip.config.embed_dim)
+        self._shown = [*SHOWN, *(["description"] if self.manifest.captions else [])]
 
     @cached_property
     def files(self) -> list[str]:
@@ -128,7 +129,7 @@ class VideoIndex:
 
     def _nearest(self, vector: torch.Tensor, count: int, where: str | None) -> tuple[pa.Table, Tokens]:
         """The `count` rows whose vectors are nearest to `vector` (D,), and their tokens."""
-        columns = [*SHOWN, *COMPARED, *(["scales"] if self.manifest.bits < 16 else [])]
+        columns = [*self._shown, *COMPARED, *(["scales"] if self.manifest.bits < 16 else [])]
         rows = self.store.nearest(vector.cpu().numpy(), count, where, columns)
         return rows, self._tokens(rows)
 
@@ -147,7 +148,7 @@ class VideoIndex:
         """Results from rows, their similarities (K,) and the scores of their frames (K, N_v)."""
         if not (sim.isfinite().all() and scores.isfinite().all()):
             raise InputError(f"{self.store.address}: holds numbers that are not finite; {REBUILD}")
-        shown, times = rows.select(SHOWN).to_pylist(), numbers(rows["times"]).astype(np.float64)
+        shown, times = rows.select(self._shown).to_pylist(), numbers(rows["times"]).astype(np.float64)
         bounds = [row[name] for row in shown for name in ("start", "end", "duration")]
         finite = np.isfinite(np.array([*bounds, *times.flat], float)).all()
         if not (finite and rows["frames"].to_numpy().min(initial=1) > 0):
@@ -173,6 +174,7 @@ class VideoIndex:
                 caption=row["caption"] or "",
                 tags=tuple(row["tags"] or ()),
                 date=row["date"] or "",
+                description=row.get("description") or "",
             )
             for place, begin, finish in moments(candidates, skip + top, shots=shots)[skip:]
             for row in [shown[order[place]]]

@@ -4,7 +4,7 @@ S segments, N_v frames of each, D width.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -36,12 +36,14 @@ class Encoded:
         times: when the frames of each are shown, seconds.
         tokens: (S, N_v, D).
         vectors: (S, D), of length 1.
+        descriptions: of each, if the index has captions.
     """
 
     spans: list[Span]
     times: list[list[float]]
     tokens: Tensor
     vectors: Tensor
+    descriptions: list[str] = field(default_factory=list)
 
 
 def schema(manifest: Manifest, width: int) -> pa.Schema:
@@ -57,6 +59,8 @@ def schema(manifest: Manifest, width: int) -> pa.Schema:
     }  # fmt: skip
     if bits < 16:
         columns["scales"] = pa.list_(pa.float16(), 2 * frames)
+    if manifest.captions:
+        columns["description"] = pa.string()
     return pa.schema(columns)
 
 
@@ -84,10 +88,10 @@ def rows_of(
     columns = {name: [value] * segments for name, value in same.items()}
     columns |= {"number": range(segments), "frames": list(map(len, encoded.times)), "times": times}
     columns |= dict(zip(("start", "end"), zip(*encoded.spans, strict=True), strict=True))
-    columns |= {"vector": encoded.vectors.half().cpu().numpy()}
+    columns |= {"vector": encoded.vectors.half().cpu().numpy(), "description": encoded.descriptions}
     columns |= compress(encoded.tokens, encoded.vectors, manifest.bits)
     fields = schema(manifest, width)
-    return pa.table([column(columns[field.name], field.type) for field in fields], schema=fields)
+    return pa.table([column(columns[each.name], each.type) for each in fields], schema=fields)
 
 
 def numbers(column: pa.ChunkedArray) -> np.ndarray:

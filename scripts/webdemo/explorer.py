@@ -23,6 +23,7 @@ from models.shortlist import vectors
 from scripts.figures.hierarchy import hierarchy_figure
 from scripts.figures.view import View, look
 from scripts.searching.build import build_index
+from scripts.searching.captions import Captioner, check_captioner
 from scripts.searching.query import Hit, Segment, VideoIndex
 from scripts.webdemo.comparison import comparison_figure
 from scripts.webdemo.uploads import PICTURE_SUFFIXES, Uploads
@@ -52,11 +53,18 @@ class Explorer:
         open_index: opens the index; called again when a video was added.
         uploads: what visitors have sent.
         questions: a model that answers questions, None if there is none.
+        captioner: a model that describes results, None if there is none.
     """
 
-    def __init__(self, open_index: Callable[[], VideoIndex], uploads: Uploads, questions: HBIVQA | None = None):
+    def __init__(
+        self,
+        open_index: Callable[[], VideoIndex],
+        uploads: Uploads,
+        questions: HBIVQA | None = None,
+        captioner: Captioner | None = None,
+    ):
         self.index, self._open_index = open_index(), open_index
-        self.uploads, self.questions = uploads, questions
+        self.uploads, self.questions, self.captioner = uploads, questions, captioner
         self._thumbnails: OrderedDict[str, bytes] = OrderedDict()
 
     def search(self, words: str, example: str = "", top: int = 10) -> list[Hit]:
@@ -164,6 +172,21 @@ class Explorer:
         sampling = self.index.sampling(segment)
         return dict(self.questions.answer(question[:MAX_TEXT], self.index.file(segment.file), **sampling))
 
+    @property
+    def describes(self) -> bool:
+        """Whether there are captions of results."""
+        return bool(self.captioner or self.index.manifest.captions)
+
+    def describe(self, hit: Hit) -> str:
+        """What happens in a result: the caption that the index has, or one that is written now; "" without either.
+
+        Raises:
+            InputError: the video cannot be decoded.
+        """
+        if hit.description or self.captioner is None:
+            return hit.description
+        return self.captioner.model.describe(self.index.file(hit.file), **self.index.sampling(hit)).caption
+
     def compare(self, query: str, segment: Segment) -> tuple[str, str]:
         """Compare the estimator with the exact interaction.
 
@@ -187,13 +210,15 @@ class Explorer:
         name, source = self.uploads.name(key), self.uploads.path(key)
         if source.suffix in PICTURE_SUFFIXES:
             raise InputError(f"{name}: is a picture; only videos are added")
+        captioner = self.captioner if self.index.manifest.captions else None
+        check_captioner(captioner, self.index.model, self.index.manifest)
         decode_clip(source, **self._sizes())  # before anything changes
         target = Path(self.index.manifest.folder, ADDED, name)
         if target.exists():
             raise InputError(f"{name}: a video of this name was added before; rename the file")
         with atomic_write(target, "wb") as file, source.open("rb") as content:
             shutil.copyfileobj(content, file)
-        build_index(self.index.model, self.index.path, self.index.manifest)
+        build_index(self.index.model, self.index.path, self.index.manifest, captioner=captioner)
         self.index = self._open_index()
         logger.info("added %s", name)
         return f"{ADDED}/{name}"

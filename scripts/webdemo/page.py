@@ -122,6 +122,7 @@ def build_search(page: gradio.Blocks, explorer: Explorer, examples: Sequence[str
     with gradio.Row():
         with gradio.Column(min_width=300):
             player = gradio.HTML(CHOOSE, elem_id="player")
+            said = gradio.Textbox(label="Caption by the model", elem_id="said", visible=explorer.describes)
         with gradio.Column(min_width=300):
             question, answers = build_questions(explorer)
     kind = gradio.Radio(list(INTERACTIONS), value="exact", label="Lines show the interaction", elem_id="kind")
@@ -138,16 +139,20 @@ def build_search(page: gradio.Blocks, explorer: Explorer, examples: Sequence[str
         base = f"{request.request.url.scheme}://{request.headers['host']}"
         pictures = [explorer.thumbnail(hit, sought) for hit in hits]
         cards = [card(base, hit, key, whole=whole) for hit, (key, whole) in zip(hits, pictures, strict=True)]
-        return (words, hits), None, gradio.Gallery(cards, selected_index=None, visible=True), CHOOSE, "", None
+        return (words, hits), None, gradio.Gallery(cards, selected_index=None, visible=True), CHOOSE, "", "", None
 
     def follow_link(words: str, top: int, request: gradio.Request) -> tuple:
-        unchanged = ((words, []), None, gradio.skip(), CHOOSE, "", None)
+        unchanged = ((words, []), None, gradio.skip(), CHOOSE, "", "", None)
         return words, top, *(search(words, top, request) if words else unchanged)
 
     def choose(event: gradio.SelectData, found: Found) -> tuple:
         words, hits = found
         hit = hits[event.index]
-        return (words, hit), play(hit, address(explorer.index, hit)), None
+        return (words, hit), play(hit, address(explorer.index, hit)), "", None
+
+    def describe(chosen: Chosen) -> str:
+        _, hit = require(chosen)
+        return explorer.describe(hit)
 
     def draw(kind: str, chosen: Chosen) -> str:
         if not chosen or not chosen[0]:  # a search for a file has no words
@@ -165,7 +170,7 @@ def build_search(page: gradio.Blocks, explorer: Explorer, examples: Sequence[str
 
     respond = partial(shown, explorer)
     options = {"api_visibility": "private", **IN_TURN}
-    outputs = [found, chosen, results, player, figure, answers]
+    outputs = [found, chosen, results, player, said, figure, answers]
     searches = [gradio.on([query.submit, button.click], respond(search), [query, top], outputs, **options)]
     if shelf:
         searches.append(shelf.load_input_event.then(respond(search), [query, top], outputs, **options))
@@ -175,8 +180,9 @@ def build_search(page: gradio.Blocks, explorer: Explorer, examples: Sequence[str
     alike.click(respond(search_alike), [query, top], outputs, js=send, **options)
     add.click(respond(add_video), query, query, js="async (_) => [await sendOwnFile()]", **options)
     page.load(respond(follow_link), [query, top], [query, top, *outputs], js=READ_LINK, **options)
-    choice = results.select(respond(choose), found, [chosen, player, answers], **options)
-    choice.success(None, js=SHOW_PLAYER).then(respond(draw), [kind, chosen], figure, **options)
+    choice = results.select(respond(choose), found, [chosen, player, said, answers], **options)
+    described = choice.success(None, js=SHOW_PLAYER).then(respond(describe), chosen, said, **options)
+    described.success(respond(draw), [kind, chosen], figure, **options)
     kind.change(respond(draw), [kind, chosen], figure, **options)
     question.submit(respond(ask), [question, chosen], answers, **options)
 

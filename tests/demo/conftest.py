@@ -19,12 +19,14 @@ from selenium.webdriver.chrome.service import Service
 from models import CLIP, HBI, HBIVQA
 from scripts.searching.about import Manifest
 from scripts.searching.build import build_index
+from scripts.searching.captions import Captioner
 from scripts.searching.query import Segment, VideoIndex
 from scripts.webdemo.explorer import Explorer
 from scripts.webdemo.playback import Converter
 from scripts.webdemo.protection import Protection
 from scripts.webdemo.serving import build_app
 from scripts.webdemo.uploads import Uploads
+from tests.caption_case import save_captioner
 from tests.conftest import SMALL, write_video
 from utils.checkpoint import released_state, save_weights, sha256
 
@@ -79,7 +81,8 @@ def make_site(root, seconds=12):
     build_index(model, root / "index", manifest)
     (videos / "moved.mp4").unlink()
     questions = HBIVQA(CLIP(SMALL), ["red", "blue", "green"], temporal_layers=1).eval()
-    return Explorer(lambda: VideoIndex(root / "index"), Uploads(root / "uploads"), questions)
+    captioner = Captioner(save_captioner(root / "captions.bin"), sha256(root / "captions.bin"))
+    return Explorer(lambda: VideoIndex(root / "index"), Uploads(root / "uploads"), questions, captioner)
 
 
 @pytest.fixture(scope="module")

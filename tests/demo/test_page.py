@@ -86,6 +86,8 @@ def test_search_choose_look_and_ask_in_a_browser(explorer, address, browser, wid
     assert browser.execute_script("return arguments[0].currentTime", video) <= hit.end + 0.5
     assert hit.file in find(browser, "#player")[0].text
     wait_until(browser, IN_VIEW, video)
+    said = "document.querySelector('#said textarea, #said input').value == arguments[0]"
+    wait_until(browser, said, explorer.describe(hit))
 
     (question,) = find(browser, "#question textarea, #question input")
     question.send_keys("what colour is it?\n")

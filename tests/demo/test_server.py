@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ from scripts.demo import build_parser
 from scripts.demo import main as demo
 from scripts.webdemo import uploads as uploads_module
 from scripts.webdemo.addresses import address as playing
+from scripts.webdemo.explorer import Explorer
 from scripts.webdemo.playback import Converter
 from scripts.webdemo.serving import build_app
 from scripts.webdemo.uploads import Uploads
@@ -49,7 +51,8 @@ def test_videos_are_served_as_videos(tmp_path, suffix, media_type):
     path.write_bytes(b"content")
     manifest = SimpleNamespace(folder=str(tmp_path), skipped=0)
     index = SimpleNamespace(manifest=manifest, file=lambda name: tmp_path / name, files=[path.name], holds=bool)
-    app = build_app(SimpleNamespace(index=index, questions=None), Converter(tmp_path / "converted"), [])
+    explorer = SimpleNamespace(index=index, questions=None, describes=False)
+    app = build_app(explorer, Converter(tmp_path / "converted"), [])
     with TestClient(app) as client:
         response = client.get(f"/video/{path.name}")
     assert response.headers["content-type"].startswith(media_type) and response.content == b"content"
@@ -99,6 +102,16 @@ def test_a_thumbnail_is_the_frame_nearest_to_the_query(explorer):
         assert int(np.argmin(differences)) == nearest
         best.add(nearest)
     assert len(best) > 1  # not the same frame whatever is sought
+
+
+def test_a_result_is_described_as_the_index_has_it_or_now(explorer):
+    hit = next(hit for hit in explorer.search(QUERY, top=50) if hit.file == "long.mp4" and hit.start)
+    sampling = {"max_frames": 4, "start": hit.start, "end": hit.end if hit.end < hit.duration else None}
+    said = explorer.captioner.model.describe(explorer.index.file(hit.file), **sampling)
+    assert said.caption and explorer.describe(hit) == said.caption
+    assert explorer.describe(replace(hit, description="as the index has it")) == "as the index has it"
+    silent = Explorer(lambda: explorer.index, explorer.uploads)
+    assert not silent.describes and silent.describe(hit) == ""
 
 
 def test_a_moved_video_does_not_fail_a_search(explorer):
