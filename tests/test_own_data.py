@@ -18,6 +18,8 @@ from utils.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", (ROOT / "docs" / "own_data.md").read_text(), re.M | re.S)
+SMALLER = {"--train 120 --test 40": "--train 24 --test 8", "--steps 300": "--steps 5", "--epochs 5": "--epochs 1"}
+"""What the page says -> what its test does, which does not look at how good the model is."""
 
 
 def write_pairs(path, videos, rows=("caption",)):
@@ -71,24 +73,26 @@ def test_flags_win_over_the_preset(method):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("HBI_TEST_LONG" not in os.environ, reason="takes many minutes: set HBI_TEST_LONG=1 to run it")
 def test_the_page_runs_from_top_to_bottom(tmp_path):
     for name in ("scripts", "models", "main_retrieval.py"):
         (tmp_path / name).symlink_to(ROOT / name)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
-    printed = []
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    printed, missing = [], set(SMALLER)
     for language, block in BLOCKS:
+        missing -= {size for size in SMALLER if size in block}
+        for size, smaller in SMALLER.items():
+            block = block.replace(size, smaller)
         command = ["bash", "-ec", block] if language == "bash" else [sys.executable, "-c", block]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1200)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         printed.append(done.stdout)
+    assert not missing
     trained, evaluated = (
         json.loads((tmp_path / "output" / name / "metrics.json").read_text()) for name in ("own", "own_test")
     )
-    assert evaluated["t2v"] == trained["t2v"] and evaluated["run"]["videos"] == 40
-    assert evaluated["t2v"]["R10"] > 1.5 * 25  # by chance 10 of 40
+    assert evaluated["t2v"] == trained["t2v"] and evaluated["run"]["videos"] == 8
     everything = "\n".join(printed)
-    assert "280 captions" in everything and "160 videos, 128 numbers each" in everything
+    assert "56 captions" in everything and "32 videos, 128 numbers each" in everything
     assert "torch.Size([1, 2])" in everything and everything.count(".mp4") >= 3
     assert (tmp_path / "output" / "own_model" / "README.md").read_text().count("| text to video |") == 1
