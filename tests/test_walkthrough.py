@@ -39,6 +39,7 @@ def form(text):
     text = re.sub(r"(shows|:) (a|the) .*", r"\1 CAPTION", text)
     text = re.sub(r"\[[\d, ]*\]", "[...]", text)
     text = re.sub(r"video\d+", "video", text)
+    text = re.sub(r"\d:\d\d", "0:00", re.sub(r"([ -])\1+", r"\1", text))  # times, widths of columns
     return re.sub(r"-?\d+\.\d+(?![\d, )])", "0.0", text)
 
 
