@@ -82,7 +82,7 @@ def check_unseen(args: argparse.Namespace, clips: Collection[Clip], name: str) -
     """
     config = find_config(args.init_model)
     if config is None or "anno_path" not in config.flags:
-        return f"{args.init_model}: no config.json tells on which videos it was trained"
+        return f"{args.init_model}: no config.json names its training videos"
     trained = argparse.Namespace(**config.flags)
     learnt = {clip.video_id for clip in read_split(trained, "train").clips}
     seen = sorted({clip.video_id for clip in clips} & learnt)

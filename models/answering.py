@@ -64,7 +64,7 @@ def add_freeze_argument(parser: argparse.ArgumentParser) -> None:
     """Add the flag of the layers of CLIP that are not trained."""
     group = parser.add_argument_group("freezing")
     group.add_argument("--freeze_layer_num", type=int, default=0,
-                       help="blocks of CLIP's towers that are not trained, nor what lies below them; -1 trains all")
+                       help="lowest blocks of CLIP's towers that are frozen, with the embeddings; -1 trains all")
 
 
 class AnswerMethod(RetrievalMethod):

@@ -38,7 +38,7 @@ def add_captioning_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--retrieval_weight", type=AMOUNT, default=default.retrieval_weight,
                        help="weight of HBI's own losses; 0 leaves them out")
     group.add_argument("--captions_per_clip", type=COUNT, default=1,
-                       help="captions of one video that a training batch has together; more encode fewer videos a step")
+                       help="captions of each video in a training batch; with more a step encodes fewer videos")
     group.add_argument("--allow_seen_videos", action="store_true",
                        help="start from a checkpoint that was trained on videos of the test split")
     group.add_argument("--beams", type=COUNT, default=5, help="beams of the evaluation; 1 is greedy, as in selection")

@@ -66,7 +66,7 @@ def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
     add_interaction_argument(parser)
     group = parser.add_argument_group("estimator")
     group.add_argument("--network", choices=tuple(NETWORKS), default="released",
-                       help="the paper's network, or one of ranks within rows and columns, which comes closer")
+                       help="the paper's network, or a more accurate one, of ranks within rows and columns")
 
 
 def add_level_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +111,7 @@ def add_reconstruction_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--reconstruct", choices=SCOPES, default=HBIOptions.reconstruct,
                        help="reconstruct tokens by the other side: not, in the Banzhaf game, or in all similarities")
     group.add_argument("--reconstruct_share", type=SHARE, default=HBIOptions.reconstruct_share,
-                       help="how much of it in the game; in the similarities it is learned")
+                       help="share of it in the game; in the similarities the share is learned")
 
 
 def add_hbi_arguments(parser: argparse.ArgumentParser) -> None:

@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--index", type=Path, help="folder that scripts/search.py index made (the quickstart's videos)")
-    parser.add_argument("--checkpoint", help="where the index's model lies now (where it lay then)")
+    parser.add_argument("--checkpoint", help="path of the index's model (the path at indexing)")
     parser.add_argument("--questions", help="checkpoint of a model that answers questions (the quickstart's, if any)")
     parser.add_argument("--answers", help="the answers of that model (train_ans2label.json next to it)")
     parser.add_argument("--captions", help="checkpoint of a model that describes results (the quickstart's, if any)")

@@ -25,7 +25,7 @@ def score_run(folder: Path) -> dict[str, float]:
     """
     found = story_outcomes(*read_captions(folder))
     if not found:
-        raise InputError(f"{folder}: its references do not tell of the built-in videos; give a run on data/shapes")
+        raise InputError(f"{folder}: its references are not of the built-in videos; give a run on data/shapes")
     return {name: 100 * float(right.mean()) for name, right in found.items()}
 
 

@@ -65,7 +65,7 @@ def test_the_folder_alone_gives_the_metrics_of_the_training(trained, launch, tmp
     shutil.copy(folder / "pytorch_model.bin.best.0", moved)
     similar = ["--do_eval", "--save_similarity", "--init_model", moved / "pytorch_model.bin.best.0"]
     launch(tmp_path / "released", *similar)
-    assert "taken as trained with" in log(tmp_path / "released")
+    assert "assumed to be trained with" in log(tmp_path / "released")
     assert "--recipe=released" in log(tmp_path / "released") and "--max_words=32" in log(tmp_path / "released")
     assert load_model(similar[-1]).recipe != load_model(folder / "pytorch_model.bin.best.0").recipe
     shutil.copy(folder / CONFIG, moved)

@@ -36,7 +36,7 @@ def defaults(parser):
     for action in parser._actions:
         if action.dest in ("help", "local_rank") or action.default == argparse.SUPPRESS:
             continue
-        value = parser.get_default(action.dest)
+        value = action.default
         words = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         shown = "required" if action.required else {"None": "-", "False": "off", "": "-"}.get(words, words)
         found[action.option_strings[0]] = shown

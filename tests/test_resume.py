@@ -305,7 +305,7 @@ def test_a_signal_saves_and_ends_the_run(number, whole, corpus, tmp_path, monkey
         run(main_retrieval.main)
     assert ended.value.code == 75
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("main_retrieval.py: ")]
-    assert len(said) == 1 and "asked to stop after step 1" in said[0] and "--resume auto" in said[0]
+    assert len(said) == 1 and "stopped by a signal after step 1" in said[0] and "--resume auto" in said[0]
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "training_state").iterdir()] == ["step_1"]
     main_retrieval.main([*words, "--resume", "auto"])

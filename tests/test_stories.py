@@ -62,5 +62,5 @@ def test_runs_are_scored(tmp_path, capsys):
 def test_captions_of_other_videos_are_refused(tmp_path):
     (tmp_path / "references.json").write_text('{"annotations": [{"image_id": "a", "caption": "a dog runs"}]}')
     (tmp_path / "captions.jsonl").write_text('{"image_id": "a", "caption": "a dog"}\n')
-    with pytest.raises(InputError, match="its references do not tell of the built-in videos"):
+    with pytest.raises(InputError, match="its references are not of the built-in videos"):
         score_stories.score_run(tmp_path)

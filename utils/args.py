@@ -63,13 +63,13 @@ def retrieval_parser(methods: Collection[str], add_method_arguments: AddArgument
     method = partial(_add_method, methods), add_method_arguments
     groups = (add_data_arguments, add_model_arguments, *method, add_similarity_arguments)
     parser = _parser("Trains and evaluates text-video retrieval.", groups, method)
-    parser.add_argument("--preset", choices=tuple(PRESETS), help="other defaults: small for some hundred pairs or less")
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="other defaults; small: for some hundred pairs")
     return parser
 
 
 def _add_method(methods: Collection[str], parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("method")
-    group.add_argument("--method", choices=tuple(methods), default=next(iter(methods)), help="which of the methods")
+    group.add_argument("--method", choices=tuple(methods), default=next(iter(methods)), help="the model's method")
 
 
 def estimator_parser(methods: Collection[str], add_method_arguments: AddArguments) -> ArgumentParser:
@@ -164,7 +164,7 @@ def _with_config(
     if config is None:
         assumed = {name: value for name, value in vars(args).items() if name in parser.of_model}
         words = " ".join(parser.words(assumed))
-        return args, [f"{args.init_model}: no {CONFIG} of its run is there; it is taken as trained with {words}"]
+        return args, [f"{args.init_model}: no {CONFIG} of its run; assumed to be trained with {words}"]
     # A file of CLIP's weights may be gone; the default names have OpenAI's activation, too.
     of_run = parser.of_model - ({"base_encoder"} if config.quick_gelu else set())
     values = {name: value for name, value in config.flags.items() if name in of_run}

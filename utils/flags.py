@@ -56,16 +56,16 @@ def add_token_arguments(group: argparse._ArgumentGroup) -> None:
                        help="RandAugment of training clips, as in rand-m7-n4-mstd0.5-inc1, or none; "
                             "left out: as published for the data set")
     group.add_argument("--exact_resize", action="store_true",
-                       help="resize frames with PIL, as published, to the last bit: slower, and equal for frames of "
-                            "the model's size")
+                       help="resize frames with PIL, bit by bit as published: slower; frames of the model's size are "
+                            "equal in any case")
     group.add_argument("--skip_missing_videos", action="store_true", help="leave out pairs whose video is not found")
     group.add_argument("--skip_list", metavar="FILE",
-                       help="ids of videos to leave out, one a line, as scripts/check_data.py writes them")
+                       help="ids of videos to leave out, one per line, as scripts/check_data.py writes them")
     group.add_argument("--max_bad_videos", type=SHARE, default=0.01, metavar="SHARE",
-                       help="share of the training videos that may be broken; such are skipped, more stop the run")
+                       help="share of the training videos that may be broken and skipped; more stop the run")
     group.add_argument("--isolate_decoder", type=COUNT, nargs="?", const=60, metavar="SECONDS",
-                       help="decode in processes apart, where a file that crashes the decoder, or takes longer than "
-                            "this (60 if left out), is a broken video like any other")
+                       help="decode in separate processes, where a file that crashes the decoder, or takes longer than "
+                            "this (60 if left out), counts as a broken video")
     group.add_argument("--frame_cache", metavar="DIR", help="folder that keeps sampled frames, to decode a video once")
     group.add_argument("--frame_cache_gb", type=AMOUNT, default=50.0, help="10^9 bytes that the kept frames may take")
     group.add_argument("--frame_cache_form", choices=("lossless", "compact"), default="lossless",
@@ -83,8 +83,7 @@ def add_question_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--feature_framerate", dest="video_framerate", type=COUNT, default=1,
                        help="frames taken from a second of video")
     group.add_argument("--questions_per_clip", type=COUNT, default=1,
-                       help="questions about one video that a training batch asks together; more of them encode fewer "
-                            "videos a step")
+                       help="questions about each video in a training batch; with more a step encodes fewer videos")
     group.add_argument("--num_thread_reader", dest="workers", type=WORKERS, default=argparse.SUPPRESS,
                        help="published name of --workers")
     group.add_argument("--cross_num_hidden_layers", dest="num_hidden_layers", type=COUNT, default=argparse.SUPPRESS,
@@ -115,10 +114,11 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--coef_lr", type=AMOUNT, default=1e-3, help="CLIP's learning rate as a multiple of --lr")
     group.add_argument("--warmup_proportion", type=SHARE, default=0.1, help="share of the steps with a rising rate")
     group.add_argument("--weight_decay", type=AMOUNT, default=0.2, help="decay of all parameters but biases")
-    group.add_argument("--gradient_accumulation_steps", type=COUNT, default=1, help="batches summed up to a step")
+    group.add_argument("--gradient_accumulation_steps", type=COUNT, default=1, help="batches of an optimiser step")
     group.add_argument("--grad_checkpointing", action="store_true", help="less memory for more time in training")
     group.add_argument("--max_bad_steps", type=COUNT, default=20,
-                       help="steps in a row without a finite loss and gradient that end the run; each is skipped")
+                       help="the run ends after as many steps in a row without a finite loss and gradient, which are "
+                            "skipped")
     group.add_argument("--report_to", choices=CLIENTS,
                        help="send losses and scores to Weights & Biases or trackio, too, if its package is installed")
 
@@ -129,8 +129,8 @@ def add_resume_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--resume", metavar="auto|PATH",
                        help="resume from the newest state in --output_dir, if there is one, or from this step_N folder")
     group.add_argument("--save_every", type=COUNT, metavar="STEPS",
-                       help="steps from one state to the next, on top of those at the ends of epochs; left out: one is "
-                            "saved only when SIGTERM or SIGUSR1 asks to stop")
+                       help="steps between states, in addition to those at the ends of epochs; left out: a state is "
+                            "saved only on SIGTERM or SIGUSR1")
     group.add_argument("--keep", type=COUNT, default=2, help="states that are kept, the newest")
 
 
@@ -141,12 +141,11 @@ def add_similarity_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--similarity_memory", type=COUNT, default=512, metavar="MIB",
                        help="memory that a chunk of the similarity matrix may take")
     group.add_argument("--shortlist", type=COUNT, metavar="K",
-                       help="for large galleries: compare a caption with the K clips of nearest pooled features alone; "
-                            "in both directions, pairs that are not compared rank behind those that are, in the order "
-                            "of their pooled features, so the clip of a caption that its shortlist lacks has a rank "
-                            "beyond K; left out: compare all")
+                       help="for large galleries: compare a caption only with the K clips of nearest pooled features; "
+                            "in both directions other pairs rank behind those that are compared, in the order of "
+                            "their pooled features; left out: compare all")
     group.add_argument("--post_process", nargs="+", choices=("dsl", "qbnorm"), default=[],
-                       help="figures to print apart from the raw ones: dual softmax, QB-Norm")
+                       help="print further figures, after dual softmax or QB-Norm")
     group.add_argument("--query_bank", type=COUNT, default=5000, metavar="CAPTIONS",
                        help="maximum number of training captions for QB-Norm")
 

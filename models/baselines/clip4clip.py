@@ -106,7 +106,7 @@ class CLIP4Clip(RetrievalMethod):
         group.add_argument("--sim_header", choices=tuple(TEMPORAL), default="meanP", help="how frames are compared")
         group.add_argument("--linear_patch", choices=("2d", "3d"), default="2d", help="one frame or three in a patch")
         group.add_argument("--freeze_layer_num", type=int, default=0,
-                           help="blocks of CLIP's towers that are not trained; -1 trains all of CLIP")
+                           help="lowest blocks of CLIP's towers that are frozen, with the embeddings; -1 trains all")
         group.add_argument("--cross_num_hidden_layers", type=COUNT, default=LAYERS, help="layers of tightTransf")
         add_ineffective_arguments(parser, *INEFFECTIVE)
 

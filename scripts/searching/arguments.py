@@ -26,7 +26,7 @@ def add_index_arguments(index: argparse.ArgumentParser) -> None:
     index.add_argument("--captions", metavar="CHECKPOINT", help="of main_captioning.py; describes each segment")
     index.add_argument("--rebuild", action="store_true", help="make the index again, with other options or from damage")
     index.add_argument("--watch", type=AMOUNT, metavar="SECONDS",
-                       help="go on, and update the index when the folder changed and then stayed so for this long")
+                       help="keep running, and update the index once a changed folder is unchanged for this long")
     index.add_argument("--workers", type=WORKERS, default=2, help="decoding processes of each process")
     add_model_arguments(index)
     add_device_arguments(index)
@@ -34,12 +34,12 @@ def add_index_arguments(index: argparse.ArgumentParser) -> None:
 
 def add_query_arguments(query: argparse.ArgumentParser) -> None:
     """The flags of the command query."""
-    query.add_argument("query", nargs="?", help="sentence; left out: those of --queries, or you are asked for them")
+    query.add_argument("query", nargs="?", help="sentence; left out: those of --queries, or typed ones")
     query.add_argument("--queries", type=Path, metavar="FILE", help="a sentence in each line")
     query.add_argument("--top", type=count, default=10, help="results to show")
-    query.add_argument("--skip", type=int, default=0, help="results to leave out, those of earlier pages")
+    query.add_argument("--skip", type=int, default=0, help="first results to leave out, as shown on earlier pages")
     query.add_argument("--where", help="condition in SQL, such as: date >= '2024-01-01' AND duration < 60")
     query.add_argument("--shortlist", type=count, default=SHORTLIST, help="segments that the method compares")
-    query.add_argument("--folder", help="where the videos lie now; left out: where they lay then")
-    query.add_argument("--checkpoint", help="where the index's model lies now; left out: where it lay then")
+    query.add_argument("--folder", help="folder of the videos; left out: the one that was indexed")
+    query.add_argument("--checkpoint", help="path of the index's model; left out: the path at indexing")
     add_device_arguments(query)

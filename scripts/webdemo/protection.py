@@ -61,7 +61,7 @@ class Protection:
         if self.hosts is not None and _host_name(host) not in self.hosts:
             return 400, "unknown host name"
         if not _is_same_origin(scope, headers, host):
-            return 403, "only the page of this server may ask"
+            return 403, "only the page of this server may send requests"
         if self.token and not self._knows_token(scope, headers):
             return 401, "open the address with the token that the server printed"
         if "/proxy=" in scope["path"] or (scope["path"].rstrip("/").endswith("/upload") and scope["path"] != UPLOAD):

@@ -198,13 +198,14 @@ class Run:
         return score
 
     def _save_if_due(self, epoch_ends: bool, stop: StopRequest) -> None:
-        """Save after every `save_every` steps, at the end of an epoch, and when any process is requested to stop."""
+        """Save after `save_every` steps and at the end of an epoch if that is set, and when any process must stop."""
         (stopping,) = any_rank(stop.received)
         every = self.options.save_every
         if stopping or (every and (epoch_ends or self.done - self.saved >= every)):
             folder = self._save()
         if stopping:
-            raise Preempted(f"asked to stop after step {self.done}: {folder} is saved, --resume auto resumes from it")
+            line = f"stopped by a signal after step {self.done}: {folder} is saved, --resume auto resumes from it"
+            raise Preempted(line)
 
     def _save(self) -> Path:
         """Save the state after the step just done; on return, every process can read it."""
