@@ -58,7 +58,7 @@ model = load_model("USER/MODEL")
 
 - It is meant for research. It inherits the biases and errors of its data and of CLIP's.
 - It was trained with at most {{ frames }} frames of a video (`max_frames={{ frames }}`) and {{ words }} tokens of a
-    text (`max_words={{ words }}`), ignores sound, and knows English best.
+  text (`max_words={{ words }}`), ignores sound, and knows English best.
 - {{ bounds }}
 - Figures of one run on one data set; they say little about other videos.
 
