@@ -1,4 +1,4 @@
-"""What visitors are told of errors."""
+"""Errors as shown to visitors."""
 
 import html
 import re
