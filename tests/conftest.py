@@ -25,7 +25,7 @@ SMALL = CLIPConfig(
 
 
 def write_video(path: Path, *, seconds=3, fps=10, hue=0, width=64, height=48, codec="libx264", black=0) -> Path:
-    """Write noise around a colour that brightens with time, so that clips and their frames can be told apart.
+    """Write noise around a colour that brightens with time, so that clips and their frames can be distinguished.
 
     The first `black` frames are black.
     """

@@ -30,15 +30,15 @@ def write_lists(anns: Path, spell=str) -> None:
 
 def msvd(root: Path) -> None:
     write_lists(root / "anns")
-    words = {video_id: [caption.split() for caption in told] for video_id, told in CAPTIONS.items()}
+    words = {video_id: [caption.split() for caption in texts] for video_id, texts in CAPTIONS.items()}
     (root / "anns" / "raw-captions.pkl").write_bytes(pickle.dumps(words, protocol=2))
     write_videos(root, [f"{video_id}.avi" if video_id == "one" else f"{video_id}.mp4" for video_id in CAPTIONS])
 
 
 def activity(root: Path) -> None:
     videos = {
-        f"v_{video_id}": {"duration": 1.7, "timestamps": [[0, 1]] * len(told), "sentences": told}
-        for video_id, told in CAPTIONS.items()
+        f"v_{video_id}": {"duration": 1.7, "timestamps": [[0, 1]] * len(texts), "sentences": texts}
+        for video_id, texts in CAPTIONS.items()
     }
     for ids, file, split in (("train_ids", "train", "train"), ("val_ids", "val_1", "test")):
         listed = [f"v_{video_id}" for video_id in IDS[split]]
@@ -69,7 +69,7 @@ def lsmdc(root: Path) -> None:
 
 def vatex(root: Path) -> None:
     write_lists(root / "anns", "{}_000001_000011".format)
-    captions = {f"{video_id}_000001_000011": told for video_id, told in CAPTIONS.items()}
+    captions = {f"{video_id}_000001_000011": texts for video_id, texts in CAPTIONS.items()}
     (root / "anns" / "ref_captions.json").write_text(json.dumps(captions))
     write_videos(root, [f"{video_id}_000001_000011.mp4" for video_id in CAPTIONS])
 
@@ -99,8 +99,8 @@ def msrvtt(root: Path) -> None:
         "val": ["video6513", "video6514"],
         "test": ["video7010", "video7011"],
     }
-    told = {new: CAPTIONS[old] for split in IDS for new, old in zip(ids[split], IDS[split], strict=True)}
-    sentences = [{"video_id": video_id, "caption": caption} for video_id in told for caption in told[video_id]]
+    captions = {new: CAPTIONS[old] for split in IDS for new, old in zip(ids[split], IDS[split], strict=True)}
+    sentences = [{"video_id": video_id, "caption": caption} for video_id in captions for caption in captions[video_id]]
     (anns / "MSRVTT_data.json").write_text(json.dumps({"sentences": sentences, "videos": []}))
     for size, listed in (("9k", ids["train"] + ids["val"]), ("7k", ids["train"])):
         (anns / f"MSRVTT_train.{size}.csv").write_text("video_id\n" + "\n".join(listed) + "\n")
@@ -108,7 +108,7 @@ def msrvtt(root: Path) -> None:
     (anns / "MSRVTT_JSFUSION_test.csv").write_text("key,vid_key,video_id,sentence\n" + "".join(rows))
     (anns / "train_list_miech.txt").write_text("\n".join(ids["train"] + ids["test"]))
     (anns / "test_list_miech.txt").write_text("\n".join(ids["val"]))
-    write_videos(root, [f"{video_id}.{'webm' if video_id == 'video1' else 'mp4'}" for video_id in told])
+    write_videos(root, [f"{video_id}.{'webm' if video_id == 'video1' else 'mp4'}" for video_id in captions])
 
 
 FORMATS = {

@@ -126,7 +126,7 @@ def texts_and_videos(found: Any) -> tuple[list[str], list[str]]:
         return found.captions, [clip.video_id for clip in found.clips]
     if isinstance(found[0], str):
         return found, []
-    return [asked.question for asked in found], [asked.video_id for asked in found]
+    return [question.question for question in found], [question.video_id for question in found]
 
 
 SMALL = CLIPConfig(
@@ -172,7 +172,7 @@ def checkpoint_attempt(folder: Path) -> Attempt:
 
 
 def write_safetensors(state: dict[str, torch.Tensor], path: Path) -> None:
-    """Write what the format can hold: dense tensors that take room."""
+    """Write what the format can hold: dense tensors."""
     dense = {name: tensor for name, tensor in state.items() if tensor.layout is torch.strided and not tensor.is_meta}
     whole = {name: tensor.contiguous().clone() for name, tensor in dense.items() if tensor.numel() < 10**7}
     safetensors.torch.save_file(whole, path)
@@ -189,11 +189,11 @@ def argument_attempt(folder: Path) -> Attempt:
         "--workers 0 --max_words 12 --max_frames 2 --lr 1e-4 --device cpu"
     )
     data = f"--anno_path {folder}/anns --video_path {folder}/anns"
-    asked = f"--val_csv {folder}/questions.jsonl --train_csv {folder}/questions.jsonl --features_path {folder}/anns"
+    questions = f"--val_csv {folder}/questions.jsonl --train_csv {folder}/questions.jsonl --features_path {folder}/anns"
     scripts = {
         main_retrieval: f"{common} {data} --rate 1 0 0 --msrvtt_split 9k --post_process dsl",
         banzhaf_estimator: f"{common} {data} --labels exact --seed 1 --precision fp32",
-        main_vqa: f"{common} {asked} --kl 0.2 --datatype msrvtt --recipe released --frame_rule cv2",
+        main_vqa: f"{common} {questions} --kl 0.2 --datatype msrvtt --recipe released --frame_rule cv2",
     }
 
     def attempt(draw: random.Random) -> None:

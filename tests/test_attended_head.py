@@ -36,13 +36,13 @@ def two_things(count):
     things = torch.stack([torch.randperm(4)[:2] for _ in range(count)])
     colours = torch.randint(0, 4, (count, 2))
     frames = torch.cat([F.one_hot(things, 4), F.one_hot(colours, 4), torch.zeros(count, 2, 8)], dim=2).float()
-    asked = torch.randint(0, 2, (count,))
-    words = F.pad(F.one_hot(things[torch.arange(count), asked], 4), (0, WIDTH - 4)).float().unsqueeze(1)
-    return token_set(words, [1] * count), token_set(frames, [2] * count), colours[torch.arange(count), asked]
+    named = torch.randint(0, 2, (count,))
+    words = F.pad(F.one_hot(things[torch.arange(count), named], 4), (0, WIDTH - 4)).float().unsqueeze(1)
+    return token_set(words, [1] * count), token_set(frames, [2] * count), colours[torch.arange(count), named]
 
 
 @pytest.mark.parametrize(("kind", "least", "most"), [(AttendedHead, 0.95, 1.0), (AnswerHead, 0.0, 0.9)])
-def test_it_can_tell_which_of_two_things_is_asked_for(kind, least, most):
+def test_it_distinguishes_which_of_two_things_a_question_names(kind, least, most):
     torch.manual_seed(0)
     head = kind(WIDTH, 4, 0.0)
     optimizer = torch.optim.Adam(head.parameters(), lr=2e-3)

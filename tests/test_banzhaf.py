@@ -70,7 +70,7 @@ def released_value(sim, w, u, words, frames):
 
 
 def released_pair_value(sim, w, u, words, frames, i, j):
-    """v(C + ij) of the published code: one cell restored, weights of C softmaxed once more beside the raw w_i, u_j."""
+    """v(C + ij) of the published code: one cell restored, weights of C softmaxed once more with the raw w_i, u_j."""
     kept = [[sim[k][f] if k in words and f in frames else 0.0 for f in range(len(u))] for k in range(len(w))]
     kept[i][j] = sim[i][j]
     p = softmax({**softmax(w, words), i: w[i]}, words | {i})

@@ -63,7 +63,7 @@ def test_pooled_pairs(case):
     pooled, hidden, encoder = [], [], model.pairs.transformer
     model.pairs.score.register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0]))
     encode = encoder.forward
-    encoder.forward = lambda x, mask, asked: hidden.append(encode(x, mask)) or hidden[0][:, :asked]
+    encoder.forward = lambda x, mask, count: hidden.append(encode(x, mask)) or hidden[0][:, :count]
     text, video = (Tokens(*x) for x in tokens(model, case))
     with torch.no_grad():
         model.pairs(text.sentences(), video)

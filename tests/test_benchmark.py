@@ -88,28 +88,28 @@ def test_peak_memory_is_that_of_the_call():
 
 
 def test_on_a_gpu_its_events_and_its_memory_count(monkeypatch):
-    told = []
+    calls = []
 
     class Event:
         def __init__(self, enable_timing):
             assert enable_timing
 
         def record(self):
-            told.append("event")
+            calls.append("event")
 
         def synchronize(self):
-            told.append("waited")
+            calls.append("waited")
 
         def elapsed_time(self, end):
             return 1500.0
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: told.append("reset"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: calls.append("reset"))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 2**20)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5 * 2**20)
     with torch.device("cuda", 0):
-        _, row = measure_call(lambda: told.append("call"), 1)
-    assert told == ["reset", "call", "event", "call", "event", "waited"]
+        _, row = measure_call(lambda: calls.append("call"), 1)
+    assert calls == ["reset", "call", "event", "call", "event", "waited"]
     assert row["median s"] == 1.5 and row["peak MB"] == 4
 
 

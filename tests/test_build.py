@@ -75,8 +75,8 @@ def test_too_many_frames_are_thinned_as_the_flag_says(retrieval, questions, msrv
     trained = build.build_training_loader(retrieval(*words, "--augment", "none"), Tokenizer(), SIZE, CPU)
     assert torch.equal(trained.dataset.dataset.clips[2]["frames"], expected[slice_framepos])
     args = questions(*words)
-    asked = question_answering.build_evaluation_loaders(args, ["answer 0"], Tokenizer(), SIZE, CPU)
-    for clips in (asked.clips.dataset.dataset, training_pairs(args).clips):
+    loaders = question_answering.build_evaluation_loaders(args, ["answer 0"], Tokenizer(), SIZE, CPU)
+    for clips in (loaders.clips.dataset.dataset, training_pairs(args).clips):
         assert torch.equal(clips[2]["frames"], expected[slice_framepos])
 
 
@@ -93,8 +93,8 @@ def test_augmentation_is_of_training_alone_and_as_published_or_requested(retriev
     assert torch.equal(training_pairs(questions()).clips[0]["frames"], plain)
     args = questions("--augment", "rand-m9-n4-p1")
     assert not torch.equal(training_pairs(args).clips[0]["frames"], plain)
-    asked = question_answering.build_evaluation_loaders(args, ["answer 0"], Tokenizer(), SIZE, CPU)
-    assert torch.equal(asked.clips.dataset.dataset[0]["frames"], plain)
+    loaders = question_answering.build_evaluation_loaders(args, ["answer 0"], Tokenizer(), SIZE, CPU)
+    assert torch.equal(loaders.clips.dataset.dataset[0]["frames"], plain)
 
 
 def test_the_seed_chooses_which_questions_share_a_row(questions):

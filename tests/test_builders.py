@@ -15,7 +15,7 @@ def test_every_block_of_both_towers_is_compiled_and_keeps_its_names(model, monke
     assert list(model.state_dict()) == names
 
 
-def test_a_machine_that_cannot_compile_is_told_in_one_line(model, monkeypatch):
+def test_a_machine_that_cannot_compile_is_reported_in_one_line(model, monkeypatch):
     def fail(_):
         raise RuntimeError("No working C++ compiler found\nmore about it")
 

@@ -154,7 +154,7 @@ def test_every_trained_weight_gets_a_gradient(retrieval_weight, levels):
     assert len(model.decoder.level_vectors) == levels
 
 
-def test_a_checkpoint_tells_the_decoder(captioner, tmp_path, model):
+def test_a_checkpoint_determines_the_decoder(captioner, tmp_path, model):
     path = tmp_path / "pytorch_model.bin.0"
     save_weights(released_state(captioner), path)
     loaded = load_model(path, recipe="corrected")

@@ -36,7 +36,7 @@ HARM = {
 
 
 @pytest.mark.parametrize("kind", HARM)
-def test_each_kind_of_bad_file_is_told_apart(tmp_path, kind):
+def test_each_kind_of_bad_file_is_distinguished(tmp_path, kind):
     path = write_video(tmp_path / "video.mp4")
     assert inspect_video(path).problem is None
     assert inspect_video(path).seconds == 3
@@ -165,7 +165,7 @@ def test_all_bad_rows_are_listed(formats, tmp_path, kind, capsys):
     assert copied.reasons == error.value.reasons and str(copied) == str(error.value)
 
 
-def test_sizes_stand_beside_the_published_ones(formats, tmp_path, capsys):
+def test_sizes_are_printed_with_the_published_ones(formats, tmp_path, capsys):
     report = main(words("msvd", formats["msvd"], tmp_path))
     assert report["splits"]["train"] == {
         "videos": 4, "captions": 7, "published videos": 1200, "published captions": 48774,

@@ -1,4 +1,4 @@
-"""Weights on disk: every road in, strict loading, the released spelling, and what is refused."""
+"""Weights on disk: all formats, strict loading, the released spelling, refused files."""
 
 import logging
 import pickle
@@ -247,7 +247,7 @@ def test_base_encoder_that_is_no_clip(tmp_path):
 
 @pytest.mark.parametrize("temporal", ["seqTransf", "seqLSTM", None])
 @pytest.mark.parametrize("interaction", ["wti", "mean"])
-def test_a_saved_model_loads_without_being_told_its_options(clip_state, tmp_path, temporal, interaction):
+def test_a_saved_model_loads_without_its_options(clip_state, tmp_path, temporal, interaction):
     model = HBI(CLIP.from_state_dict(clip_state), temporal=temporal, interaction=interaction, temporal_layers=2)
     save_weights(released_state(model), tmp_path / "model.bin.0")
     loaded = load_model(tmp_path / "model.bin.0")

@@ -60,16 +60,16 @@ def test_runs_of_question_answering_have_a_table_of_their_own(tmp_path, capsys):
 
 
 def test_captioning_runs_have_a_table_with_what_the_captions_tell(tmp_path, capsys):
-    for name in ("plain", "told"):
+    for name in ("plain", "scored"):
         (tmp_path / name).mkdir()
         metrics = {"captions": {"BLEU4": 30.0, "CIDEr": 90.0}, "videos": 8, "run": {"videos": 8, "videos_left_out": 0}}
         (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
-    (tmp_path / "told" / "stories.json").write_text(json.dumps({"things": 87.5}))
-    main([f"{name}={tmp_path / name}" for name in ("plain", "told")])
-    header, _, plain, told = capsys.readouterr().out.splitlines()
+    (tmp_path / "scored" / "stories.json").write_text(json.dumps({"things": 87.5}))
+    main([f"{name}={tmp_path / name}" for name in ("plain", "scored")])
+    header, _, plain, scored = capsys.readouterr().out.splitlines()
     assert header.split()[:4] == ["captions", "used", "BLEU4", "CIDEr"] and "right things" in header
     assert plain.split() == ["plain", "8", "videos", "30.0", "90.0", "-"]
-    assert told.split() == ["told", "8", "videos", "30.0", "90.0", "87.5"]
+    assert scored.split() == ["scored", "8", "videos", "30.0", "90.0", "87.5"]
 
 
 def write_predictions(folder, ranks, names=None):

@@ -29,7 +29,7 @@ class Rows:
 
 @dataclass
 class CountingTask:
-    """Scores that are given in advance, and the number of batches at which each was asked for."""
+    """Predefined scores, and the number of batches at which each was requested."""
 
     scores: list[float]
     later_of_equals: bool = False

@@ -302,8 +302,8 @@ def test_a_scatter_picture_of_many_points(tmp_path):
 def test_published_command(tmp_path):
     """The command as published, in four processes, in a copy of the tree with weights where it looks for CLIP."""
     tree, output = tmp_path / "tree", tmp_path / "output"
-    for room in ("models", "dataloaders", "utils"):
-        shutil.copytree(ROOT / room, tree / room, ignore=shutil.ignore_patterns("*.pt", "__pycache__"))
+    for folder in ("models", "dataloaders", "utils"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("*.pt", "__pycache__"))
     shutil.copy(ROOT / "banzhaf_estimator.py", tree)
     corpus = build_corpus(tmp_path / "corpus", train=26, test=8)
     shutil.copy(corpus.clip, tree / "models" / "ViT-B-32.pt")

@@ -102,7 +102,7 @@ def test_a_config_may_begin_with_a_byte_order_mark(tmp_path):
     assert load_model(tmp_path).options.kl == 3
 
 
-def test_a_folder_is_told_from_another_by_its_digest(tmp_path):
+def test_a_folder_is_distinguished_from_another_by_its_digest(tmp_path):
     build().save_pretrained(tmp_path / "one")
     build().save_pretrained(tmp_path / "same")
     build(kl=3).save_pretrained(tmp_path / "other")
@@ -155,10 +155,10 @@ def test_answers_become_a_graph(tmp_path):
     batch = torch.export.Dim("questions")
     names = ["entity", "action", "event", "answers"]
     write_graph(module, inputs, {name: {0: batch} for name in inputs}, names, path)
-    asked = example_inputs(module, 5, 5, WORDS, FRAMES)
-    feed = {name: tensor.numpy() for name, tensor in asked.items()}
+    inputs = example_inputs(module, 5, 5, WORDS, FRAMES)
+    feed = {name: tensor.numpy() for name, tensor in inputs.items()}
     logits = torch.from_numpy(onnxruntime.InferenceSession(path).run(["answers"], feed)[0])
-    text, text_mask, video, video_mask = asked.values()
+    text, text_mask, video, video_mask = inputs.values()
     assert torch.allclose(logits, model.mixed_logits((text, text_mask), (video, video_mask)), atol=TOLERANCE)
 
 

@@ -58,9 +58,9 @@ def test_rows_of_a_csv_share_clips_of_the_same_times(formats):
         (Clip("eight", None, 1), CAPTIONS["eight"][0]),
         (Clip("eight", 1, 2), CAPTIONS["eight"][1]),
     ]
-    told = build_split("csv", anns, "val")
-    assert told.clips == [Clip("five", 0), Clip("six", 0)]
-    assert told.clip_of_caption == [0, 0, 1, 1]
+    split = build_split("csv", anns, "val")
+    assert split.clips == [Clip("five", 0), Clip("six", 0)]
+    assert split.clip_of_caption == [0, 0, 1, 1]
 
 
 def test_without_a_validation_file_a_csv_selects_on_the_test_split(copy):
@@ -79,7 +79,7 @@ def test_captions_of_msvd_in_json(copy):
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_captions_of_msvd_in_every_pickle_protocol(copy, protocol):
     anns = copy("msvd")
-    words = {video_id: tuple(caption.split() for caption in told) for video_id, told in CAPTIONS.items()}
+    words = {video_id: tuple(caption.split() for caption in texts) for video_id, texts in CAPTIONS.items()}
     (anns / "raw-captions.pkl").write_bytes(pickle.dumps({k: list(v) for k, v in words.items()}, protocol))
     assert pairs(build_split("msvd", anns, "test")) == spoken("test")
 

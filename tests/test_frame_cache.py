@@ -53,7 +53,7 @@ def test_lossless_frames_are_the_decoded_ones_and_decoded_once(video_file, tmp_p
     assert len(decoded) == 2
 
 
-def test_augmentation_draws_anew_from_the_kept_frames(video_file, tmp_path, decoded):
+def test_augmentation_draws_again_from_the_kept_frames(video_file, tmp_path, decoded):
     cache = FrameCache(tmp_path, 1)
     options = {"transform": ClipTransform(32), "augment": RandAugment("rand-m9-n4-p1")}
     clips = [read_clip(video_file, cache=cache, **options) for _ in range(4)]
@@ -127,7 +127,7 @@ def fill(folder, video_file, capacity, numbers):
         assert np.array_equal(cache.get(video_file, {"number": number}, lambda: FRAMES), FRAMES)
 
 
-def test_room_is_bounded_and_counted_over_processes(video_file, tmp_path, caplog, monkeypatch):
+def test_space_is_bounded_and_counted_over_processes(video_file, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("hbi"), "propagate", True)
     size = FRAMES.nbytes + 100
     with ProcessPoolExecutor(3) as pool:
@@ -141,7 +141,7 @@ def test_room_is_bounded_and_counted_over_processes(video_file, tmp_path, caplog
     assert len(entries(tmp_path)) == 7
 
 
-def test_room_is_counted_anew_at_the_start(video_file, tmp_path):
+def test_space_is_counted_again_at_the_start(video_file, tmp_path):
     size = FRAMES.nbytes + 100
     fill(tmp_path, video_file, 2 * size, range(2))
     entries(tmp_path)[0].unlink()
@@ -179,7 +179,7 @@ DECODING, SYNCING, WRITING = 60, 30, 1  # milliseconds
 def test_writers_wait_for_each_other_neither_to_decode_nor_to_write(
     video_file, tmp_path, monkeypatch, writers, times_one
 ):
-    """Latencies are added up instead of waited for; those with the cache's lock held are one after another."""
+    """Latencies are summed instead of slept; those with the cache's lock held are serial."""
     cache, spent, write = FrameCache(tmp_path, 1), Counter(), frame_cache.atomic_write
 
     def wait(milliseconds):

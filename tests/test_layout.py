@@ -145,7 +145,7 @@ def test_set_up_returns_at_once_when_all_is_installed(installed_copy):
     assert time.monotonic() - started < 2
 
 
-def test_set_up_starts_anew_when_a_requirement_changed(installed_copy):
+def test_set_up_starts_again_when_a_requirement_changed(installed_copy):
     with (installed_copy / "requirements.txt").open("a") as file:
         file.write("another\n")
     result = run_setup(installed_copy, PYTHON="false")

@@ -1,4 +1,4 @@
-"""The plan for GPUs that are not there: how kernels are counted, and what is made of them."""
+"""The plan for GPUs you don't have: counts of kernels, and the estimates from them."""
 
 import json
 import re

@@ -274,7 +274,7 @@ def test_what_does_not_fit_is_refused(words, reason, whole):
         main_retrieval.main([*whole[1], *words])
 
 
-def test_going_back_beside_later_states_is_refused(whole):
+def test_going_back_before_later_states_is_refused(whole):
     folder, words = whole
     with pytest.raises(InputError, match="step_10: is later than .*step_3; to go back, remove it or give another"):
         main_retrieval.main([*words, "--resume", str(folder / "training_state" / "step_3")])
@@ -323,7 +323,7 @@ def test_ctrl_c_where_there_is_no_state_to_save_is_one_line(monkeypatch, capsys)
     assert ended.value.code == 130 and capsys.readouterr().err == "main_retrieval.py: interrupted\n"
 
 
-def test_steps_that_are_not_finite_are_told_and_end_the_run(corpus, tmp_path, monkeypatch):
+def test_steps_that_are_not_finite_are_reported_and_end_the_run(corpus, tmp_path, monkeypatch):
     words = command_line(corpus, "--workers", 0, "--output_dir", tmp_path, "--max_bad_steps", 2)
     losses = iter([1.0, float("nan"), 1.0, float("inf"), float("nan")])
     compute = HBI.losses

@@ -178,7 +178,7 @@ def test_one_level_alone(train):
     assert RANDOM_TEACHER not in outcome.log
 
 
-def test_a_teacher_that_nothing_was_learnt_by_is_told(trained, train, corpus):
+def test_an_untrained_teacher_is_reported(trained, train, corpus):
     assert RANDOM_TEACHER in trained.log
     outcome = train("--estimator", corpus.estimator)
     assert RANDOM_TEACHER not in outcome.log
@@ -265,8 +265,8 @@ def test_steps_and_the_schedule_they_follow(words, horizon, steps, train, optimi
 
 def test_evaluation_every_three_displays_and_after_each_epoch(train):
     outcome = train("--n_display", "1")
-    told = [line for line in outcome.log.splitlines() if "step" in line or "R@1" in line]
-    lines = ["step" if "step" in line else "evaluated" for line in told]
+    logged = [line for line in outcome.log.splitlines() if "step" in line or "R@1" in line]
+    lines = ["step" if "step" in line else "evaluated" for line in logged]
     assert lines == ["step"] * 3 + ["evaluated", "step", "evaluated", "evaluated"]
 
 

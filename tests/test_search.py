@@ -210,8 +210,9 @@ def test_questions_on_the_command_line(videos, tmp_path, capsys):
     model = HBIVQA(CLIP(SMALL), ["red", "blue"], temporal_layers=1).eval()
     save_weights(released_state(model), tmp_path / "pytorch_model.bin.0")
     (tmp_path / "train_ans2label.json").write_text('{"blue": 1, "red": 0}', encoding="utf-8-sig")
-    asked = ["what colour?", str(videos / "long.mp4"), "--checkpoint", str(tmp_path / "pytorch_model.bin.0")]
-    search(["ask", *asked, "--device", "cpu", "--start", "3", "--end", "9", "--json", str(tmp_path / "answers.json")])
+    question = ["what colour?", str(videos / "long.mp4"), "--checkpoint", str(tmp_path / "pytorch_model.bin.0")]
+    window = ["--device", "cpu", "--start", "3", "--end", "9"]
+    search(["ask", *question, *window, "--json", str(tmp_path / "answers.json")])
     expected = model.answer("what colour?", videos / "long.mp4", start=3, end=9)
     results = json.loads((tmp_path / "answers.json").read_text())["results"]
     assert [(result["answer"], result["probability"]) for result in results] == expected

@@ -115,8 +115,8 @@ def test_msrvtt_files(corpus):
     assert [video["video_id"] for video in data["videos"]] == [f"video{number}" for number in range(TRAIN + TEST)]
     assert [row["key"] for row in rows] == [f"ret{number}" for number in range(TEST)]
     assert [row["vid_key"] for row in rows] == [f"msr{number}" for number in range(TRAIN, TRAIN + TEST)]
-    told = {sentence["video_id"]: sentence["caption"] for sentence in data["sentences"]}
-    assert all(told[row["video_id"]] == row["sentence"] for row in rows)
+    captions = {sentence["video_id"]: sentence["caption"] for sentence in data["sentences"]}
+    assert all(captions[row["video_id"]] == row["sentence"] for row in rows)
 
 
 def test_activitynet_files(corpus):
@@ -151,17 +151,17 @@ def test_question_files(corpus):
 def test_captions_tell_the_events_in_order_within_the_published_length(scenes):
     tokenizer, rng = Tokenizer(), Random(1)
     for scene in scenes:
-        for told in (grammar.sentence(scene, rng) for _ in range(5)):
-            parts = re.split(r", then | and then |, after that | before |, and finally ", told)
-            assert len(parts) == len(scene.events), told
+        for text in (grammar.sentence(scene, rng) for _ in range(5)):
+            parts = re.split(r", then | and then |, after that | before |, and finally ", text)
+            assert len(parts) == len(scene.events), text
             subject = None
             for part, event in zip(parts, scene.events, strict=True):
                 thing = scene.things[event.subject]
                 name = f"{thing.colour} {thing.shape}"
-                assert part.startswith("it ") if event.subject == subject else name in part, told
-                assert any(part.endswith(phrase) for phrase in grammar.phrases(event.action)), told
+                assert part.startswith("it ") if event.subject == subject else name in part, text
+                assert any(part.endswith(phrase) for phrase in grammar.phrases(event.action)), text
                 subject = event.subject
-            assert tokenizer([told], 77)[1].sum() == grammar.count_tokens(told) <= grammar.MAX_TOKENS
+            assert tokenizer([text], 77)[1].sum() == grammar.count_tokens(text) <= grammar.MAX_TOKENS
 
 
 def test_no_two_actions_are_said_alike():
@@ -171,7 +171,7 @@ def test_no_two_actions_are_said_alike():
     assert len(set(said)) == len(said)
 
 
-def test_scenes_can_be_told_and_seen(scenes):
+def test_scenes_can_be_described_and_seen(scenes):
     assert {len(scene.things) for scene in scenes} == {1, 2}
     assert {len(scene.events) for scene in scenes} == {2, 3}
     for scene in scenes:
@@ -242,7 +242,7 @@ def test_subsets_hold_what_their_names_say():
         assert not any(one == part for part in itertools.combinations(other, len(one)))
 
 
-def test_train_split_has_the_asked_number_of_scenes():
+def test_train_split_has_the_requested_number_of_scenes():
     for count in (1, 5, 31):
         assert sum(len(family.scenes) for family in draw_train(0, count)) == count
 
@@ -254,8 +254,8 @@ def test_answers_are_true(scenes):
         kinds = [event.action.kind for event in scene.events]
         for event in scene.events:
             thing, kind = scene.things[event.subject], event.action.kind
-            asked = facts.get(f"what colour is the object that {kind}s?")
-            assert asked in ((thing.colour, None) if kinds.count(kind) == 1 else (None,))
+            answer = facts.get(f"what colour is the object that {kind}s?")
+            assert answer in ((thing.colour, None) if kinds.count(kind) == 1 else (None,))
             if kind == "move":
                 assert facts[f"where does the {thing.colour} {thing.shape} go?"] == event.action.detail
         for thing in scene.things:
@@ -265,10 +265,10 @@ def test_answers_are_true(scenes):
             assert side is None or places[side]
 
 
-def test_no_scene_is_asked_much_more_than_others(scenes):
-    asked = [ask(scene, Random(0)) for scene in scenes]
-    assert max(map(len, asked)) == QUESTIONS
-    assert all(len({question["question"] for question in questions}) == len(questions) for questions in asked)
+def test_no_scene_has_many_more_questions_than_others(scenes):
+    drawn = [ask(scene, Random(0)) for scene in scenes]
+    assert max(map(len, drawn)) == QUESTIONS
+    assert all(len({question["question"] for question in questions}) == len(questions) for questions in drawn)
 
 
 def test_questions_about_a_known_scene():

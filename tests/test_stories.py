@@ -21,16 +21,16 @@ SCENE = Scene(
 )
 
 
-def test_stories_are_read_as_they_are_told():
+def test_stories_are_read_from_their_sentences():
     for seed in range(50):
-        told = sentence(SCENE, random.Random(seed))
-        assert read_story(told) == read_story(told.replace(",", " ,").upper()) == SCENE.story
-        assert read_story(f"{told} now") is None and read_story(told.rpartition(" ")[0]) != SCENE.story
+        text = sentence(SCENE, random.Random(seed))
+        assert read_story(text) == read_story(text.replace(",", " ,").upper()) == SCENE.story
+        assert read_story(f"{text} now") is None and read_story(text.rpartition(" ")[0]) != SCENE.story
     assert read_story("it blinks") is None and read_story("") is None
 
 
 @pytest.mark.parametrize(
-    ("told", "right"),
+    ("text", "right"),
     [
         ("a small red star slides left , then it turns green , and finally a large blue ring flashes", "all"),
         ("a big red star turns green , then it moves left and then the big blue ring blinks", "things events"),
@@ -39,21 +39,21 @@ def test_stories_are_read_as_they_are_told():
         ("a small red star moves a red", ""),
     ],
 )
-def test_stories_are_scored_by_things_events_and_order(told, right):
-    found = score(read_story(told), SCENE.story)
+def test_stories_are_scored_by_things_events_and_order(text, right):
+    found = score(read_story(text), SCENE.story)
     assert [name for name, fine in found.items() if fine] == right.replace("all", "things events story").split()
 
 
 def test_runs_are_scored(tmp_path, capsys):
-    told = {f"video{seed}": sentence(SCENE, random.Random(seed)) for seed in range(8)}
-    annotations = [{"image_id": name, "caption": caption} for name, caption in told.items()]
+    captions = {f"video{seed}": sentence(SCENE, random.Random(seed)) for seed in range(8)}
+    annotations = [{"image_id": name, "caption": caption} for name, caption in captions.items()]
     (tmp_path / "references.json").write_text(json.dumps({"annotations": annotations}))
-    lines = [{"image_id": name, "caption": caption} for name, caption in (told | {"video0": "a dog"}).items()]
+    lines = [{"image_id": name, "caption": caption} for name, caption in (captions | {"video0": "a dog"}).items()]
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     score_stories.main([str(tmp_path)])
     outcomes = caption_outcomes(tmp_path)
     assert outcomes["things"].tolist() == [False] + [True] * 7
-    expected = caption_metrics([line["caption"] for line in lines], [[caption] for caption in told.values()])
+    expected = caption_metrics([line["caption"] for line in lines], [[caption] for caption in captions.values()])
     assert 100 * outcomes["CIDEr"].mean() == pytest.approx(expected["CIDEr"])
     assert json.loads((tmp_path / "stories.json").read_text()) == {"things": 87.5, "events": 87.5, "story": 87.5}
     assert "87.5" in capsys.readouterr().out

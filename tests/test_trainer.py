@@ -89,7 +89,7 @@ def test_one_loss_that_is_not_finite_stops_the_whole_update(broken):
     assert trained.finite
 
 
-def test_a_scale_that_is_too_large_is_told_from_a_bad_step():
+def test_a_scale_that_is_too_large_is_distinguished_from_a_bad_step():
     trained = trainer(precision="fp16")
     trained.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     trained.step(batch(), 0, update=True)

@@ -87,7 +87,7 @@ def test_window_behind_the_video_is_an_error(video_file):
         read(video_file, start=10, end=20)
 
 
-def test_frame_rate_below_the_samples_asked_for(tmp_path):
+def test_frame_rate_below_the_requested_samples(tmp_path):
     path = write_video(tmp_path / "slow.mp4", seconds=8, fps=1)
     assert len(read(path, framerate=4)) == 8
 

@@ -94,17 +94,17 @@ def test_training_writes_checkpoints_answers_and_metrics(trained, corpus):
 
 
 def test_predictions_agree_with_the_questions_and_the_metrics(trained, corpus):
-    asked = [json.loads(line) for line in (corpus.folder / "qa" / "test.jsonl").read_text().splitlines()]
+    questions = [json.loads(line) for line in (corpus.folder / "qa" / "test.jsonl").read_text().splitlines()]
     predictions, total = trained.predictions, trained.metrics["total"]["all"]
     assert [(p["question"], p["video_id"], p["truth"]) for p in predictions] == [
-        (row["question"], row["video_id"], row["answer"]) for row in asked
+        (row["question"], row["video_id"], row["answer"]) for row in questions
     ]
     for prediction in predictions:
         shares = [share for _, share in prediction["top5"]]
         assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1.0001
     right = [prediction["truth"] == prediction["top5"][0][0] for prediction in predictions]
-    assert total["top1"] == pytest.approx(100 * sum(right) / len(asked))
-    assert {kind for kind in trained.metrics if kind != "total"} == {row["answer_type"] for row in asked}
+    assert total["top1"] == pytest.approx(100 * sum(right) / len(questions))
+    assert {kind for kind in trained.metrics if kind != "total"} == {row["answer_type"] for row in questions}
 
 
 def test_training_goes_on_from_a_saved_state(trained, train):
@@ -127,7 +127,7 @@ def test_the_entity_level_alone(train):
     assert outcome.terms == EVERY | {"entity.ce_t2v", "entity.ce_v2t", "entity.answer_ce"}
 
 
-def test_the_schedule_lasts_the_epochs_asked_for(launch, corpus, monkeypatch):
+def test_the_schedule_lasts_the_requested_epochs(launch, corpus, monkeypatch):
     given = []
 
     def spy(self, *arguments, **options):
@@ -251,8 +251,8 @@ EVALUATION = f"--do_eval {COMMON} --init_model CHECKPOINT_PATH --output_dir"
 @pytest.mark.xdist_group("published port")
 def test_published_commands(corpus, tmp_path):
     """Training with two processes, evaluation with two and with one: the same accuracy."""
-    for room in ("models", "dataloaders", "utils"):
-        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("*.pt", "__pycache__"))
+    for folder in ("models", "dataloaders", "utils"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.pt", "__pycache__"))
     shutil.copy(ROOT / "main_vqa.py", tmp_path)
     shutil.copy(corpus.clip, tmp_path / "models" / "ViT-B-16.pt")
     shutil.copytree(corpus.folder / "qa", tmp_path / "data" / "MSR-VTT" / "qa")

@@ -18,7 +18,7 @@ from utils.answers import answer_metrics, frequent_answers, read_answers, write_
 from utils.errors import InputError
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "msrvtt" / "qa"
-ASKED = [
+QUESTIONS = [
     Question("what is red?", "a ball", "video3", "what"),
     Question("who runs?", "a dog", "video1", "who"),
     Question("how many run?", "two", "video3", "how"),
@@ -38,7 +38,7 @@ def lines(path: Path, *rows: str | dict) -> Path:
 
 def test_msrvtt_qa_lines(tmp_path):
     path = lines(tmp_path / "test.jsonl", LINE, LINE | {"question": "who?", "answer_type": "other kind"})
-    assert read_msrvtt_qa(path) == [ASKED[0], Question("who?", "a ball", "video3", "other kind")]
+    assert read_msrvtt_qa(path) == [QUESTIONS[0], Question("who?", "a ball", "video3", "other kind")]
     untyped = {name: value for name, value in LINE.items() if name != "answer_type"}
     assert read_msrvtt_qa(lines(path, untyped))[0].kind == "what"
 
@@ -107,7 +107,7 @@ def test_activity_qa_joins_questions_and_answers(tmp_path):
         read_activity_qa(path)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the data folder shared/ is not beside the checkout")
+@pytest.mark.skipif(not REAL.is_dir(), reason="the data folder shared/ is not next to the checkout")
 def test_real_questions_of_msrvtt_qa():
     questions, answers = read_msrvtt_qa(REAL / "val.jsonl"), read_answers(REAL / "train_ans2label.json")
     labels = QuestionDataset(questions, answers, Tokenizer(), 32).labels
@@ -151,7 +151,7 @@ def question_videos(reads: list, together: int = 1) -> QuestionVideoDataset:
         reads.append(path)
         return torch.full((2 + int(path[-1]), 3, 4, 4), int(path[-1]), dtype=torch.uint8)
 
-    questions = QuestionDataset(ASKED, ["two", "a ball"], Tokenizer(), 8)
+    questions = QuestionDataset(QUESTIONS, ["two", "a ball"], Tokenizer(), 8)
     clips = ClipDataset(questions.split, Files(), read)
     return QuestionVideoDataset(questions.split, questions, clips, together=together)
 
@@ -170,11 +170,11 @@ def test_a_batch_decodes_and_carries_each_video_once():
     assert batch["ids"].shape == batch["text_mask"].shape == (3, 8)
 
 
-def test_questions_about_one_video_are_asked_together():
+def test_questions_about_one_video_share_a_batch():
     reads = []
     dataset = question_videos(reads, together=2)
-    assert len(dataset) == len(ASKED) // 2
-    clips = [[ASKED[question].video_id for question in row] for row in dataset.rows]
+    assert len(dataset) == len(QUESTIONS) // 2
+    clips = [[QUESTIONS[question].video_id for question in row] for row in dataset.rows]
     assert all(first == second for first, second in clips)
     assert len(dataset.__getitems__([0])) == 2 and len(reads) == 1
 

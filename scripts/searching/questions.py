@@ -31,14 +31,14 @@ def load_question_model(device: str | torch.device, answers: str | None = None, 
     Raises:
         InputError: a file cannot be read, or the model has no answer heads.
     """
-    answers = answers or _answers_beside(options["checkpoint"])
+    answers = answers or _answers_next_to(options["checkpoint"])
     model = load_model(**options, answers=answers, device=device)
     if not isinstance(model, AnswerMethod):
         raise InputError(f"{options['checkpoint']}: answers no questions; give a checkpoint that main_vqa.py wrote")
     return model
 
 
-def _answers_beside(checkpoint: str) -> Path | None:
+def _answers_next_to(checkpoint: str) -> Path | None:
     """The answers next to a checkpoint, if they are there."""
     path = Path(checkpoint).parent / ANSWERS
     return path if path.is_file() else None

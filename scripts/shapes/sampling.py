@@ -71,7 +71,7 @@ def other_order(scene: Scene, rng: Random) -> Scene | None:
 
 def is_clear(scene: Scene) -> bool:
     """Say whether the events can be described and seen: in words, within the picture, and at one frame a second."""
-    return _is_tellable(scene) and _has_room(scene) and _shows(scene)
+    return _is_describable(scene) and _has_space(scene) and _shows(scene)
 
 
 def _draw(rng: Random, count: int) -> Scene:
@@ -110,7 +110,7 @@ def _draw_action(rng: Random) -> Action:
     return Action(kind, rng.choice(details.get(kind, ("",))))
 
 
-def _is_tellable(scene: Scene) -> bool:
+def _is_describable(scene: Scene) -> bool:
     """No thing is named by a look that it no longer has, or shares, or does what cannot be seen on it."""
     subjects = [subject for subject, _ in itertools.groupby(event.subject for event in scene.events)]
     if len(set(subjects)) < len(subjects):  # a sentence says "it" of events in a row, and comes back to nothing
@@ -128,7 +128,7 @@ def _is_tellable(scene: Scene) -> bool:
     return True
 
 
-def _has_room(scene: Scene) -> bool:
+def _has_space(scene: Scene) -> bool:
     """Things never touch, and stay in the picture unless they leave it."""
     looks = looks_at(scene, np.arange(0, scene.duration, 1 / FRAMERATE))
     leaves = {event.subject: event.start for event in scene.events if event.action.kind == "leave"}

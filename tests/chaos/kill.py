@@ -80,7 +80,7 @@ def check(folder: Path, words: list[str], kills: int, processes: int, draw: rand
 
 
 def check_restart(folder: Path, words: list[str], processes: int) -> None:
-    """Kill one process of several under torchrun, which starts all of them anew, and compare with the undisturbed."""
+    """Kill one process of several under torchrun, which restarts all of them, and compare with an undisturbed run."""
     output = folder / "torchrun"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [*launcher, "--max-restarts=1", "main_retrieval.py", *words, "--output_dir", str(output)]

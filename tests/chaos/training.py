@@ -11,7 +11,7 @@ from tests.retrieval_case import Corpus
 from tests.test_distributed import free_port
 from utils.run import run
 
-# One of them imports for all: a process that is started anew spends more time on that than on the training.
+# One process imports for all: a new process would spend more time on imports than on training.
 FORK = multiprocessing.get_context("fork")
 
 

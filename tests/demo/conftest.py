@@ -56,7 +56,7 @@ def write_late_picture(path, begins=2, seconds=3, rate=10):
 def make_site(root, seconds=12):
     """An index of short videos, a long one, AVI and MPEG-4 part 2, a late picture, a broken one and one moved away.
 
-    Beside them lie a file that is no video and a link out of the folder. The model is random.
+    Next to them are a file that is no video and a link out of the folder. The model is random.
     """
     videos = root / "videos"
     for number in range(2):

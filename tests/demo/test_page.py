@@ -41,7 +41,7 @@ def wait_until(browser, script, *arguments):
 
 
 def requested(browser):
-    """Hosts that the page has asked for something."""
+    """Hosts that the page has sent requests to."""
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
     return {urlsplit(url).hostname for url in urls if url.startswith(("http", "ws"))}
