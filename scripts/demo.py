@@ -92,7 +92,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         import uvicorn
 
         from scripts.webdemo.explorer import Explorer
-        from scripts.webdemo.page import count_videos
         from scripts.webdemo.playback import Converter
         from scripts.webdemo.protection import Protection
         from scripts.webdemo.serving import build_app
@@ -103,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         explorer = Explorer(open_index, uploads, questions or None, captioner)
         app = Protection(build_app(explorer, converter, args.examples), args.host)
         address = f"http://{args.host}:{args.port}" + (f"/?token={app.token}" if app.token else "")
-        print(f"{count_videos(explorer)} at {address} (Ctrl-C ends it)")
+        print(f"{explorer.size} at {address} (Ctrl-C ends it)")
         uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
 
 

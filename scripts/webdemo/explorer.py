@@ -67,6 +67,12 @@ class Explorer:
         self.uploads, self.questions, self.captioner = uploads, questions, captioner
         self._thumbnails: OrderedDict[str, bytes] = OrderedDict()
 
+    @property
+    def size(self) -> str:
+        """How many videos are searched, and how many cannot be."""
+        skipped = self.index.manifest.skipped
+        return f"{len(self.index.files)} videos" + (f", {skipped} skipped" if skipped else "")
+
     def search(self, words: str, example: str = "", top: int = 10) -> list[Hit]:
         """Find what a sentence describes, or where a sent file is given what looks like it.
 
