@@ -3,15 +3,16 @@
 D width.
 """
 
-import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import lancedb
 import numpy as np
 import pyarrow as pa
+from lancedb.index import IvfRq
 
 from scripts.searching.about import FORMAT, Manifest
 from scripts.searching.rows import IDENTITY, schema
@@ -19,10 +20,6 @@ from utils.errors import InputError, one_line
 from utils.files import claim_folder, remove
 from utils.schema import validated
 from utils.texts import parse_json
-
-os.environ.setdefault("LANCEDB_LOG", "error")  # read at the import; what it warns of is how tables are made
-import lancedb  # noqa: E402
-from lancedb.index import IvfRq  # noqa: E402
 
 SEGMENTS, ABOUT = "segments", "about"
 ANN_ROWS = 50_000
