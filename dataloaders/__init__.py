@@ -26,7 +26,7 @@ class DatasetSpec:
         frame_rule: which frames are taken, a rule of `utils.video.positions.Sampling`.
         augmentation: of training frames, a value of --augment.
         whole_seconds: whether windows of clips are cut to whole seconds, as published.
-        has_validation: whether there is a "val" split, or a function of the arguments of `read` without the split.
+        has_validation: whether `read` takes "val", or a function of the arguments of `read` without the split.
         bank_split: split that gives the banks of a method that always evaluates after QB-Norm (DiCoSA).
         options: names of the flags that `read` takes.
         read_questions: file of questions -> questions, if there are any.
@@ -82,9 +82,9 @@ def find_dataset(datatype: str, *, with_questions: bool = False) -> DatasetSpec:
 
 
 def has_validation(datatype: str, anno_path: str | Path, **options: str) -> bool:
-    """Whether a data set has validation videos; arguments are those of `build_split`."""
-    found = find_dataset(datatype).has_validation
-    return found(Path(anno_path), **options) if callable(found) else found
+    """Whether a data set has a "val" split that does not repeat the test split; arguments as for `build_split`."""
+    val, test = (build_split(datatype, anno_path, split, **options) for split in ("val", "test"))
+    return val != test
 
 
 def build_split(datatype: str, anno_path: str | Path, split: str, **options: str) -> Split:
@@ -98,6 +98,7 @@ def build_split(datatype: str, anno_path: str | Path, split: str, **options: str
         raise ValueError(f"split must be train, val or test, got {split!r}")
     if not Path(anno_path).is_dir():
         raise InputError(f"{anno_path}: no such folder of annotations; check --anno_path")
-    if split == "val" and not has_validation(datatype, anno_path, **options):
+    has_val = spec.has_validation
+    if split == "val" and not (has_val(Path(anno_path), **options) if callable(has_val) else has_val):
         split = "test"
     return spec.read(Path(anno_path), split, **options)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders import build_split
+from dataloaders import build_split, has_validation
 from dataloaders.base import Clip
 from dataloaders.files import find_videos
 from tests.formats import CAPTIONS, FORMATS, IDS, write_format
@@ -65,8 +65,17 @@ def test_rows_of_a_csv_share_clips_of_the_same_times(formats):
 
 def test_without_a_validation_file_a_csv_selects_on_the_test_split(copy):
     anns = copy("csv")
+    assert has_validation("csv", anns)
     (anns / "val.jsonl").unlink()
     assert build_split("csv", anns, "val") == build_split("csv", anns, "test")
+    assert not has_validation("csv", anns)
+
+
+def test_a_validation_list_that_repeats_the_test_list_is_no_validation_split(copy):
+    anns = copy("msvd")
+    assert has_validation("msvd", anns)
+    shutil.copy(anns / "test_list.txt", anns / "val_list.txt")
+    assert not has_validation("msvd", anns)
 
 
 def test_captions_of_msvd_in_json(copy):
