@@ -1,13 +1,16 @@
-"""Count code and docstring lines, and list functions and files over the project's limits.
+r"""Count code and docstring lines, and list functions and files over the project's limits.
 
-python scripts/count_lines.py [PATH ...]      default: the entry scripts, models, dataloaders and utils
+`python scripts/count_lines.py` counts the entry scripts, models, dataloaders and utils. Without captions and baselines:
+
+    python scripts/count_lines.py --exclude models/baselines models/released/{dicosa,diffusionret,emcl}.py \
+        models/caption*.py models/decoding.py dataloaders/captioning.py utils/caption_metrics.py
 """
 
+import argparse
 import ast
 import io
-import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,10 +29,9 @@ class Lines(NamedTuple):
     docstring: set[int]
 
 
-def python_files(paths: list[str]) -> list[Path]:
-    """The Python files at or below paths relative to the project."""
-    roots = [ROOT / name for name in paths]
-    return sorted(file for root in roots for file in ([root] if root.is_file() else root.rglob("*.py")))
+def python_files(paths: Sequence[Path]) -> set[Path]:
+    """The Python files at or below some paths."""
+    return {file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))}
 
 
 def read_lines(source: str, tree: ast.Module) -> Lines:
@@ -68,11 +70,11 @@ def over_limits(path: Path, source: str, tree: ast.Module, lines: Lines) -> Iter
             yield f"{path}:{node.lineno}: {node.name} has {parameters} parameters, more than {MAX_PARAMETERS}"
 
 
-def count(paths: list[str]) -> tuple[int, int, list[str]]:
-    """Code lines, docstring lines and what exceeds a limit."""
+def count(paths: Sequence[Path], exclude: Sequence[Path]) -> tuple[int, int, list[str]]:
+    """Code lines, docstring lines and what exceeds a limit in all files but those to `exclude`."""
     code = docstring = 0
     excess: list[str] = []
-    for path in python_files(paths):
+    for path in sorted(python_files(paths) - python_files(exclude)):
         source = path.read_text(encoding="utf-8")
         tree = ast.parse(source)
         lines = read_lines(source, tree)
@@ -81,7 +83,20 @@ def count(paths: list[str]) -> tuple[int, int, list[str]]:
     return code, docstring, excess
 
 
+def existing(name: str) -> Path:
+    """A path relative to the project, which must exist."""
+    path = ROOT / name
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"{name}: no such file or folder in {ROOT}; check the name")
+    return path
+
+
 if __name__ == "__main__":
-    code, docstring, excess = count(sys.argv[1:] or list(CORE))
-    print(f"{code} code lines, {docstring} docstring lines: {docstring / code:.2f} per code line")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = [ROOT / name for name in CORE]
+    parser.add_argument("paths", nargs="*", type=existing, default=default, help="files and folders, relative to here")
+    parser.add_argument("--exclude", nargs="+", type=existing, default=[], help="files and folders to leave out")
+    arguments = parser.parse_args()
+    code, docstring, excess = count(arguments.paths, arguments.exclude)
+    print(f"{code} code lines, {docstring} docstring lines: {docstring / max(code, 1):.2f} per code line")
     print("\n".join(excess))
