@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 from models import CLIP
 from models.banzhaf import BanzhafModule
 from scripts.make_shapes import make_corpus
 from tests.conftest import SMALL
-from utils.checkpoint import save_weights
+from utils.checkpoint import read_weights, save_weights
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,44 @@ def build_corpus(folder: Path, *, train: int, test: int) -> Corpus:
     save_weights(CLIP(SMALL).state_dict(), corpus.clip)
     save_weights(BanzhafModule().state_dict(), corpus.estimator)
     return corpus
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run returned and where it wrote."""
+
+    folder: Path
+    metrics: dict
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log.txt").read_text()
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Those of the last epoch."""
+        return read_weights(max(self.folder.glob("pytorch_model.bin.[0-9]")))
+
+    @property
+    def terms(self) -> set[str]:
+        return set(self._events().Tags()["scalars"])
+
+    def scalars(self, name: str) -> list[tuple[int, float]]:
+        return [(event.step, event.value) for event in self._events().Scalars(name)]
+
+    @property
+    def predictions(self) -> list[dict]:
+        return self._rows("predictions.jsonl")
+
+    @property
+    def captions(self) -> list[dict]:
+        return self._rows("captions.jsonl")
+
+    def _rows(self, name: str) -> list[dict]:
+        return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
+
+    def _events(self) -> EventAccumulator:
+        return EventAccumulator(str(self.folder / "tensorboard")).Reload()
 
 
 def read_metrics(folder: Path) -> dict:

@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -22,11 +22,12 @@ import main_retrieval
 from models import HBI, Tokens, load_model
 from models.banzhaf import BanzhafModule, GameOptions, sampled_interaction
 from models.clip import CLIP
+from models.coalitions import Pairs
 from models.estimator_training import EstimatorTraining, pair_features
 from models.ranked_estimator import RankedEstimator
 from models.recipe import RELEASED
 from tests.golden_case import GOLDEN, assert_close, filled_state, golden, inputs
-from tests.retrieval_case import build_corpus, read_metrics, wait_for_port
+from tests.retrieval_case import Outcome, build_corpus, read_metrics, wait_for_port
 from utils.checkpoint import load_weights, read_weights, released_state, save_weights
 from utils.errors import InputError
 from utils.files import MARKER
@@ -47,22 +48,6 @@ def corpus(tmp_path_factory):
 def command(corpus, folder, *words) -> list[str]:
     paths = ["--anno_path", corpus.annotations, "--video_path", corpus.videos, "--output_dir", folder]
     return [*map(str, [*paths, *SIZES, "--base_encoder", corpus.clip, *words])]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run returned and where it wrote."""
-
-    folder: Path
-    metrics: dict
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "log.txt").read_text()
-
-    @property
-    def weights(self) -> dict[str, torch.Tensor]:
-        return read_weights(self.folder / "pytorch_model.bin.1")
 
 
 @pytest.fixture(scope="session")
@@ -241,12 +226,12 @@ def test_a_step_on_a_gpu_takes_few_chunks_and_no_sync():
     with FakeTensorMode(), torch.no_grad(), torch.device("cuda"):
         training = EstimatorTraining(BanzhafModule(), num_samples=100, game="released")
         masks = torch.ones(128, 24), torch.ones(128, 12)
-        features = torch.ones(128, 24, 12), *masks, *(mask.softmax(1) for mask in masks), torch.ones(128, 24, 12)
+        pairs = Pairs(torch.ones(128, 24, 12), *masks, *(mask.softmax(1) for mask in masks))
         with count:
-            assert training(*features)["loss"].is_cuda
+            assert training(torch.ones(128, 24, 12), **pairs._asdict())["loss"].is_cuda
         assert 1 < count.chunks <= 20
         with pytest.raises(DataDependentOutputException):
-            sampled_interaction(*features[:-1])
+            sampled_interaction(*pairs)
     with FakeTensorMode(), ChunkCount() as on_cpu:
         masks = torch.ones(128, 24), torch.ones(128, 12)
         players = torch.ones(128, 24, 12), *masks, *(mask.softmax(1) for mask in masks)

@@ -1,19 +1,16 @@
 """main_retrieval.main from end to end, in this process, on a corpus of a few videos."""
 
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main_retrieval
 from dataloaders import build_split
 from scripts.search import main as search
 from scripts.searching.query import VideoIndex
-from tests.retrieval_case import build_corpus, read_metrics
+from tests.retrieval_case import Outcome, build_corpus, read_metrics
 from tests.test_args import LEVEL_DEFAULTS, RETRIEVAL_DEFAULTS
 from utils.checkpoint import read_weights
 from utils.engine.optim import BertAdam
@@ -29,29 +26,6 @@ RANDOM_TEACHER = "the teacher of the Banzhaf loss is random"
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     return build_corpus(tmp_path_factory.mktemp("shapes"), train=8, test=8)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run returned and where it wrote."""
-
-    folder: Path
-    metrics: dict
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "log.txt").read_text()
-
-    @property
-    def weights(self) -> dict[str, torch.Tensor]:
-        return read_weights(self.folder / "pytorch_model.bin.0")
-
-    def scalars(self, name: str) -> list[tuple[int, float]]:
-        events = EventAccumulator(str(self.folder / "tensorboard")).Reload()
-        return [(event.step, event.value) for event in events.Scalars(name)]
-
-    def terms(self) -> set[str]:
-        return set(EventAccumulator(str(self.folder / "tensorboard")).Reload().Tags()["scalars"])
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +88,7 @@ def test_training_writes_checkpoints_log_metrics_and_scalars(trained):
         for name in ("R1", "R5", "R10"):
             assert trained.scalars(f"{side}.{name}") == [(4, pytest.approx(trained.metrics[side][name]))]
     of_levels = ("ce_t2v", "ce_v2t", "kl_banzhaf", "kl_banzhaf_reversed")
-    assert trained.terms() == EVERY | {
+    assert trained.terms == EVERY | {
         *(f"{level}.{term}" for level in ("entity", "action", "event") for term in of_levels),
         *(f"kl_{side}_{level}_entity" for side in ("t2v", "v2t") for level in ("action", "event")),
     }
@@ -174,7 +148,7 @@ def test_clips_outside_of_the_shortlist_rank_behind_it(trained, evaluate, evalua
 
 def test_one_level_alone(train):
     outcome = train("--num_levels", "1", "--skl", "0", "--kl", "0")
-    assert outcome.terms() == EVERY | {"entity.ce_t2v", "entity.ce_v2t"}
+    assert outcome.terms == EVERY | {"entity.ce_t2v", "entity.ce_v2t"}
     assert RANDOM_TEACHER not in outcome.log
 
 

@@ -5,18 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main_vqa
 from models import CLIP, HBIVQA, CLIPConfig, load_model
 from models.recipe import CORRECTED
 from tests.conftest import SMALL
-from tests.retrieval_case import build_corpus, read_metrics, wait_for_port
+from tests.retrieval_case import Outcome, build_corpus, read_metrics, wait_for_port
 from tests.test_hbi import on_fake_cuda
 from utils.checkpoint import read_weights
 from utils.engine.optim import BertAdam
@@ -32,26 +30,6 @@ LEVEL_TERMS = {"ce_t2v", "ce_v2t", "kl_banzhaf", "kl_banzhaf_reversed", "answer_
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     return build_corpus(tmp_path_factory.mktemp("questions"), train=8, test=8)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run returned and where it wrote."""
-
-    folder: Path
-    metrics: dict
-
-    @property
-    def predictions(self) -> list[dict]:
-        return [json.loads(line) for line in (self.folder / "predictions.jsonl").read_text().splitlines()]
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "log.txt").read_text()
-
-    @property
-    def terms(self) -> set[str]:
-        return set(EventAccumulator(str(self.folder / "tensorboard")).Reload().Tags()["scalars"])
 
 
 @pytest.fixture(scope="session")
