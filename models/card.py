@@ -10,21 +10,19 @@ from utils.logger import used
 
 PAPERS = {
     "hbi": (
-        "Video-Text as Game Players: Hierarchical Banzhaf Interaction for Cross-Modal Representation Learning",
-        2023,
         "2303.14369",
+        "Video-Text as Game Players: Hierarchical Banzhaf Interaction for Cross-Modal Representation Learning",
     ),
-    "clip4clip": ("CLIP4Clip: An Empirical Study of CLIP for End to End Video Clip Retrieval", 2021, "2104.08860"),
-    "drl": ("Disentangled Representation Learning for Text-Video Retrieval", 2022, "2203.07111"),
+    "clip4clip": ("2104.08860", "CLIP4Clip: An Empirical Study of CLIP for End to End Video Clip Retrieval"),
+    "drl": ("2203.07111", "Disentangled Representation Learning for Text-Video Retrieval"),
     "emcl": (
-        "Expectation-Maximization Contrastive Learning for Compact Video-and-Language Representations",
-        2022,
         "2211.11427",
+        "Expectation-Maximization Contrastive Learning for Compact Video-and-Language Representations",
     ),
-    "dicosa": ("Text-Video Retrieval with Disentangled Conceptualization and Set-to-Set Alignment", 2023, "2305.12218"),
-    "diffusionret": ("DiffusionRet: Generative Text-Video Retrieval with Diffusion Model", 2023, "2303.09867"),
+    "dicosa": ("2305.12218", "Text-Video Retrieval with Disentangled Conceptualization and Set-to-Set Alignment"),
+    "diffusionret": ("2303.09867", "DiffusionRet: Generative Text-Video Retrieval with Diffusion Model"),
 }
-"""Title, year and number on arXiv of each method's paper."""
+"""Number on arXiv and title of each method's paper; the number begins with year and month."""
 CARD = """---
 {{ card_data }}
 ---
@@ -106,14 +104,14 @@ TASKS = {
 
 def card_values(model: nn.Module, run: RunConfig | None, metrics: Mapping[str, Any] | None) -> dict[str, Any]:
     """Values of `CARD` for a model; run that trained it and its metrics.json, if known."""
-    title, year, arxiv = PAPERS[model.method]
+    arxiv, title = PAPERS[model.method]
     flags = run.flags if run else {}
     task = next((task for name, task in TASKS.items() if hasattr(model, name)), RETRIEVAL)
     return {
         "heading": f"{type(model).__name__}: {task.name}",
         "method": model.method,
         "title": title,
-        "year": year,
+        "year": 2000 + int(arxiv[:2]),
         "arxiv": arxiv,
         "clip": model.clip.config,
         "words": flags.get("max_words", 32),

@@ -41,9 +41,9 @@ class RankedEstimator(nn.Module):
     It is equivariant to permutations of words and of frames, and ignores padding.
     """
 
-    def __init__(self, decays: int = 4, hidden: int = 64) -> None:
-        """Args: decays: H; hidden: width of the layer between the numbers of tokens and the weights."""
+    def __init__(self) -> None:
         super().__init__()
+        decays, hidden = 4, 64  # H, and the width of the layer between the numbers of tokens and the weights
         self.decay = nn.Parameter(torch.linspace(-1, 1, decays))
         self.coefficients = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, 4 * decays))
 

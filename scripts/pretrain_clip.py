@@ -185,9 +185,9 @@ def build_optimizers(lesson: Lesson, patches: nn.Parameter) -> list[torch.optim.
 
 
 @torch.no_grad()
-def accuracy(clip: CLIP, seed: int, count: int = 256) -> tuple[float, float]:
-    """Share of unseen sentences that are true of the best of `count` pictures, by end token and by all words."""
-    batch = draw_batch(np.random.default_rng(seed), Tokenizer(), count, clip.config.resolution)
+def accuracy(clip: CLIP, seed: int) -> tuple[float, float]:
+    """Share of unseen sentences that are true of the best of 256 pictures, by end token and by all words."""
+    batch = draw_batch(np.random.default_rng(seed), Tokenizer(), 256, clip.config.resolution)
     right = [
         batch["truth"].gather(1, sim.argmax(dim=1, keepdim=True)).float().mean().item()
         for sim in similarities(clip, batch, clip.encode_frames(batch["pictures"]))

@@ -138,7 +138,7 @@ def test_a_closure_is_evaluated_with_gradients():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"total_steps": 0}, {"warmup": -0.1}, {"warmup": 1.1}, {"betas": (1.0, 0.9)}, {"lr": -1.0}]
+    "settings", [{"total_steps": 0}, {"warmup": -0.1}, {"warmup": 1.1}, {"lr": -1.0}]
 )
 def test_settings_outside_their_range_are_refused(settings):
     with pytest.raises(ValueError, match="total_steps"):

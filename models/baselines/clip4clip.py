@@ -144,9 +144,13 @@ class CLIP4Clip(RetrievalMethod):
 
     @full_precision
     def similarity(
-        self, text: TokensLike, video: TokensLike, *,
-        memory: int | None = SIMILARITY_MEMORY, dtype: torch.dtype = torch.float32,
-    ) -> Tensor:  # fmt: skip
+        self,
+        text: TokensLike,
+        video: TokensLike,
+        *,
+        memory: int | None = SIMILARITY_MEMORY,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
         """Cosine (A, B) of sentence and mean frame; for tightTransf the score of the pair."""
         text, video = Tokens(*text), Tokens(*video)
         if self.pairs is not None:

@@ -32,11 +32,11 @@ NAMES = (
 class PairEncoder(nn.Module):
     """Scores every pair; the score is not a cosine and is unbounded."""
 
-    def __init__(self, width: int, layers: int = LAYERS, positions: int = POSITIONS, dropout: float = 0.1):
-        """Args: width: D; layers: blocks; positions: most tokens, one text and the frames; dropout: in training."""
+    def __init__(self, width: int, layers: int = LAYERS, positions: int = POSITIONS):
+        """Args: width: D; layers: blocks; positions: most tokens, one text and the frames."""
         super().__init__()
         self.positions = nn.Embedding(positions, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(0.1)
         self.transformer = Transformer(width, layers, norm_eps=1e-12)
         self.norm = nn.LayerNorm(width, eps=1e-12)
         self.dense = nn.Linear(width, width)

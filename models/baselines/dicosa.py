@@ -163,7 +163,8 @@ class DiCoSA(RetrievalMethod):
         """
         concepts = text.tokens.unflatten(1, (self.options.center, -1))  # (A, C, d)
         products = torch.einsum("acd,bfcd->bacf", concepts, video.frames)
-        weight = self._frame_weights(products.sum(dim=2), video.mask.unsqueeze(1))  # (B, A, N_v)
+        scores, padding = products.sum(dim=2), self.recipe.padding_in_pooling
+        weight = frame_weights(scores, video.mask.unsqueeze(1), self.options.temp, padding=padding)  # (B, A, N_v)
         product = (products * weight.unsqueeze(2)).sum(dim=3)  # (B, A, C)
         square = ((weight.unsqueeze(1) @ video.gram) * weight.unsqueeze(1)).sum(dim=3).mT  # (B, A, C)
         cosine = product / (concepts.norm(dim=2) * square.clamp(min=1e-24).sqrt()).clamp(min=1e-12)
@@ -172,9 +173,6 @@ class DiCoSA(RetrievalMethod):
         from_text = torch.nn.functional.linear(concepts, first.weight[:, : concepts.shape[2]], first.bias).flatten(1)
         hidden = torch.baddbmm(from_text.unsqueeze(0), weight, video.hidden).unflatten(2, (self.options.center, -1))
         return (last(activation(hidden)).squeeze(3) * cosine).sum(dim=2).T
-
-    def _frame_weights(self, scores: Tensor, mask: Tensor) -> Tensor:
-        return frame_weights(scores, mask, self.options.temp, padding=self.recipe.padding_in_pooling)
 
     def losses(
         self, text: Tokens, video: Tokens, video_ids: Tensor, labels: Tensor | None = None

@@ -12,6 +12,8 @@ from torch.optim import Optimizer
 
 PORTION = 2**23
 """Elements of the parameters that are updated together."""
+BETAS = 0.9, 0.98  # decays of the two moments
+EPSILON = 1e-6
 _NO_DECAY = ("bias", "LayerNorm.bias", "LayerNorm.weight")
 
 
@@ -47,9 +49,9 @@ class BertAdam(Optimizer):
 
     For a parameter p with gradient g (without one it is skipped, and its steps are not counted):
 
-        g <- g * min(1, max_norm / (|g| + 1e-6))
+        g <- g / max(1, |g| + 1e-6)
         m <- beta1 * m + (1 - beta1) * g,   v <- beta2 * v + (1 - beta2) * g^2
-        p <- p - lr * warmup_cosine(steps of p so far / total_steps, warmup) * (m / (sqrt(v) + eps) + weight_decay * p)
+        p <- p - lr * warmup_cosine(steps of p so far / total_steps, warmup) * (m / (sqrt(v) + 1e-6) + weight_decay * p)
 
     A step runs over short lists of parameters, to save memory, and needs no host-device sync.
 
@@ -58,10 +60,7 @@ class BertAdam(Optimizer):
         lr: peak learning rate.
         total_steps: steps until the cosine reaches 0.
         warmup: share of `total_steps` in which the rate rises, in [0, 1].
-        betas: decays of the two moments, in [0, 1).
-        eps: added to the root of the second moment.
         weight_decay: share of p that is subtracted at rate 1.
-        max_norm: bound on the norm of each parameter's gradient.
 
     Raises:
         ValueError: a setting is outside its range.
@@ -73,15 +72,12 @@ class BertAdam(Optimizer):
         lr: float,
         total_steps: int,
         warmup: float = 0.1,
-        betas: tuple[float, float] = (0.9, 0.98),
-        eps: float = 1e-6,
         weight_decay: float = 0.2,
-        max_norm: float = 1.0,
     ) -> None:
-        if total_steps < 1 or not 0 <= warmup <= 1 or not all(0 <= beta < 1 for beta in betas) or lr < 0:
-            raise ValueError(f"{total_steps=} of 1 or more, {warmup=} in [0, 1], {betas=} in [0, 1) and {lr=} >= 0")
-        settings = {"total_steps": total_steps, "warmup": warmup, "betas": betas, "eps": eps, "max_norm": max_norm}
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, **settings})
+        if total_steps < 1 or not 0 <= warmup <= 1 or lr < 0:
+            raise ValueError(f"{total_steps=} of 1 or more, {warmup=} in [0, 1] and {lr=} of 0 or more")
+        settings = {"lr": lr, "weight_decay": weight_decay, "total_steps": total_steps, "warmup": warmup}
+        super().__init__(params, settings)
         # Made later, the moments would fragment the memory that the first step frees.
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -105,15 +101,14 @@ class BertAdam(Optimizer):
         first_moments = [state["first_moment"] for state in states]
         second_moments = [state["second_moment"] for state in states]
         gradients = [parameter.grad for parameter in parameters]
-        beta_first, beta_second = group["betas"]
 
-        torch._foreach_mul_(gradients, _clip_factors(gradients, group["max_norm"]))
-        torch._foreach_lerp_(first_moments, gradients, 1 - beta_first)
-        torch._foreach_mul_(second_moments, beta_second)
-        torch._foreach_addcmul_(second_moments, gradients, gradients, 1 - beta_second)
+        torch._foreach_mul_(gradients, _clip_factors(gradients))
+        torch._foreach_lerp_(first_moments, gradients, 1 - BETAS[0])
+        torch._foreach_mul_(second_moments, BETAS[1])
+        torch._foreach_addcmul_(second_moments, gradients, gradients, 1 - BETAS[1])
 
         denominators = torch._foreach_sqrt(second_moments)
-        torch._foreach_add_(denominators, group["eps"])
+        torch._foreach_add_(denominators, EPSILON)
         updates = torch._foreach_div(first_moments, denominators)
         if group["weight_decay"]:
             torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
@@ -149,11 +144,10 @@ def _portions(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]
         yield portion
 
 
-def _clip_factors(gradients: list[Tensor], max_norm: float) -> list[Tensor]:
-    """Factors, at most 1, that clip the norm of each gradient to `max_norm`, without host-device sync."""
+def _clip_factors(gradients: list[Tensor]) -> list[Tensor]:
+    """Factors, at most 1, that clip the norm of each gradient to 1, without host-device sync."""
     factors = list(torch._foreach_norm(gradients))
-    torch._foreach_add_(factors, 1e-6)
+    torch._foreach_add_(factors, EPSILON)
     torch._foreach_reciprocal_(factors)
-    torch._foreach_mul_(factors, max_norm)
     torch._foreach_clamp_max_(factors, 1.0)
     return factors
