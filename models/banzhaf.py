@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from models.coalitions import check_players, half_interaction, one_hot
+from models.coalitions import Pairs, check_players, half_interaction, one_hot
 from models.estimator import BanzhafModule
 from models.expectations import expected_maxima, expected_weights, renormalised_gain
 
@@ -95,11 +95,11 @@ def exact_interaction(
     """
     if coalitions < 1:
         raise ValueError(f"coalitions must be at least 1, not {coalitions}")
-    given = token_sim, text_mask, video_mask, text_score, video_score
+    given = Pairs(token_sim, text_mask, video_mask, text_score, video_score)
     if options.check:
-        check_players(*given, game)
+        check_players(given, game)
     with torch.autocast(token_sim.device.type, enabled=False):
-        players = _prepare(*given)
+        players = _prepare(given)
         if game == "standard":
             half = partial(_standard_half, span=options.span)
             return half(players) + half(players.swapped()).mT
@@ -108,23 +108,13 @@ def exact_interaction(
             return (half(players) + half(players.swapped()).mT) * players.cells()
 
 
-def exact_interaction_of_cosines(
-    token_sim: Float[Tensor, "B N_t N_v"],
-    text_score: Float[Tensor, "B N_t"],
-    video_score: Float[Tensor, "B N_v"],
-    text_mask: Shaped[Tensor, "B N_t"] | None,
-    video_mask: Shaped[Tensor, "B N_v"] | None,
-) -> Float[Tensor, "B N_t N_v"]:
+def exact_interaction_of_cosines(pairs: Pairs) -> Float[Tensor, "B N_t N_v"]:
     """Exact interaction of true pairs in the standard game, scaled as the estimator's labels.
 
-    Needs no host-device sync. Scores are logits of the softmax; a mask of None masks no padding.
+    Needs no host-device sync. Scores are logits of the softmax.
     """
-    masks = (
-        torch.ones_like(score) if mask is None else mask
-        for score, mask in ((text_score, text_mask), (video_score, video_mask))
-    )
-    in_training = GameOptions(span=SCORE_SPAN, check=False)
-    return exact_interaction(LABEL_SCALE * token_sim, *masks, text_score, video_score, options=in_training)
+    scores, in_training = (pairs.text_score, pairs.video_score), GameOptions(span=SCORE_SPAN, check=False)
+    return exact_interaction(LABEL_SCALE * pairs.token_sim, *pairs.masks(), *scores, options=in_training)
 
 
 def _standard_half(players: Players, span: float | None) -> Float[Tensor, "B N M"]:
@@ -156,11 +146,11 @@ def sampled_interaction(
     options: GameOptions = DEFAULTS,
 ) -> Float[Tensor, "B N_t N_v"]:
     """Banzhaf interaction averaged over `num` sampled coalitions per cell, as published; no gradient, 0 at padding."""
-    given = token_sim, text_mask, video_mask, text_score, video_score
+    given = Pairs(token_sim, text_mask, video_mask, text_score, video_score)
     if options.check:
-        check_players(*given, game)
+        check_players(given, game)
     with torch.no_grad(), torch.autocast(token_sim.device.type, enabled=False):
-        players = _prepare(*given)
+        players = _prepare(given)
         (pairs, words, frames), sim = players.sim.shape, players.sim
         members, num = _membership(players, num, options)
         total = sim.new_zeros(words * frames, pairs)
@@ -235,12 +225,10 @@ class BanzhafInteraction(nn.Module):
         return sampled_interaction(*players, game=self.game, num=self.num, options=options)
 
 
-def _prepare(
-    token_sim: Tensor, text_mask: Tensor, video_mask: Tensor, text_score: Tensor, video_score: Tensor
-) -> Players:
-    dtype = torch.promote_types(token_sim.dtype, torch.float32)
-    text, video = text_mask.bool(), video_mask.bool()
-    sim = token_sim.to(dtype).masked_fill((text.unsqueeze(2) & video.unsqueeze(1)).logical_not(), 0.0)
-    word = text_score.to(dtype).masked_fill(text.logical_not(), 0.0)
-    frame = video_score.to(dtype).masked_fill(video.logical_not(), 0.0)
+def _prepare(given: Pairs) -> Players:
+    dtype = torch.promote_types(given.token_sim.dtype, torch.float32)
+    text, video = (mask.bool() for mask in given.masks())
+    sim = given.token_sim.to(dtype).masked_fill((text.unsqueeze(2) & video.unsqueeze(1)).logical_not(), 0.0)
+    word = given.text_score.to(dtype).masked_fill(text.logical_not(), 0.0)
+    frame = given.video_score.to(dtype).masked_fill(video.logical_not(), 0.0)
     return Players(sim, text, video, word, frame)

@@ -1,4 +1,4 @@
-"""The two coalition games over words and frames, as functions of boolean coalition matrices.
+"""The two coalition games over words and frames, on boolean coalition matrices.
 
 A coalition's value is the sum of two halves (arXiv 2303.14369, section 3.2). The text-to-video half is the weighted
 sum, over the words of the coalition, of the maximum similarity to its frames; the other half swaps the roles. A half
@@ -12,6 +12,8 @@ only its own similarity, under weights that went through the softmax twice.
 B pairs, N_t words, N_v frames, C coalitions.
 """
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
@@ -19,24 +21,33 @@ from torch import Tensor
 GAMES = ("standard", "released")
 
 
-def check_players(
-    token_sim: Float[Tensor, "B N_t N_v"],
-    text_mask: Shaped[Tensor, "B N_t"],
-    video_mask: Shaped[Tensor, "B N_v"],
-    text_score: Float[Tensor, "B N_t"],
-    video_score: Float[Tensor, "B N_v"],
-    game: str,
-) -> None:
-    """Raise a ValueError if no interaction can be computed from the arguments."""
+class Pairs(NamedTuple):
+    """The true pairs that a game is played on; a mask of None masks no padding."""
+
+    token_sim: Float[Tensor, "B N_t N_v"]
+    text_mask: Shaped[Tensor, "B N_t"] | None
+    video_mask: Shaped[Tensor, "B N_v"] | None
+    text_score: Float[Tensor, "B N_t"]
+    video_score: Float[Tensor, "B N_v"]
+
+    def masks(self) -> tuple[Shaped[Tensor, "B N_t"], Shaped[Tensor, "B N_v"]]:
+        """The masks, ones in place of None."""
+        text = torch.ones_like(self.text_score) if self.text_mask is None else self.text_mask
+        video = torch.ones_like(self.video_score) if self.video_mask is None else self.video_mask
+        return text, video
+
+
+def check_players(given: Pairs, game: str) -> None:
+    """Raise a ValueError if no interaction can be computed from the pairs."""
     if game not in GAMES:
         raise ValueError(f"game must be one of {', '.join(GAMES)}, not {game!r}")
-    if token_sim.dim() != 3:
-        raise ValueError(f"token_sim must be (B, N_t, N_v), not of shape {tuple(token_sim.shape)}")
-    if not torch.isfinite(token_sim).all():
+    if given.token_sim.dim() != 3:
+        raise ValueError(f"token_sim must be (B, N_t, N_v), not of shape {tuple(given.token_sim.shape)}")
+    if not torch.isfinite(given.token_sim).all():
         raise ValueError("token_sim holds values that are NaN or infinite")
-    pairs, words, frames = token_sim.shape
-    sides = (("text", words, text_mask, text_score), ("video", frames, video_mask, video_score))
-    for name, tokens, mask, score in sides:
+    pairs, *sizes = given.token_sim.shape
+    scores = given.text_score, given.video_score
+    for name, tokens, mask, score in zip(("text", "video"), sizes, given.masks(), scores, strict=True):
         if tokens < 2:
             raise ValueError(f"an interaction needs at least two {name} tokens, not {tokens}")
         for kind, tensor in (("mask", mask), ("score", score)):
@@ -47,24 +58,6 @@ def check_players(
             raise ValueError(f"{name}_mask has a row without a valid token")
         if not torch.isfinite(score[valid]).all():
             raise ValueError(f"{name}_score holds values that are NaN or infinite at valid tokens")
-
-
-def coalition_values(
-    token_sim: Float[Tensor, "B N_t N_v"],
-    text_score: Float[Tensor, "B N_t"],
-    video_score: Float[Tensor, "B N_v"],
-    text: Bool[Tensor, "C B N_t"],
-    video: Bool[Tensor, "C B N_v"],
-    game: str = "standard",
-) -> Float[Tensor, "C B"]:
-    """Value of each coalition of `text` and `video` (arXiv 2303.14369, section 3.2); 0 where either side is empty.
-
-    Padding is no member; in "released" its similarities are 0.
-    """
-    sim, rows, columns = token_sim.permute(1, 2, 0), text.movedim(-1, 0), video.movedim(-1, 0)
-    text_half = _weights(text_score.mT, rows) * _settle(_maxima(sim, columns), columns, game)
-    video_half = _weights(video_score.mT, columns) * _settle(_maxima(sim.transpose(0, 1), rows), rows, game)
-    return (text_half.sum(0) + video_half.sum(0)) / 2
 
 
 def half_interaction(

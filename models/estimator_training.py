@@ -9,12 +9,13 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from models.banzhaf import LABEL_SCALE, GameOptions, exact_interaction, sampled_interaction
+from models.coalitions import Pairs
 from models.encoder import Tokens
 from models.hbi import HBI
 from models.interaction import unit
 from models.level import TokenSet
 
-FEATURES = ("token_sim", "text_mask", "video_mask", "text_score", "video_score", "exact")
+FEATURES = (*Pairs._fields, "exact")
 
 
 def pair_features(model: HBI, text: Tokens, video: Tokens, game: str) -> dict[str, Tensor]:
@@ -51,23 +52,15 @@ class EstimatorTraining(nn.Module):
                 module.requires_grad_(False)
         self.game, self.num_samples, self.generator = game, num_samples, generator
 
-    def forward(
-        self,
-        token_sim: Float[Tensor, "B N_t N_v"],
-        text_mask: Shaped[Tensor, "B N_t"],
-        video_mask: Shaped[Tensor, "B N_v"],
-        text_score: Float[Tensor, "B N_t"],
-        video_score: Float[Tensor, "B N_v"],
-        exact: Float[Tensor, "B N_t N_v"],
-    ) -> dict[str, Tensor]:
+    def forward(self, exact: Float[Tensor, "B N_t N_v"], **features: Tensor) -> dict[str, Tensor]:
         """Mean squared difference of labels and predictions over all cells, as "loss"; at padding both are 0."""
-        label = exact
+        label, pairs = exact, Pairs(**features)
         if self.num_samples is not None:
-            players = LABEL_SCALE * token_sim, text_mask, video_mask, text_score, video_score
+            players = LABEL_SCALE * pairs.token_sim, *pairs.masks(), pairs.text_score, pairs.video_score
             # `pair_features` has checked the features already: a step needs no host-device sync for that.
             options = GameOptions(generator=self.generator, check=False)
             label = sampled_interaction(*players, game=self.game, num=self.num_samples, options=options)
-        return {"loss": (label - self.predict(token_sim, text_mask, video_mask)).square().mean()}
+        return {"loss": (label - self.predict(pairs.token_sim, *pairs.masks())).square().mean()}
 
     def predict(
         self,

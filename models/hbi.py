@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from models import losses
+from models.coalitions import Pairs
 from models.encoder import Tokens, TokensLike, init_normal
 from models.hbi_options import LEVELS, HBIOptions, add_hbi_arguments, hbi_options_from
 from models.level import Level, LevelOutput, TokenSet
@@ -158,9 +159,9 @@ class HBI(RetrievalMethod):
 
         Each process runs student and teacher, the most expensive part of a step, on its shard of the pairs.
         """
-        whole = output.pair_sim, output.text_score, output.video_score, text_mask, video_mask
-        own = [None if tensor is None else shard(tensor) for tensor in whole]
-        student, teacher = level.student(own[0]), teacher_interaction(self.options.teacher, self.teacher, *own)
+        whole = output.pair_sim, text_mask, video_mask, output.text_score, output.video_score
+        own = Pairs(*(None if tensor is None else shard(tensor) for tensor in whole))
+        student, teacher = level.student(own.token_sim), teacher_interaction(self.options.teacher, self.teacher, own)
         return losses.banzhaf_alignment(
             gather_features(student, exact=True),
             gather_features(teacher, exact=True),

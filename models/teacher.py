@@ -8,40 +8,29 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from models.banzhaf import exact_interaction_of_cosines
+from models.coalitions import Pairs
 
 # A trained network; the exact interaction; as controls the exact one with shuffled cells, and a constant.
 TEACHERS = ("estimator", "exact", "shuffled", "constant")
 
 
 @torch.no_grad()
-def teacher_interaction(
-    kind: str,
-    estimator: nn.Module,
-    token_sim: Float[Tensor, "B N_t N_v"],
-    text_score: Float[Tensor, "B N_t"],
-    video_score: Float[Tensor, "B N_v"],
-    text_mask: Shaped[Tensor, "B N_t"] | None,
-    video_mask: Shaped[Tensor, "B N_v"] | None,
-) -> Float[Tensor, "B N_t N_v"]:
+def teacher_interaction(kind: str, estimator: nn.Module, pairs: Pairs) -> Float[Tensor, "B N_t N_v"]:
     """The interaction by one of `TEACHERS`, without gradient; see `exact_interaction_of_cosines`."""
     if kind == "estimator":
-        return estimator(token_sim)
+        return estimator(pairs.token_sim)
     if kind == "constant":
-        return torch.zeros_like(token_sim)
-    exact = exact_interaction_of_cosines(token_sim, text_score, video_score, text_mask, video_mask)
-    return exact if kind == "exact" else shuffle_cells(exact, text_mask, video_mask)
+        return torch.zeros_like(pairs.token_sim)
+    exact = exact_interaction_of_cosines(pairs)
+    return exact if kind == "exact" else shuffle_cells(exact, *pairs.masks())
 
 
 def shuffle_cells(
-    interaction: Float[Tensor, "B N_t N_v"],
-    text_mask: Shaped[Tensor, "B N_t"] | None,
-    video_mask: Shaped[Tensor, "B N_v"] | None,
+    interaction: Float[Tensor, "B N_t N_v"], text_mask: Shaped[Tensor, "B N_t"], video_mask: Shaped[Tensor, "B N_v"]
 ) -> Float[Tensor, "B N_t N_v"]:
     """Exchange the values of each pair's valid cells at random."""
     values = interaction.flatten(1)
-    padding = torch.zeros_like(values, dtype=torch.bool)
-    if text_mask is not None:
-        padding = (text_mask.unsqueeze(2) * video_mask.unsqueeze(1)).flatten(1) == 0
+    padding = (text_mask.unsqueeze(2) * video_mask.unsqueeze(1)).flatten(1) == 0
     places = padding.float().argsort(dim=1, stable=True)  # the valid cells in order, then padding
     drawn = (torch.rand_like(values) + 2 * padding).argsort(dim=1)  # the valid cells in random order, then padding
     return torch.empty_like(values).scatter_(1, places, values.gather(1, drawn)).view_as(interaction)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from models.banzhaf import exact_interaction_of_cosines
+from models.coalitions import Pairs
 from models.encoder import Tokens, TokensLike
 from models.level import LevelInteraction, TokenSet, WeightedInteraction
 from utils.errors import InputError
@@ -64,7 +65,7 @@ class TokenLevels:
             output = level(texts, videos)
             sim, scores = output.pair_sim, (output.text_score, output.video_score)
             if exact:
-                interaction = exact_interaction_of_cosines(sim, *scores, texts.mask, videos.mask)
+                interaction = exact_interaction_of_cosines(Pairs(sim, texts.mask, videos.mask, *scores))
             else:
                 interaction = level.student(sim) * texts.valid().unsqueeze(2) * videos.valid().unsqueeze(1)
             own = output.sim.diagonal(), sim, interaction, output.text, output.video

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from models.banzhaf import LABEL_SCALE, BanzhafInteraction, GameOptions, exact_interaction, sampled_interaction
-from models.coalitions import coalition_values
 from models.expectations import draw_coalitions, expected_maxima, expected_weights
 
 WORDS, FRAMES = 5, 4
@@ -162,26 +161,13 @@ def test_standard_game_against_shapiq():
     sim, _, _, w, u = players("standard", lengths=((5, 4),), spread=6.0)
 
     def game(coalitions):
-        members = torch.from_numpy(np.atleast_2d(coalitions)).bool().unsqueeze(1)
-        return coalition_values(sim, w, u, members[..., :WORDS], members[..., WORDS:]).squeeze(1).numpy()
+        members = [[set(np.flatnonzero(side)) for side in np.split(row, [WORDS])] for row in np.atleast_2d(coalitions)]
+        return np.array([standard_value(sim[0].tolist(), w[0].tolist(), u[0].tolist(), *sides) for sides in members])
 
     index = shapiq.ExactComputer(game, n_players=WORDS + FRAMES)("BII", order=2)
     expected = torch.tensor([[index[(i, WORDS + j)] for j in range(FRAMES)] for i in range(WORDS)])
     ones = torch.ones(1, WORDS), torch.ones(1, FRAMES)
     torch.testing.assert_close(exact_interaction(sim, *ones, w, u)[0], expected.double(), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize(("game", "value"), [("standard", standard_value), ("released", released_value)])
-def test_coalition_values_by_definition(game, value):
-    sim, text_mask, video_mask, w, u = players(game)
-    text = torch.tensor(list(itertools.product([False, True], repeat=WORDS))).unsqueeze(1) & text_mask
-    video = torch.tensor(list(itertools.product([False, True], repeat=FRAMES)))[torch.arange(len(text)) % 16]
-    video = video.unsqueeze(1) & video_mask
-    values = coalition_values(sim, w, u, text, video, game)
-    for c, b in itertools.product(range(len(text)), range(len(sim))):
-        members = [set(side[c, b].nonzero().flatten().tolist()) for side in (text, video)]
-        expected = value(sim[b].tolist(), w[b].tolist(), u[b].tolist(), *members)
-        assert values[c, b].item() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("game", ["standard", "released"])

@@ -5,6 +5,7 @@ import torch
 
 from models import CLIP, HBI, load_model
 from models.banzhaf import LABEL_SCALE, BanzhafModule, exact_interaction
+from models.coalitions import Pairs
 from models.estimator_training import EstimatorTraining
 from models.expectations import expected_maxima
 from models.ranked_estimator import RankedEstimator, expected_gains
@@ -52,9 +53,10 @@ def train(network, steps):
     for step in range(steps):
         sim, text_mask, video_mask = maps(32, 24, 12, seed=step)
         scores = torch.zeros(text_mask.shape), torch.zeros(video_mask.shape)
-        exact = exact_interaction(LABEL_SCALE * sim, text_mask, video_mask, *scores)
+        pairs = Pairs(sim, text_mask, video_mask, *scores)
+        exact = exact_interaction(LABEL_SCALE * sim, *pairs[1:])
         optimizer.zero_grad()
-        training(sim, text_mask, video_mask, *scores, exact)["loss"].backward()
+        training(exact, **pairs._asdict())["loss"].backward()
         optimizer.step()
     with torch.no_grad():
         valid = (text_mask.unsqueeze(2) & video_mask.unsqueeze(1)).bool()
