@@ -102,7 +102,7 @@ class Widgets(NamedTuple):
     top: gradio.Slider
     alike: gradio.Button
     add: gradio.Button
-    shelf: gradio.Examples | None
+    shelf: gradio.helpers.Examples | None
     results: gradio.Gallery
     player: gradio.HTML
     said: gradio.Textbox
