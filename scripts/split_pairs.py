@@ -1,4 +1,4 @@
-"""Divide a CSV file of videos and captions into train.csv, val.csv and test.csv, each video in one of them.
+"""Divide a CSV file of videos and captions into train.csv, val.csv and test.csv, by video.
 
 python scripts/split_pairs.py my_pairs.csv --output my_data --val 0.15 --test 0.15
 """
@@ -34,7 +34,7 @@ def divide(videos: Sequence[str], val: float, test: float, seed: int) -> dict[st
     """Draw the videos of each split.
 
     Raises:
-        InputError: a split gets none.
+        InputError: a split is empty.
     """
     drawn = random.Random(seed).sample(sorted(set(videos)), len(set(videos)))
     sizes = {"val": round(val * len(drawn)), "test": round(test * len(drawn))}

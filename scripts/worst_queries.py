@@ -1,4 +1,4 @@
-"""Write a page of the queries that a retrieval run answers worst: their true video next to what it found instead.
+"""Write a page of a retrieval run's worst queries, with their true videos and the videos found instead.
 
 python scripts/worst_queries.py output/hbi --video_path DATA/MSRVTT_Videos [--count 50] [--output worst.html]
 The run's folder has predictions.jsonl; the page holds its pictures and needs no server.
@@ -25,9 +25,9 @@ from utils.run import run
 from utils.video.decode import decode_clip
 
 THUMBNAIL = 160
-"""Pixels of a thumbnail's longer side."""
+"""Size of a thumbnail's longer side in pixels."""
 SHOWN = 3
-"""Found videos of each query."""
+"""Number of found videos of each query."""
 STYLE = """body { font: 15px sans-serif; margin: 2em }
 figure { display: inline-block; margin: 0 1em 1em 0; width: 160px }
 img, .none { width: 160px; height: 120px; object-fit: contain; background: #ddd } figcaption { font-size: 12px }
@@ -80,7 +80,7 @@ def _place(name: str) -> tuple[str, dict[str, float]]:
 
 
 def page(queries: Sequence[Query], pictures: Mapping[str, str]) -> str:
-    """The page, in which all that comes from files is escaped."""
+    """The page as HTML; text from files is escaped."""
     blocks = "\n".join(
         f"<h2>{html.escape(query.query)}</h2><p>rank {query.rank}</p>{figure(query.true, pictures, 'true')}"
         + "".join(figure(found, pictures, "found") for found in query.found[:SHOWN])

@@ -1,4 +1,4 @@
-"""What an index says of itself: nothing that grants trust, so that a foreign index runs no code."""
+"""Description of an index; nothing in it grants trust, so that a foreign index runs no code."""
 
 import json
 from dataclasses import asdict, fields
@@ -23,7 +23,7 @@ class IndexedModel(Settings):
     """The model of an index.
 
     Attributes:
-        checkpoint: where its file was.
+        checkpoint: path of its file.
         method: a key of `models.METHODS`.
         base_encoder: name of CLIP's weights, which determines the activation of the towers.
         options: keywords of the method.
@@ -44,7 +44,7 @@ class IndexedModel(Settings):
         return cls.model_validate_json(json.dumps({**where, "options": options}, default=asdict))
 
     def load(self, device: str | torch.device, checkpoint: str | None, address: str) -> RetrievalMethod:
-        """Load the model, from another file if `checkpoint` names one.
+        """Load the model, from the file `checkpoint` if given.
 
         Raises:
             InputError: the file cannot be read, or the options are none of the method's.
@@ -59,13 +59,13 @@ class IndexedModel(Settings):
 
 
 class Sampling(Settings):
-    """Which segments and frames an index holds.
+    """Segments and frames of an index.
 
     Attributes:
         max_frames: of a segment.
         framerate: frames taken from a second of video.
         cut: "windows" or "shots", see `scripts.searching.spans`.
-        segment: longest segment, seconds.
+        segment: maximum length of a segment, seconds.
         overlap: of neighbouring windows, seconds.
         group: segments that a long one covers; below 2 there are no long ones.
     """
@@ -83,18 +83,18 @@ class Sampling(Settings):
 
 
 class Manifest(Settings):
-    """What an index was made of.
+    """Sources and settings of an index.
 
     Attributes:
-        folder: of the videos, the last time that it was brought up to date.
+        folder: of the videos, at the last update.
         model: see `IndexedModel`.
         digest: `models.export.model_digest` of the model.
         sampling: see `Sampling`.
         max_words: tokens of a query.
         bits: of a number of a token, see `scripts.searching.compression`.
         captions: digest of the model that wrote the `description` of each segment; None: there is no such column.
-        decoder: that the frames were decoded with.
-        skipped: number of videos in the folder that cannot be used.
+        decoder: version of the decoder.
+        skipped: number of unusable videos in the folder.
         format: version of this layout.
     """
 
@@ -110,10 +110,10 @@ class Manifest(Settings):
     format: Literal[3] = FORMAT
 
     def check_same(self, other: "Manifest", address: str) -> None:
-        """Refuse to bring an index up to date with other options than `self`, which it was made with.
+        """Refuse to update an index with other options than those of `self`.
 
         Raises:
-            InputError: names the first that differs, other than the places of the videos and of the model.
+            InputError: names the first that differs; the paths of videos and model may differ.
         """
         earlier, wanted = ({**manifest.model_dump(), **manifest.model_dump()["model"]} for manifest in (self, other))
         for name in earlier.keys() - {"folder", "checkpoint", "model", "skipped"}:
@@ -125,7 +125,7 @@ class Manifest(Settings):
 
 
 def check_inside(file: str) -> str:
-    """Check that a path names a video and stays within its folder, and return it.
+    """Return a path if it names a video within its folder.
 
     Raises:
         ValueError: it does not.

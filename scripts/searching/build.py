@@ -1,4 +1,4 @@
-"""Making an index, and bringing it up to date.
+"""Making and updating an index.
 
 S segments of a video, N_v frames of a segment, D width.
 """
@@ -30,19 +30,19 @@ from utils.logger import progress
 logger = logging.getLogger("hbi")
 
 ROWS_TOGETHER, SECONDS_TOGETHER = 2048, 60
-"""Videos are added to the table when they have so many segments, or after so much time: each time makes a file."""
+"""Videos are added to the table after as many segments, or seconds: each addition makes a file."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What bringing an index up to date came to.
+    """Results of an update.
 
     Attributes:
         computed: videos that were read.
-        kept: videos that were in the index and have not changed.
-        moved: videos that were in the index under another name.
-        removed: videos that were in the index and are gone.
-        skipped: video that cannot be used -> why.
+        kept: unchanged videos of the index.
+        moved: videos of the index under another name.
+        removed: videos of the index that are gone.
+        skipped: unusable video -> reason.
     """
 
     computed: int
@@ -72,7 +72,7 @@ def build_index(
         address: of the index, see `Store`.
         manifest: what the index is made of.
         workers: decoding processes of each process.
-        details: video -> what is said of it; None leaves what was said before.
+        details: of videos; None keeps the earlier ones.
         captioner: describes the segments of an index with captions.
         rebuild: start from nothing.
 
@@ -146,7 +146,7 @@ def _add(
 def _encoded(
     model: RetrievalMethod, captioner: Captioner | None, loader: DataLoader, manifest: Manifest
 ) -> Iterator[tuple[Finished, Encoded | None]]:
-    """Yield each video when all of it has been read, and its segments unless it cannot be used."""
+    """Yield each video when it has been read completely, and its segments unless it is unusable."""
     parts: dict[str, list[tuple[Part, Tensor, Tensor, list[str]]]] = defaultdict(list)
     for part in loader:
         if isinstance(part, Part):

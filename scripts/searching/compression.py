@@ -1,7 +1,7 @@
-"""Tokens in 16, 8 or 4 bits a number.
+"""Tokens in 16, 8 or 4 bits per number.
 
-S segments, N tokens of each, D width. In fewer than 16 bits what is stored is a residual, as in late-interaction
-engines: a token without its part along the segment's vector, in equal steps up to the largest number.
+S segments, N tokens of each, D width. With less than 16 bits residuals are stored, as in late-interaction engines:
+tokens without their part along the segment's vector, quantised uniformly up to the largest number.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ BITS = (16, 8, 4)
 
 
 def compress(tokens: Tensor, vectors: Tensor, bits: int) -> dict[str, np.ndarray]:
-    """Tokens (S, N, D) next to vectors (S, D) of length 1, as columns of (S, ...) numbers."""
+    """Compress tokens (S, N, D), given vectors (S, D) of length 1, to columns of (S, ...) numbers."""
     tokens, vectors = tokens.float().cpu(), vectors.half().float().cpu()
     if bits == 16:
         return {"tokens": tokens.half().flatten(1).numpy()}
@@ -27,7 +27,7 @@ def compress(tokens: Tensor, vectors: Tensor, bits: int) -> dict[str, np.ndarray
 
 
 def restore(columns: dict[str, np.ndarray], vectors: Tensor, bits: int) -> Tensor:
-    """The tokens (S, N, D), float32, of columns that `compress` gave, and their vectors (S, D)."""
+    """Inverse of `compress`: tokens (S, N, D), float32, from columns and vectors (S, D)."""
     codes, vectors = torch.from_numpy(columns["tokens"]), vectors.half().float()
     if bits == 16:
         return codes.float().unflatten(1, (-1, vectors.shape[1]))

@@ -1,4 +1,4 @@
-"""What a user says of videos: captions, tags and dates from a CSV file."""
+"""A user's captions, tags and dates of videos, from a CSV file."""
 
 import csv
 import io
@@ -15,10 +15,10 @@ COLUMNS = ("video", "caption", "tags", "date")
 def read_details(path: Path) -> dict[str, Details]:
     """Read a CSV file with the column video, a path within the folder, and any of caption, tags and date.
 
-    Tags have ";" between them, a date is YYYY-MM-DD; both may be empty.
+    Tags are separated by ";", a date is YYYY-MM-DD; both may be empty.
 
     Raises:
-        InputError: the file cannot be read, or a column or a date is none of these.
+        InputError: the file cannot be read, or a column or a date is wrong.
     """
     reader = csv.DictReader(io.StringIO(read_text(path)))
     try:

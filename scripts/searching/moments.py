@@ -1,4 +1,4 @@
-"""Where in a found segment the match is, and which segments are one result.
+"""The matching moment in a found segment, and segments that are one result.
 
 n frames of a segment.
 """
@@ -12,7 +12,7 @@ from statistics import median
 from scripts.searching.spans import Span
 
 FAR = 2.5
-"""Frames are neighbours if no more than this many times the usual distance is between them."""
+"""Frames are neighbours up to as many times the usual distance."""
 
 
 @dataclass(frozen=True)
@@ -73,27 +73,27 @@ class Candidate:
 
     @property
     def peak(self) -> float:
-        """When the frame of the largest score is shown."""
+        """Time of the frame of the largest score."""
         return max(zip(self.scores, self.times, strict=True))[1]
 
     @property
     def spacing(self) -> float:
-        """Seconds from frame to frame."""
+        """Seconds between frames."""
         if len(self.times) == 1:
             return self.segment.end - self.segment.start
         return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
 
 
 def moments(candidates: Sequence[Candidate], count: int, *, shots: bool = False) -> list[tuple[int, float, float]]:
-    """The best candidates that do not show the same moment.
+    """The best candidates that show different moments.
 
-    Frames of all candidates of a video lie on one line of time. From the best frame of a candidate the moment reaches
-    over the neighbours whose scores are nearer to the best one than to the middle of all frames that were compared.
+    Frames of all candidates of a video are ordered by time. The moment of a candidate is its best frame and the
+    neighbours whose scores are nearer to the best one than to the median of all compared frames.
 
     Args:
         candidates: the most similar first.
-        count: how many to take at most.
-        shots: segments are shots: the moment is the shortest of them that shows the best frame.
+        count: maximum number of moments.
+        shots: segments are shots: the moment is the shortest one that shows the best frame.
 
     Returns:
         Place among the candidates, begin and end of the moment in seconds.

@@ -1,4 +1,4 @@
-"""What has to be done to bring an index up to date: which videos are new, changed, moved or gone."""
+"""Plan of an update of an index: which videos are new, changed, moved or gone."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ Named = tuple[str, dict[str, Any] | None]
 
 @dataclass
 class Plan:
-    """What there is to do.
+    """The work of an update.
 
     Attributes:
         missing: videos to be read.
-        contents: video that stays -> SHA-256 of it.
+        contents: remaining video -> its SHA-256.
         kept, moved, removed: numbers of videos, see `scripts.searching.build.Changes`.
     """
 
@@ -33,7 +33,7 @@ class Plan:
     removed: int = 0
 
     def remove_stale(self, store: Store, computed: dict[str, str]) -> None:
-        """Remove all rows of videos, and of contents of them, that are not in the folder any more."""
+        """Remove the rows of videos, and of their contents, that are no longer in the folder."""
         current = self.contents | computed
         store.delete([
             f"video = {quoted(row['video'])} AND content = {quoted(row['content'])}"
@@ -43,10 +43,10 @@ class Plan:
 
 
 def make_plan(store: Store, folder: Path, files: list[str], details: Mapping[str, Details] | None) -> Plan:
-    """Compare a folder with its index, and change what needs no reading: names, times of change and details.
+    """Compare a folder with its index, and update names, times of change and details.
 
-    A file of the size and time of change that the index has is taken as unchanged. Of others whose size the index has,
-    the content decides whether they were moved or touched.
+    A file with the size and time of change in the index counts as unchanged. If only the size is in the index, the
+    content decides whether it was moved or touched.
     """
     known, gone = defaultdict(list), {}
     for row in store.videos("caption", "tags", "date"):
@@ -71,7 +71,7 @@ def make_plan(store: Store, folder: Path, files: list[str], details: Mapping[str
 
 
 def identity(path: Path) -> Identity:
-    """Size and time of change of a file; zeros for one that cannot be seen, which reading it then tells."""
+    """Size and time of change of a file; zeros if it is not accessible, which reading it then reports."""
     with suppress(OSError):
         status = path.stat()
         return status.st_size, status.st_mtime_ns
@@ -79,7 +79,7 @@ def identity(path: Path) -> Identity:
 
 
 def _earlier(path: Path, found: Identity, same: list[Named], gone: dict[tuple[int, str], Named]) -> Named:
-    """The name and row that a file has in the index.
+    """The name and row of a file in the index.
 
     Args:
         path: the file.
@@ -99,7 +99,7 @@ def _earlier(path: Path, found: Identity, same: list[Named], gone: dict[tuple[in
 
 
 def _said(details: Mapping[str, Details] | None, file: str) -> dict[str, Any]:
-    """The columns that details determine."""
+    """The columns of details."""
     if details is None or file not in details:
         return {}
     said = asdict(details[file])
@@ -107,6 +107,6 @@ def _said(details: Mapping[str, Details] | None, file: str) -> dict[str, Any]:
 
 
 def _update(store: Store, row: dict[str, Any], values: dict[str, Any]) -> None:
-    """Change what is not so already in the rows of a video."""
+    """Update changed values in the rows of a video."""
     if changed := {name: value for name, value in values.items() if row[name] != value}:
         store.update(f"video = {quoted(row['video'])} AND content = {quoted(row['content'])}", changed)

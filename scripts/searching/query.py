@@ -22,7 +22,7 @@ from scripts.searching.store import REBUILD, Store, quoted
 from utils.errors import InputError
 
 SHORTLIST = 100
-"""Segments that are compared with a query as the method does."""
+"""Segments that are compared with a query by the method's similarity."""
 SHOWN = ("video", "start", "end", "duration", "caption", "tags", "date")
 COMPARED = ("frames", "times", "vector", "tokens")
 
@@ -35,16 +35,16 @@ def clock(seconds: float) -> str:
 
 
 class VideoIndex:
-    """An index and its model; of the rows only those that a query compares are read.
+    """An index and its model; only the rows that a query compares are read.
 
     Args:
         address: of the index, see `Store`.
         device: where the model goes.
-        checkpoint: where the model's file lies now; None: where it lay when the index was made.
-        folder: where the videos lie now; None: where they lay when the index was brought up to date.
+        checkpoint: path of the model's file; None: the path when the index was made.
+        folder: of the videos; None: the one of the last update.
 
     Raises:
-        InputError: it is no index, damaged or empty, or the model cannot be read or is another one.
+        InputError: it is no index, damaged or empty, or the model cannot be read or is a different one.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class VideoIndex:
 
     @property
     def path(self) -> str | Path:
-        """Where the index is."""
+        """Path or address of the index."""
         return self.store.folder or self.store.address
 
     def holds(self, name: str) -> bool:
@@ -78,11 +78,11 @@ class VideoIndex:
         return self.store.count(f"video = {quoted(stored_name(name))}") > 0
 
     def file(self, name: str) -> Path:
-        """Where a video of the index lies."""
+        """Path of a video of the index."""
         return Path(self.manifest.folder, name)
 
     def sampling(self, segment: Segment) -> dict[str, float | None]:
-        """Keywords of `utils.video.decode.decode_clip` that give the frames of a segment."""
+        """Keywords of `utils.video.decode.decode_clip` for the frames of a segment."""
         end = None if segment.end >= segment.duration else segment.end
         return {**self.manifest.sampling.of_frames(), "start": segment.start, "end": end}
 
@@ -90,17 +90,17 @@ class VideoIndex:
     def search(
         self, query: str, *, top: int = 10, shortlist: int = SHORTLIST, skip: int = 0, where: str | None = None
     ) -> list[Hit]:
-        """Find what a sentence describes.
+        """Find the segments that a sentence describes.
 
         Args:
             query: a sentence.
-            top: how many results.
-            shortlist: K, how many segments the method compares: those whose vectors are nearest.
-            skip: how many results to leave out, those of earlier pages.
-            where: which rows count, a condition in SQL such as "date >= '2024-01-01' AND array_has(tags, 'sport')".
+            top: number of results.
+            shortlist: K, number of segments of nearest vectors that the method compares.
+            skip: number of first results to leave out, for pages.
+            where: condition on rows in SQL, such as "date >= '2024-01-01' AND array_has(tags, 'sport')".
 
         Returns:
-            At most `top` segments that do not show the same moment, the most similar first.
+            At most `top` segments that show different moments, the most similar first.
 
         Raises:
             InputError: the query is empty, or the condition is wrong.
@@ -115,11 +115,11 @@ class VideoIndex:
 
     @torch.no_grad()
     def like(self, video: Tokens, *, top: int = 10, where: str | None = None) -> list[Hit]:
-        """Find segments that look like one picture or video; the similarity is that of the pooled vectors.
+        """Find segments similar to one picture or video, by the similarity of pooled vectors.
 
         Args:
             video: frame tokens (1, N_v, D) and their mask, as `encode_video` gives them.
-            top: how many segments.
+            top: number of segments.
             where: as for `search`.
         """
         vector = vectors(self.model, *video, "video")[0]
@@ -181,7 +181,7 @@ class VideoIndex:
         ]
 
     def _named(self, stored: str) -> str:
-        """The path of a video that the index names."""
+        """Path of a stored video name."""
         try:
             return file_name(stored)
         except (ValueError, TypeError) as error:

@@ -14,7 +14,7 @@ ANSWERS = "train_ans2label.json"
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer and how probable the model holds it."""
+    """One answer and its probability."""
 
     answer: str
     probability: float
@@ -25,7 +25,7 @@ def load_question_model(device: str | torch.device, answers: str | None = None, 
 
     Args:
         device: where the model goes.
-        answers: file of its answers; None takes the one that training wrote next to the checkpoint.
+        answers: file of its answers; None: the one that training wrote next to the checkpoint.
         **options: keywords of `models.load_model`.
 
     Raises:
@@ -39,6 +39,6 @@ def load_question_model(device: str | torch.device, answers: str | None = None, 
 
 
 def _answers_next_to(checkpoint: str) -> Path | None:
-    """The answers next to a checkpoint, if they are there."""
+    """The file of answers next to a checkpoint, if there is one."""
     path = Path(checkpoint).parent / ANSWERS
     return path if path.is_file() else None

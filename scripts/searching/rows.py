@@ -20,7 +20,7 @@ IDENTITY = ("size", "changed", "content")
 
 @dataclass(frozen=True)
 class Details:
-    """What a user says of a video; the date is YYYY-MM-DD or empty."""
+    """A user's details of a video; the date is YYYY-MM-DD or empty."""
 
     caption: str = ""
     tags: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class Encoded:
 
     Attributes:
         spans: S of them, seconds.
-        times: when the frames of each are shown, seconds.
+        times: of the frames of each, seconds.
         tokens: (S, N_v, D).
         vectors: (S, D), of length 1.
         descriptions: of each, if the index has captions.
@@ -47,7 +47,7 @@ class Encoded:
 
 
 def schema(manifest: Manifest, width: int) -> pa.Schema:
-    """Names and types of the columns; tokens as `scripts.searching.compression` has them."""
+    """Names and types of the columns; for tokens see `scripts.searching.compression`."""
     frames, bits = manifest.sampling.max_frames, manifest.bits
     packed = (pa.float16(), frames * width) if bits == 16 else (pa.uint8(), frames * width * bits // 8)
     columns = {
@@ -101,12 +101,12 @@ def numbers(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def stored_name(file: str) -> str:
-    """A path as the table has it, which is UTF-8: a byte that is not is written as NUL and two digits."""
+    """A path as stored in the table, in UTF-8: other bytes are written as NUL and two digits."""
     return re.sub("[\udc80-\udcff]", lambda byte: f"\0{ord(byte[0]) - 0xDC00:02x}", file)
 
 
 def file_name(stored: str) -> str:
-    """The path that `stored_name` gave.
+    """Inverse of `stored_name`.
 
     Raises:
         ValueError: it names no video in the folder.

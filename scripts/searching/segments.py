@@ -1,4 +1,4 @@
-"""From a folder of videos to the frames of their segments.
+"""Reading the frames of the segments of videos.
 
 M frames of some segments, R CLIP's resolution.
 """
@@ -22,7 +22,7 @@ from utils.video.decode import Video
 from utils.video.transforms import ClipTransform
 
 TOGETHER = 16
-"""Segments of a video that are decoded before they are encoded."""
+"""Segments of a video that are decoded and encoded together."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Part:
     Attributes:
         file: path within the folder.
         spans: start and end of each segment, seconds.
-        times: when the frames of each segment are shown, seconds.
-        frames: uint8 (M, 3, R, R), of all segments one after another.
+        times: of the frames of each segment, seconds.
+        frames: uint8 (M, 3, R, R), of all segments in order.
     """
 
     file: str
@@ -48,7 +48,7 @@ class Finished:
 
     Attributes:
         file: path within the folder.
-        reason: why it cannot be used, "" if it can.
+        reason: why it is unusable, "" if it is usable.
         content: SHA-256 of the file.
         duration: seconds.
     """
@@ -60,7 +60,7 @@ class Finished:
 
 
 def list_videos(folder: Path) -> list[str]:
-    """The videos in a folder and its subfolders, as sorted paths within it, "/" between their parts.
+    """The videos in a folder and its subfolders, as sorted relative paths with "/".
 
     Raises:
         InputError: there is no such folder, or no video in it.
@@ -72,7 +72,7 @@ def list_videos(folder: Path) -> list[str]:
 
 
 class SegmentReader(IterableDataset):
-    """Reads videos; loading workers share the files. It yields the `Part`s of a file, and `Finished` behind them.
+    """Reads videos; loading workers share the files. It yields the `Part`s of a file, then `Finished`.
 
     Args:
         folder: of the videos.
@@ -100,7 +100,7 @@ class SegmentReader(IterableDataset):
     def _parts(self, file: str, video: Video) -> Iterator[Part]:
         """The segments of a video, `TOGETHER` at a time."""
         seconds = None
-        while seconds != video.timeline.duration:  # another one than the packets said, once frames are decoded
+        while seconds != video.timeline.duration:  # decoding may correct the duration
             seconds = video.timeline.duration
             spans = self._spans(video)
             self._frames(video, *spans[0])
@@ -110,13 +110,13 @@ class SegmentReader(IterableDataset):
             yield Part(file, some, list(times), torch.cat(frames))
 
     def _spans(self, video: Video) -> list[Span]:
-        """The segments of a video, longer ones behind."""
+        """The segments of a video, then longer ones."""
         size = video.timeline.duration, self.sampling.segment, self.sampling.overlap
         spans = shots(video.path, *size) if self.sampling.cut == "shots" else windows(*size)
         return spans + longer(spans, self.sampling.group)
 
     def _frames(self, video: Video, start: float, end: float) -> tuple[Tensor, list[float]]:
-        """The frames of a segment, and when they are shown."""
+        """The frames of a segment, and their times."""
         last = end >= video.timeline.duration
         sampling = {"start": start, "end": None if last else end} | self.sampling.of_frames()
         frames = self.transform(video.clip(**sampling))

@@ -1,4 +1,4 @@
-"""Where a video is cut: fixed windows or shots, and longer spans of neighbours.
+"""Division of a video: fixed windows or shots, and longer spans of neighbours.
 
 A span is a start and an end in seconds.
 """
@@ -21,7 +21,7 @@ def windows(seconds: float, length: int, overlap: int) -> list[Span]:
     """Cut a video into spans that overlap.
 
     Args:
-        seconds: how long the video lasts.
+        seconds: duration of the video.
         length: of a span, seconds; a video that is not longer is one span.
         overlap: of neighbours, seconds, less than `length`.
 
@@ -33,7 +33,7 @@ def windows(seconds: float, length: int, overlap: int) -> list[Span]:
 
 
 def shots(path: Path, seconds: float, length: int, overlap: int) -> list[Span]:
-    """Cut a video where the picture changes at once; a shot longer than `length` is cut into windows.
+    """Cut a video at abrupt changes of the picture; a shot longer than `length` is cut into windows.
 
     Raises:
         VideoError: the file cannot be decoded.

@@ -1,4 +1,4 @@
-"""The table of an index, kept by LanceDB: in a folder, or where an address such as s3://bucket/path says.
+"""The table of an index in LanceDB, in a folder or at an address such as s3://bucket/path.
 
 D width.
 """
@@ -23,11 +23,11 @@ from utils.texts import parse_json
 
 SEGMENTS, ABOUT = "segments", "about"
 ANN_ROWS = 50_000
-"""Rows from which the nearest are found by an inverted file with quantised vectors; fewer are compared with all."""
+"""Number of rows from which an inverted file with quantised vectors is used; fewer are searched exhaustively."""
 PROBES, REFINED = 48, 4
-"""Parts of the inverted file that a query visits, and how many times the result is compared exactly."""
+"""Partitions of the inverted file that a query searches, and rows compared exactly as a multiple of the result."""
 GRACE = timedelta(hours=1)
-"""How long files of an earlier state stay for processes that are reading them."""
+"""Time for which files of an earlier state are kept for processes that read them."""
 CLAUSES = 200
 EARLIER_FILES = r"manifest\.json|[0-9a-f]{64}\.safetensors"
 REBUILD = "run scripts/search.py index with --rebuild"
@@ -46,16 +46,12 @@ class Store:
         self._earlier = self.folder is not None and (self.folder / "manifest.json").exists()
 
     def claim(self, videos: Path) -> None:
-        """Mark the folder as the project's own.
-
-        Raises:
-            InputError: it is in the folder of the videos, or holds something else.
-        """
+        """Mark the folder as the project's own; in the folder of the videos, or with other files, it is refused."""
         if self.folder is not None:
             claim_folder(self.folder, "index", apart_from=[videos], flag="--index")
 
     def manifest(self) -> Manifest | None:
-        """What the index was made of; None if there is none.
+        """The manifest of the index; None if there is none.
 
         Raises:
             InputError: it is of another version or damaged.
@@ -74,7 +70,7 @@ class Store:
         return validated(Manifest, values, self.address, REBUILD)
 
     def create(self, manifest: Manifest, width: int) -> None:
-        """Make an empty index in the place of what is there; D is `width`."""
+        """Make an empty index, replacing an earlier one; D is `width`."""
         if self._earlier:
             for path in (*(self.folder / "videos").glob("*"), self.folder / "manifest.json"):
                 remove(path, EARLIER_FILES)
@@ -92,7 +88,7 @@ class Store:
             self._connect().create_table(ABOUT, row, mode="overwrite")
 
     def videos(self, *columns: str) -> list[dict]:
-        """Name and identity of every video, and further columns of its first segment."""
+        """Name and identity of every video, and other columns of its first segment."""
         with self._reported():
             query = self._table().search().where("number = 0").select(["video", *IDENTITY, *columns])
             return query.limit(None).to_arrow().to_pylist()
@@ -103,20 +99,20 @@ class Store:
             self._table().add(pa.concat_tables(rows))
 
     def update(self, condition: str, values: dict) -> None:
-        """Change columns of the rows that meet a condition in SQL."""
+        """Update columns of the rows that satisfy a condition in SQL."""
         with self._reported():
             self._table().update(condition, values)
 
     def delete(self, conditions: list[str]) -> None:
-        """Remove the rows that meet any of the conditions."""
+        """Remove the rows that satisfy any of the conditions."""
         with self._reported():
             for first in range(0, len(conditions), CLAUSES):
                 self._table().delete(" OR ".join(f"({clause})" for clause in conditions[first : first + CLAUSES]))
 
     def tidy(self, *, fresh: bool = False) -> None:
-        """Merge small files and, from `ANN_ROWS` on, bring the inverted file up to date.
+        """Merge small files and, from `ANN_ROWS` on, update the inverted file.
 
-        Files of earlier states are removed after `GRACE`; those of a `fresh` index, which nobody reads yet, at once.
+        Files of earlier states are removed after `GRACE`; those of a `fresh` index, which has no readers yet, at once.
         """
         with self._reported():
             table = self._table()
@@ -130,7 +126,7 @@ class Store:
                 table.optimize(cleanup_older_than=timedelta(0) if fresh else GRACE)
 
     def check(self, manifest: Manifest, width: int) -> None:
-        """Refuse a table that has not the columns of its manifest, or no row; D is `width`."""
+        """Refuse a table without the columns of its manifest, or without rows; D is `width`."""
         with self._reported():
             found = self._table().schema
             if dict(zip(found.names, found.types, strict=True)) != {
@@ -150,8 +146,8 @@ class Store:
 
         Args:
             vector: float32.
-            count: how many rows.
-            condition: in SQL, which rows count; None for all.
+            count: number of rows.
+            condition: on rows, in SQL; None: all.
             columns: of the result.
 
         Raises:
@@ -170,7 +166,7 @@ class Store:
 
     @contextmanager
     def _reported(self, part: str = "") -> Iterator[None]:
-        """What the engine says as an InputError."""
+        """Turn the engine's errors into an InputError."""
         try:
             yield
         except InputError:
@@ -181,5 +177,5 @@ class Store:
 
 
 def quoted(text: str) -> str:
-    """A text as SQL writes it."""
+    """A text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"

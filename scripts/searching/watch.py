@@ -1,4 +1,4 @@
-"""Waiting for changes of a folder of videos."""
+"""Watching a folder of videos."""
 
 import time
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from utils.distributed import from_main
 
 
 def changes(folder: Path, seconds: float) -> Iterator[None]:
-    """Yield whenever the videos of a folder are others than before and have then stayed the same for `seconds`.
+    """Yield whenever the videos of a folder have changed and then been unchanged for `seconds`.
 
-    All processes call it together; the main process looks.
+    All processes call it together; the main process watches.
     """
     done = from_main(lambda: _look(folder))
     earlier = done

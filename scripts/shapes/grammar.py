@@ -30,7 +30,7 @@ Story = tuple[tuple[str, str, Action], ...]
 
 
 def count_tokens(sentence: str) -> int:
-    """Return the number of CLIP's tokens in a sentence of ours: words and commas, and the start and end marks."""
+    """Return the number of CLIP's tokens in a sentence of this grammar: words, commas, start and end tokens."""
     words = re.findall(r"\w+|,", sentence)
     return len(words) + sum(word in TWO_TOKENS for word in words) + 2
 
@@ -51,7 +51,7 @@ ACTIONS = {
     )
     for phrase in phrases(action)
 }
-"""What each phrase says that a thing does."""
+"""The action that each phrase describes."""
 EVENT = re.compile(
     rf"(?P<thing>it|(?:a|the) (?:{'|'.join(word for words in ADJECTIVES.values() for word in words)}) "
     rf"(?P<colour>{'|'.join(COLOURS)}) (?P<shape>{'|'.join(SHAPES)})) (?P<verb>{'|'.join(ACTIONS)})(?!\w)"
@@ -60,7 +60,7 @@ CONNECTIVE = re.compile("|".join(f"(?:{words}) " for words in (*FINALLY, *THEN))
 
 
 def sentence(scene: Scene, rng: Random) -> str:
-    """Return one paraphrase of what happens in the scene, in order, of at most MAX_TOKENS tokens."""
+    """Return one paraphrase of the scene's events, in order, of at most MAX_TOKENS tokens."""
     while count_tokens(words := "".join(_pieces(scene, rng))) > MAX_TOKENS:
         pass
     return words
@@ -90,7 +90,7 @@ def _name(thing: Thing, rng: Random) -> str:
 
 
 def read_story(sentence: str) -> Story | None:
-    """Read what a sentence tells, as `Scene.story` has it; None if it is not of this grammar."""
+    """Parse a sentence to the form of `Scene.story`; None if it is not of this grammar."""
     story: list[tuple[str, str, Action]] = []
     rest = re.sub(r"\s+,", ",", sentence.lower())
     while match := EVENT.match(rest):

@@ -1,4 +1,4 @@
-"""Starting values that let a small image tower learn places from few pictures.
+"""Initialisation that lets a small image tower learn positions from few pictures.
 
 Letters: N patches, W width.
 """
@@ -17,7 +17,7 @@ SCALE = 0.5  # of the sines; a patch's own vector has about this size
 def set_positions(tower: VisionTransformer) -> None:
     """Set a tower's position embeddings, in place, to sines and cosines of row and column.
 
-    Random ones of CLIP's size are drowned by what is in a patch, and a place is then learnt very late.
+    With random ones of CLIP's size the content of a patch dominates, and positions are learnt very late.
     """
     patches, width = tower.positional_embedding[1:].shape
     tower.positional_embedding[1:] = SCALE * _waves(math.isqrt(patches), width)

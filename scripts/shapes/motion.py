@@ -1,4 +1,4 @@
-"""How the things of a scene look at any time.
+"""Appearance of the things of a scene at any time.
 
 Letters: T moments, O things.
 """
@@ -70,7 +70,7 @@ def _apply(action: Action, looks: Looks, which: int, progress: np.ndarray) -> No
         new = np.array(COLOURS[action.detail])
         looks.colour[:, which] += progress[:, None] * (new - looks.colour[:, which])
     elif action.kind == "leave":
-        # by the nearer side; looks at earlier times only have a wrong `way`, which no progress then multiplies
+        # by the nearer side; earlier looks have a wrong `way`, which is multiplied by no progress
         x, radius = looks.x[-1, which], looks.radius[-1, which]
         way = -(x + radius) if x < PICTURE / 2 else PICTURE - x + radius
         looks.x[:, which] += way * progress

@@ -1,4 +1,4 @@
-"""Single pictures and sentences about them: what an image-text model learns from before it sees any video.
+"""Single pictures and sentences about them, for image-text pretraining.
 
 Pictures are described by facts, sentences by claims, both whole numbers of shape (..., THINGS, 5): size, tilt, colour,
 shape and place of up to THINGS things, as indices into PHRASES.
@@ -16,7 +16,7 @@ from scripts.shapes.scene import COLOURS, PICTURE, ROUND, SHAPES, SIZES, Scene, 
 
 THINGS = 2
 NOTHING = -2  # fact: there is no such thing
-ANY = -1  # claim: not said
+ANY = -1  # claim: not mentioned
 PHRASES = (  # attribute -> value -> the ways to say it
     (("tiny",), ADJECTIVES["small"], ADJECTIVES["big"], ("huge",)),
     (("straight",), ("tilted",)),
@@ -41,15 +41,15 @@ RADII = np.array([SIZES["small"] / SCALE, SIZES["small"], SIZES["big"], SIZES["b
 def draw_pictures(
     rng: np.random.Generator, count: int, resolution: int, *, singles: float = 0.5, alike: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw pictures of one or two things, whose looks have nothing to do with each other.
+    """Draw pictures of one or two things, with independent looks.
 
     Args:
         rng: of all draws.
         count: B.
         resolution: R.
         singles: share of pictures of one thing; the others have two.
-        alike: so many pictures in a row have as many things, of the same colours and sizes, so that shape, tilt and
-            place alone tell them apart.
+        alike: size of groups of pictures with the same number of things, colours and sizes, which differ in shape, tilt
+            and place alone.
 
     Returns:
         Pictures (B, R, R, 3), uint8 RGB, and their facts (B, THINGS, 5).
@@ -91,17 +91,17 @@ def _render(rng: np.random.Generator, looks: Looks, which: int, shapes: np.ndarr
 
 
 def draw_sentences(rng: np.random.Generator, facts: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Say something true of each picture: some attributes of one thing, or size, colour and shape of all things.
+    """Draw a true sentence about each picture: some attributes of one thing, or size, colour and shape of all things.
 
     Args:
-        rng: chooses what is said and how.
+        rng: of all draws.
         facts: (B, THINGS, 5).
 
     Returns:
         B sentences and their claims (B, THINGS, 5).
     """
     of_one = rng.random(facts.shape) < MENTIONED
-    of_one[..., 1:, :] = False  # which thing is the first is a matter of chance
+    of_one[..., 1:, :] = False  # the first thing is a random one
     of_one[..., 0, SHAPE] |= ~of_one.any(axis=(-2, -1))
     of_all = np.isin(np.arange(facts.shape[-1]), (SIZE, COLOUR, SHAPE))
     said = np.where(rng.random((len(facts), 1, 1)) < MENTIONS_ALL, of_all, of_one)
@@ -110,7 +110,7 @@ def draw_sentences(rng: np.random.Generator, facts: np.ndarray) -> tuple[list[st
 
 
 def is_true(claims: np.ndarray, facts: np.ndarray) -> np.ndarray:
-    """Say which sentences are true of which pictures: claims (A, THINGS, 5), facts (B, THINGS, 5) -> bool (A, B)."""
+    """Which sentences are true of which pictures: claims (A, THINGS, 5), facts (B, THINGS, 5) -> bool (A, B)."""
     claims, facts = claims[:, None, :, None], facts[None, :, None]  # (A, 1, claimed, 1, 5), (1, B, 1, there, 5)
     fits = ((claims == ANY) | (claims == facts)).all(axis=-1)  # (A, B, claimed, there)
     return fits.any(axis=-1).all(axis=-1)

@@ -10,7 +10,7 @@ from scripts.shapes.motion import looks_at
 from scripts.shapes.scene import PICTURE, Action, Scene
 
 NUMBERS = {1: "one", 2: "two"}
-QUESTIONS = 10  # of a scene at most; those of two things answer more, and none should outweigh the others
+QUESTIONS = 10  # maximum of a scene; scenes of two things have more, and none should outweigh the others
 ORDINALS = ("first", "second", "third")
 BARE = {"turn": "change its colour"}  # the verb after "does", where it is not the kind itself
 THIRD_PERSON = {"turn": "changes its colour"}
@@ -18,7 +18,7 @@ Question = dict[str, str]  # of MSRVTT-QA's format: answer, question, answer_typ
 
 
 def ask(scene: Scene, rng: Random) -> list[Question]:
-    """Draw questions that this scene answers in one way, in random order; at most one is about the order of events."""
+    """Draw questions with one answer in this scene, in random order; at most one is about the order of events."""
     pairs = [*_about_events(scene), *_about_things(scene), rng.choice(list(_about_order(scene)))]
     rng.shuffle(pairs)
     return [
@@ -79,7 +79,7 @@ def _about_order(scene: Scene) -> Iterator[tuple[str, str]]:
 
 
 def _turning(scene: Scene) -> set[int]:
-    """Return the things that change their colour, so that asking for it has no one answer."""
+    """Return the things that change their colour, so that a question for it has no single answer."""
     return {event.subject for event in scene.events if event.action.kind == "turn"}
 
 

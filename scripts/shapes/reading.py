@@ -1,4 +1,4 @@
-"""What an embedding of a picture tells of the things in it, one by one."""
+"""A loss that predicts the things of a picture from its embedding."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,10 +10,10 @@ NAMED_BY = ((COLOUR, 0), (SHAPE, VALUES[COLOUR]))  # attribute that names a thin
 
 
 class Reader(nn.Module):
-    """Reads a table off an embedding: how the thing of a given colour, or of a given shape, looks and where it is.
+    """Predicts attributes and place of the thing of a given colour, or of a given shape, from an embedding.
 
-    A sentence says little of a picture, and whether it is true says less; this loss asks for all of it at once, so that
-    a small tower learns in minutes what belongs together.
+    Sentences give little information about a picture; this loss supervises all attributes at once, so that a small
+    tower learns in minutes which of them belong together.
     """
 
     def __init__(self, width: int):

@@ -1,4 +1,4 @@
-"""Random scenes, and the scenes that differ from a given one in a single respect."""
+"""Random scenes, and variants of a scene that differ in one respect."""
 
 import dataclasses
 import itertools
@@ -32,14 +32,14 @@ def random_scene(rng: Random) -> Scene:
     count = rng.choice(COUNTS)
     while True:
         scene = _draw(rng, count)
-        for _ in range(20):  # enough places that actions which need space do not become rare
+        for _ in range(20):  # enough layouts, so that actions which need space do not become rare
             if is_clear(scene):
                 return scene
             scene = _lay_out(scene, rng)
 
 
 def other_action(scene: Scene, rng: Random) -> Scene | None:
-    """Return the scene with the action of one event exchanged, all else alike, or None where no draw `is_clear`."""
+    """Return the scene with the action of one event exchanged, all else equal, or None if no draw `is_clear`."""
     for _ in range(50):
         index = rng.randrange(len(scene.events))
         event = scene.events[index]
@@ -55,7 +55,7 @@ def other_action(scene: Scene, rng: Random) -> Scene | None:
 
 
 def other_order(scene: Scene, rng: Random) -> Scene | None:
-    """Return the scene with the same things doing the same in another order, or None where no order `is_clear`."""
+    """Return the scene with the same events in another order, or None if no order `is_clear`."""
     orders = list(itertools.permutations(scene.events))[1:]
     rng.shuffle(orders)
     for order in orders:
@@ -70,12 +70,12 @@ def other_order(scene: Scene, rng: Random) -> Scene | None:
 
 
 def is_clear(scene: Scene) -> bool:
-    """Say whether the events can be described and seen: in words, within the picture, and at one frame a second."""
+    """Whether the events can be described in words, and seen in the picture at one frame a second."""
     return _is_describable(scene) and _has_space(scene) and _shows(scene)
 
 
 def _draw(rng: Random, count: int) -> Scene:
-    """Draw `count` things and their events without regard to whether they go together; the things lie in a corner."""
+    """Draw `count` things and their events, whether or not they fit together; the things are in a corner."""
     things = tuple(
         Thing(rng.choice(tuple(SIZES)), colour, shape, 0, 0)
         for colour, shape in zip(rng.sample(tuple(COLOURS), count), rng.sample(SHAPES, count), strict=True)
@@ -111,9 +111,9 @@ def _draw_action(rng: Random) -> Action:
 
 
 def _is_describable(scene: Scene) -> bool:
-    """No thing is named by a look that it no longer has, or shares, or does what cannot be seen on it."""
+    """No thing is named by a look that it no longer has or shares, and all its actions can be seen."""
     subjects = [subject for subject, _ in itertools.groupby(event.subject for event in scene.events)]
-    if len(set(subjects)) < len(subjects):  # a sentence says "it" of events in a row, and comes back to nothing
+    if len(set(subjects)) < len(subjects):  # sentences use "it" for successive events, and do not return to a thing
         return False
     colours = [thing.colour for thing in scene.things]
     turned = [event.action.detail for event in scene.events if event.action.kind == "turn"]
@@ -129,7 +129,7 @@ def _is_describable(scene: Scene) -> bool:
 
 
 def _has_space(scene: Scene) -> bool:
-    """Things never touch, and stay in the picture unless they leave it."""
+    """Whether things never touch, and stay in the picture unless they leave it."""
     looks = looks_at(scene, np.arange(0, scene.duration, 1 / FRAMERATE))
     leaves = {event.subject: event.start for event in scene.events if event.action.kind == "leave"}
     for which in range(len(scene.things)):
@@ -147,7 +147,7 @@ def _has_space(scene: Scene) -> bool:
 
 
 def _shows(scene: Scene) -> bool:
-    """A blink hides and a bounce lifts its thing at some whole second; the other actions leave a trace."""
+    """Whether blinks and bounces can be seen at some whole second; the other actions leave a trace."""
     seconds = np.arange(0, scene.duration)
     looks = looks_at(scene, seconds)
     for event in scene.events:

@@ -1,4 +1,4 @@
-"""What a scene is: things that lie on a background, and events that befall them one after another."""
+"""A scene: things on a background, and a sequence of events."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ FRAMERATE = 10
 
 @dataclass(frozen=True)
 class Thing:
-    """A shape as it is when the scene begins; x and y are its centre in pixels, y downwards."""
+    """A shape at the beginning of the scene; x and y are its centre in pixels, y downwards."""
 
     size: str
     colour: str
@@ -34,7 +34,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Action:
-    """What a thing can do: one of KINDS, and its detail: a direction for "move", the new colour for "turn", else ""."""
+    """An action: one of KINDS, and its detail: a direction for "move", the new colour for "turn", else ""."""
 
     kind: str
     detail: str = ""
@@ -61,5 +61,5 @@ class Scene:
 
     @property
     def story(self) -> tuple[tuple[str, str, Action], ...]:
-        """What a sentence tells at least: colour and shape of the subject and the action, event by event."""
+        """The content of a sentence: colour and shape of the subject and the action, event by event."""
         return tuple((self.things[e.subject].colour, self.things[e.subject].shape, e.action) for e in self.events)

@@ -1,4 +1,4 @@
-"""Which scenes make up the two splits, and the hard negatives among them."""
+"""The scenes of the two splits, and their hard negatives."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ class Family:
 
 
 def draw_test(seed: int, count: int) -> list[Family]:
-    """Draw `count` scenes, half alone, a quarter in pairs of each kind of hard negative.
+    """Draw `count` scenes, half of them single, a quarter in pairs of each kind of hard negative.
 
     No sentence about one of them is true of another, even one that leaves out sizes.
     """
@@ -44,7 +44,7 @@ def draw_test(seed: int, count: int) -> list[Family]:
 
 
 def draw_train(seed: int, count: int) -> list[Family]:
-    """Draw `count` scenes: half alone, half in families of three that differ as the test's pairs do."""
+    """Draw `count` scenes: half of them single, half in families of three that differ as the test's pairs do."""
     rng = Random(f"train {seed}")
     families = []
     left = count
@@ -83,6 +83,6 @@ def _pairs(new: list, old: list) -> Iterator[tuple]:
 
 
 def _is_described_by(one: Iterable, other: Iterable) -> bool:
-    """Say whether all events of one story happen in the other, in the same order."""
+    """Whether all events of one story happen in the other, in the same order."""
     rest = iter(other)
     return all(event in rest for event in one)

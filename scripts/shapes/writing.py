@@ -1,4 +1,4 @@
-"""Files of the corpus: videos, captions as MSR-VTT and ActivityNet Captions have them, questions as MSRVTT-QA."""
+"""Files of the corpus: videos, captions as in MSR-VTT and ActivityNet Captions, questions as in MSRVTT-QA."""
 
 import csv
 import json
@@ -19,15 +19,16 @@ from scripts.shapes.scene import FRAMERATE, PICTURE, Scene
 from utils.files import atomic_write, remove
 
 REFERENCES = 5
-# one worker process encodes one video; a key frame a second makes sampling at one frame a second cheap to decode
+# one worker process encodes one video; with a key frame each second, samples of one frame a second decode fast
 ENCODER = {"preset": "veryfast", "crf": "20", "bf": "0", "g": str(FRAMERATE), "threads": "1"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One video and what is said about it.
+    """One video and its texts.
 
-    `captions` tell the whole story each, `clauses` one event each; `subset` is "action" or "event" for hard negatives.
+    Each of `captions` describes the whole story, each of `clauses` one event; `subset` is "action" or "event" for hard
+    negatives.
     """
 
     video_id: str
@@ -94,7 +95,7 @@ def write_captions(folder: Path, train: Sequence[Entry], test: Sequence[Entry]) 
 
 
 def references(entry: Entry) -> list[str]:
-    """What captions of a video are compared with."""
+    """Reference captions of a video."""
     rng = Random(f"references {entry.video_id} {entry.captions[0]}")
     return [sentence(entry.scene, rng) for _ in range(REFERENCES)]
 

@@ -1,4 +1,4 @@
-"""Where the page plays a segment."""
+"""Addresses at which the page plays segments."""
 
 from pathlib import Path
 from urllib.parse import quote
@@ -10,7 +10,7 @@ from utils.video.decode import Video
 
 
 def servable(index: VideoIndex, name: str) -> Path | None:
-    """The file of a used video, if it lies below the folder of the index whatever links lead to it."""
+    """The file of an indexed video, if it is below the indexed folder after resolving links."""
     if not index.holds(name):
         return None
     try:
@@ -22,9 +22,9 @@ def servable(index: VideoIndex, name: str) -> Path | None:
 
 
 def address(index: VideoIndex, segment: Segment) -> str | None:
-    """Where a segment is played, None if its video is not served or damaged.
+    """Address of a segment, None if its video is not served or damaged.
 
-    Seconds of a segment count from the first frame, those of a browser from where sound or picture begins.
+    Seconds of a segment count from the first frame, a browser's from the beginning of sound or picture.
     """
     path = servable(index, segment.file)
     if path is None:

@@ -12,10 +12,10 @@ from scripts.webdemo.messages import shown
 
 
 def add_endpoints(explorer: Explorer, **queue: Any) -> None:
-    """Add the endpoints to the page that is being laid out; `queue` are keywords of `gradio.api`."""
+    """Add the endpoints to the page under construction; `queue` are keywords of `gradio.api`."""
 
     def search(query: str = "", top: int = 10, example: str = "") -> list[dict]:
-        """Find segments by a sentence, or by a file that was sent to /upload (`example` is the key that it returned).
+        """Find segments by a sentence, or by an uploaded file (`example` is the key that /upload returned).
 
         Returns:
             {"file", "start", "end", "similarity", "video"} of each, the most similar first.

@@ -10,18 +10,18 @@ from scripts.figures.view import View
 ROW = 0.22  # inches, as all lengths here
 AROUND = 0.9
 REACH = 3.0
-"""Standard deviations at which the colours end."""
+"""Limit of the colour map in standard deviations."""
 
 
 def standardised(interaction: np.ndarray) -> np.ndarray:
-    """Deviation from the mean in standard deviations; zeros where nothing varies."""
+    """Deviation from the mean in standard deviations; zeros for constant input."""
     return (interaction - interaction.mean()) / (interaction.std() or 1.0)
 
 
 def comparison_figure(estimator: View, exact: View) -> Figure:
     """Draw a row for each level, on the left the estimator's interactions and on the right the exact ones.
 
-    The estimator is trained through a softmax, which leaves its zero open, so both are drawn around their mean.
+    The estimator is trained through a softmax and has no fixed zero, so both are drawn around their mean.
     """
     heights = [ROW * len(band.words) + AROUND for band in exact.bands]
     figure = Figure(figsize=(PAGE_WIDTH, sum(heights)), layout="constrained")

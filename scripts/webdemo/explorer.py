@@ -34,14 +34,14 @@ from utils.video.transforms import ClipTransform
 
 DOTS_PER_INCH = 150
 THUMBNAIL = 320
-"""Pixels of a thumbnail's longer side."""
+"""Size of a thumbnail's longer side in pixels."""
 KEPT_THUMBNAILS = 2000
 MAX_TEXT = 1000
-"""Letters of a query or a question that are read."""
+"""Maximum letters of a query or a question."""
 MAX_TOP = 50
-"""Results of a search."""
+"""Maximum results of a search."""
 ADDED = "uploads"
-"""Folder, within that of the videos, to which visitors' videos are added."""
+"""Folder of visitors' videos, within that of the videos."""
 
 logger = logging.getLogger("hbi")
 
@@ -74,7 +74,7 @@ class Explorer:
         return f"{len(self.index.files)} videos" + (f", {skipped} skipped" if skipped else "")
 
     def search(self, words: str, example: str = "", top: int = 10) -> list[Hit]:
-        """Find what a sentence describes, or where a sent file is given what looks like it.
+        """Find segments that a sentence describes, or that are similar to an uploaded file.
 
         Raises:
             InputError: the sentence is empty, or the file cannot be read.
@@ -85,18 +85,18 @@ class Explorer:
         return self.index.search(words[:MAX_TEXT], top=top)
 
     def sought(self, words: str, example: str = "") -> Tensor:
-        """The direction (D,) in which the frames lie that a search is for."""
+        """The vector (D,) of a query."""
         if example:
             return vectors(self.index.model, *self._example(example), "video")[0]
         return self.index.model.encode_text([words[:MAX_TEXT]], self.index.manifest.max_words).last()[0]
 
     @torch.no_grad()
     def _example(self, key: str) -> Tokens:
-        """Frame tokens of a sent picture or video."""
+        """Frame tokens of an uploaded picture or video."""
         return self._frame_tokens(self.uploads.frames(key, **self._sizes()))
 
     def _sizes(self) -> dict[str, int]:
-        """How many frames are taken, of a segment and of a second."""
+        """Numbers of frames of a segment and of a second."""
         return self.index.manifest.sampling.model_dump(include={"max_frames", "framerate"})
 
     @torch.no_grad()
@@ -111,7 +111,7 @@ class Explorer:
         """The frame nearest to what is `sought`.
 
         Returns:
-            Key of the thumbnail, and whether the video could be read; it is grey where the video is moved or damaged.
+            Key of the thumbnail, and whether the video could be read; it is grey if the video was moved or is damaged.
         """
         try:
             frames = decode_clip(self.index.file(segment.file), **self.index.sampling(segment))
@@ -122,7 +122,7 @@ class Explorer:
         return self._keep(Image.fromarray(frames[nearest])), True
 
     def _keep(self, picture: Image.Image) -> str:
-        """Keep a thumbnail of a picture, and return its key."""
+        """Store a thumbnail of a picture, and return its key."""
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
         with io.BytesIO() as file:
             picture.save(file, "JPEG", quality=85)
@@ -134,7 +134,7 @@ class Explorer:
         return key
 
     def picture(self, key: str) -> bytes | None:
-        """A thumbnail as JPEG, if it is still kept."""
+        """A thumbnail as JPEG, if it is still stored."""
         return self._thumbnails.get(key)
 
     def segment(self, file: str, start: float, end: float) -> Segment:
@@ -208,7 +208,7 @@ class Explorer:
         return "\n".join(rows), as_html(figure, "the estimator next to the exact interaction")
 
     def add(self, key: str) -> str:
-        """Add a sent video to the folder and the index; returns its path within the folder.
+        """Add an uploaded video to the folder and the index; returns its path within the folder.
 
         Raises:
             InputError: it is no video, cannot be decoded, or its name is taken.
@@ -231,14 +231,14 @@ class Explorer:
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> str:
-    """Pearson's correlation of two arrays of one shape; "-" where one of them does not vary."""
+    """Pearson's correlation of two arrays of one shape; "-" if one is constant."""
     if min(one.std(), other.std()) == 0:
         return "-"
     return f"{np.corrcoef(one.ravel(), other.ravel())[0, 1]:.2f}"
 
 
 def as_html(figure: Figure, description: str) -> str:
-    """A figure as HTML; where the page is narrow it keeps its size and is scrolled."""
+    """A figure as HTML, which scrolls on narrow pages."""
     with io.BytesIO() as file:
         figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
         data = base64.b64encode(file.getvalue()).decode()

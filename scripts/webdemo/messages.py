@@ -13,7 +13,7 @@ from utils.errors import InputError, printable
 
 
 def shown(explorer: Explorer, respond: Callable) -> Callable:
-    """A response to a request whose InputError is shown, escaped and without paths of the machine."""
+    """Wrap a response so that its InputError is shown, escaped and without paths of the machine."""
 
     @wraps(respond)
     def wrapped(*values: Any, **named: Any) -> Any:
@@ -27,7 +27,7 @@ def shown(explorer: Explorer, respond: Callable) -> Callable:
 
 
 def without_paths(message: str, explorer: Explorer) -> str:
-    """A message that names files without the folders of the machine."""
+    """Remove the folders of the machine from a message."""
     for folder in (explorer.index.manifest.folder, str(explorer.uploads.folder)):
         message = message.replace(f"{folder}/", "").replace(folder, "the folder")
     return printable(re.sub(r"(?<![\w.])/(?:[^\s/:]+/)+", "", message))

@@ -1,4 +1,4 @@
-"""What browsers play: which files as they are, from which second, and the others as H.264."""
+"""Playback in browsers: files that they play directly, and conversion of others to H.264."""
 
 import hashlib
 import threading
@@ -20,19 +20,19 @@ PLAYED_FILES = (".mp4", ".m4v", ".webm")
 PLAYED_PICTURES = ("h264", "vp8", "vp9", "av1")
 PLAYED_SOUND = ("aac", "mp3", "opus", "vorbis", "flac")
 LARGEST_SIDE = 640
-"""Pixels of a converted picture."""
+"""Maximum side of a converted picture in pixels."""
 MAX_FRAMES = 3600
-"""Of a converted segment; later ones are left out."""
+"""Maximum frames of a converted segment; later ones are left out."""
 PATIENCE = 30.0
-"""Seconds after which a conversion ends with what it has."""
+"""Seconds after which a conversion ends early."""
 KEPT = 64
-"""Converted segments that are kept."""
+"""Number of converted segments that are kept."""
 TICKS = 1000
-"""Of a second, in the converted file."""
+"""Units of time in a second of the converted file."""
 
 
 def is_played(path: Path) -> bool:
-    """Whether browsers play a file as it is."""
+    """Whether browsers play a file directly."""
     if path.suffix.lower() not in PLAYED_FILES:
         return False
     try:
@@ -46,7 +46,7 @@ def is_played(path: Path) -> bool:
 
 
 def picture_begins(path: Path) -> float:
-    """Second of a browser's clock at which the first frame is shown: later than 0 where the sound begins earlier."""
+    """Second of a browser's clock at which the first frame is shown: above 0 if the sound begins earlier."""
     with av.open(str(path)) as container:
         starts = [float((stream.start_time or 0) * stream.time_base) for stream in container.streams.video[:1]]
         return max(0.0, *starts)
@@ -88,7 +88,7 @@ def _convert(path: Path, start: float, end: float, file: BinaryIO) -> None:
         return list(range(max(first, 0), last + 1))[:MAX_FRAMES]
 
     def write(frames: Iterator[av.VideoFrame], positions: Sequence[int]) -> None:
-        file.seek(0)  # the frames come again where the timeline was another one
+        file.seek(0)  # the frames are repeated if the timeline was wrong
         file.truncate()
         with av.open(file, "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=25, options={"preset": "veryfast"})

@@ -1,4 +1,4 @@
-"""Who may use the server, and how much of it."""
+"""Access to the server, and its limits."""
 
 import asyncio
 import hmac
@@ -17,20 +17,20 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 COOKIE = "hbi_token"
 UPLOAD = "/upload"
 MAX_BODY = 2**20
-"""Bytes of a request: text, but for the files that are sent to /upload."""
+"""Maximum bytes of a request, files sent to /upload excluded."""
 MAX_RATE = 3000
-"""Requests with a body that one address may make in a minute."""
+"""Maximum requests with a body per minute from one address."""
 PATIENCE = 60.0
-"""Seconds that a client may take between two parts of a request."""
+"""Maximum seconds between two parts of a request."""
 
 
 class Protection:
     """ASGI middleware: known host names, pages of the same origin, a token beyond loopback, limits of size, rate, time.
 
     Args:
-        app: what is protected.
+        app: the protected app.
         host: address that the server listens at.
-        max_rate: requests with a body that one address may make in a minute.
+        max_rate: maximum requests with a body per minute from one address.
     """
 
     def __init__(self, app: ASGIApp, host: str, max_rate: int = MAX_RATE):
@@ -42,7 +42,7 @@ class Protection:
             self.hosts = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or pass on to the app."""
+        """Refuse, or pass on to the app."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
@@ -76,7 +76,7 @@ class Protection:
         return None
 
     def _is_flooding(self, scope: Scope) -> bool:
-        """Count a request of an address; whether it has made too many in this minute."""
+        """Count a request of an address; returns whether there are too many in this minute."""
         minute = int(time.monotonic() // 60)
         if minute != self._minute:
             self._minute, self._counts = minute, Counter()
@@ -85,14 +85,14 @@ class Protection:
         return self._counts[address] > self.max_rate
 
     def _knows_token(self, scope: Scope, headers: dict[str, str]) -> bool:
-        """Whether the token is in the address, in the cookie, or that of a program: "Authorization: Bearer TOKEN"."""
+        """Whether the token is in the address, the cookie or the header "Authorization: Bearer TOKEN"."""
         cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
         given = _given_token(scope) or (cookie.value if cookie else bearer)
         return hmac.compare_digest(given.encode(), self.token.encode())
 
     def _remembering(self, send: Send) -> Send:
-        """A `send` that has the browser keep the token."""
+        """A `send` that stores the token in a cookie."""
 
         async def remember(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -104,13 +104,13 @@ class Protection:
 
 
 class _Bounded:
-    """A `receive` that ends a request whose body grows too large or too slowly, whatever its headers say."""
+    """A `receive` that ends a request whose body is too large or too slow, whatever its headers say."""
 
     def __init__(self, receive: Receive, max_body: int):
         self.receive, self.max_body, self.read, self.complete = receive, max_body, 0, False
 
     async def __call__(self) -> Message:
-        if self.complete:  # what comes now is that the client has gone
+        if self.complete:  # only the end of the connection can follow
             return await self.receive()
         try:
             message = await asyncio.wait_for(self.receive(), PATIENCE)

@@ -1,4 +1,4 @@
-"""The server: the page, thumbnails, the videos of the index and no other file, and a place to send files to."""
+"""The server: the page, thumbnails, the videos of the index and no other file, and uploads."""
 
 from mimetypes import guess_type
 
@@ -22,22 +22,22 @@ MEDIA_TYPES = {
     ".wmv": "video/x-ms-wmv",
     ".m4v": "video/mp4",
 }
-"""Of endings that the system knows as something else, or not at all."""
+"""Media types of endings that the system does not know, or not as videos."""
 MAX_SEGMENT = 600.0
-"""Seconds of a converted segment."""
+"""Maximum seconds of a converted segment."""
 
 
 def build_app(explorer: Explorer, converter: Converter, examples: list[str]) -> FastAPI:
     """Build the server.
 
-    "/" is the page, "/video/<path within the folder>" a used video of the index, "/converted/<path>?start=&end=" a
+    "/" is the page, "/video/<path within the folder>" a video of the index, "/converted/<path>?start=&end=" a
     segment of it as all browsers play it, "/thumbnail/<key>" a picture of a result; "POST /upload?name=" takes a file.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/video/{name:path}")
     def video(name: str) -> FileResponse:
-        """A video, or the bytes of it that the browser asks for."""
+        """A video, or the bytes of it that the browser requests."""
         path = servable(explorer.index, name)
         if path is None:
             raise HTTPException(404)

@@ -1,4 +1,4 @@
-"""Files that visitors send: received within limits, kept for a while in a private folder, read as frames."""
+"""Uploaded files: received within limits, kept for some time in a private folder, read as frames."""
 
 import asyncio
 import secrets
@@ -16,26 +16,26 @@ from utils.video.decode import decode_clip
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_UPLOAD = 256 * 2**20
-"""Bytes of a file."""
+"""Maximum bytes of a file."""
 KEPT = 16
-"""Files that are kept; the oldest goes when another one comes."""
+"""Number of files that are kept; new ones replace the oldest."""
 NAMES = r"[\w-]{22}\.\w+"
-"""Of the files as they are kept: a random key and the suffix."""
+"""Regular expression of the names of kept files: a random key and the suffix."""
 LONGEST_NAME = 100
-"""Letters of a file's name."""
+"""Maximum letters of a file's name."""
 MAX_PIXELS = 2**26
-"""Of a picture."""
+"""Maximum pixels of a picture."""
 
 
 class Uploads:
-    """The files that visitors have sent, in a `folder` of their own."""
+    """The uploaded files, in a private `folder`."""
 
     def __init__(self, folder: Path):
         self.folder = claim_folder(folder, "uploads")
         self._names: OrderedDict[str, str] = OrderedDict()
 
     async def receive(self, name: str, content: AsyncIterator[bytes]) -> str:
-        """Keep a file, and return the key by which requests name it.
+        """Store a file, and return its key for later requests.
 
         Raises:
             InputError: it is no picture or video by its name, or too large.
@@ -64,7 +64,7 @@ class Uploads:
         return key
 
     def name(self, key: str) -> str:
-        """The name under which a file was sent.
+        """The original name of a file.
 
         Raises:
             InputError: no such file is kept.
@@ -74,7 +74,7 @@ class Uploads:
         return self._names[key]
 
     def path(self, key: str) -> Path:
-        """Where a file is; raises as `name`."""
+        """Path of a file; raises as `name`."""
         return self.folder / f"{key}{Path(self.name(key)).suffix.lower()}"
 
     def frames(self, key: str, **sampling: int) -> np.ndarray:
