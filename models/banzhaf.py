@@ -19,7 +19,7 @@ from models.coalitions import Pairs, check_players, half_interaction, one_hot
 from models.estimator import BanzhafModule
 from models.expectations import expected_maxima, expected_weights, renormalised_gain
 
-__all__ = ["BanzhafModule"]  # next to what is defined here
+__all__ = ["BanzhafModule"]  # re-exported for users of the published code
 
 LABEL_SCALE = 1000.0  # factor on the cosine similarities from which the estimator's labels are made
 SCORE_SPAN = 40.0  # scores further apart differ in weight by more than the 17 digits of a float64
@@ -33,19 +33,17 @@ Coalitions = tuple[Shaped[Tensor, "N_t N_v S B N_t"], Shaped[Tensor, "N_t N_v S 
 class GameOptions:
     """How an interaction is computed."""
 
-    # Source of the draws; None: a fixed one for `exact_interaction`, so that results repeat, and PyTorch's own for
-    # `sampled_interaction`.
+    # Source of the draws; None: a fixed seed for `exact_interaction`, so that results are reproducible, and PyTorch's
+    # generator for `sampled_interaction`.
     generator: torch.Generator | None = None
-    # Bytes of intermediate tensors; the work is cut into chunks, down to one pair or coalition. None: by the device.
+    # Bytes of intermediate tensors, which determine the chunks, at least one pair or coalition. None: by the device.
     memory: int | None = None
-    # Refuse bad players, which needs host-device syncs. The standard game unchecked also takes a side of one token: its
-    # interaction with a token is what that token adds to it.
+    # Check the players, which needs host-device syncs. Unchecked, the standard game also allows a side of one token.
     check: bool = True
-    # How far apart the scores of a pair are taken to be, see `models.expectations.expected_weights`; with it and
-    # without `check` the exact standard game needs no host-device sync.
+    # Bound on the range of scores in a pair, see `models.expectations.expected_weights`; with it and without `check`
+    # the exact standard game needs no host-device sync.
     span: float | None = None
-    # Which words and which frames are members, 0 or 1, instead of drawn ones; the players themselves and padding are
-    # removed.
+    # Members (0 or 1) among words and frames instead of drawn ones; the players themselves and padding are removed.
     coalitions: Coalitions | None = None
 
     def memory_on(self, tensor: Tensor) -> int:
@@ -127,7 +125,7 @@ def _released_half(players: Players, coalitions: int, options: GameOptions) -> F
     sim, rows, columns, weight, _ = players
     absent, present = expected_weights(weight, rows, options.span)
     low, high = expected_maxima(sim.relu(), columns)
-    # A maximum may be negative only where no column is a zero: when all of them are valid and present.
+    # A maximum is negative only if all columns are valid and present: absent ones count as 0.
     everyone = sim.amax(-1).clamp(max=0) * columns.all(-1, keepdim=True) / 2 ** (sim.shape[-1] - 1)
     high = high + everyone.unsqueeze(-1)
     gain = renormalised_gain(weight, rows, coalitions, options.memory_on(sim), options.generator)

@@ -1,4 +1,4 @@
-"""A small model that writes captions, random, whose words differ."""
+"""A small captioning model with random weights, whose words differ."""
 
 import torch
 

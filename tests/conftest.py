@@ -1,4 +1,4 @@
-"""Small real videos, annotation folders and a model that several tests share."""
+"""Fixtures: small real videos, annotation folders and a model."""
 
 import csv
 import json
@@ -46,7 +46,7 @@ def write_video(path: Path, *, seconds=3, fps=10, hue=0, width=64, height=48, co
 
 @pytest.fixture
 def unchecked_shapes():
-    """Leave shapes to the function under test, as outside of the tests."""
+    """Turn the checks of shapes off, as outside the tests."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

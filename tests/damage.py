@@ -1,4 +1,4 @@
-"""Damage to bytes, JSON, tables and weights, as a random generator decides."""
+"""Random damage to bytes, JSON, tables and weights."""
 
 import json
 import random
@@ -76,7 +76,7 @@ def damage_table(text: str, draw: random.Random) -> str:
 
 
 def damage_file(path: Path, draw: random.Random) -> None:
-    """Damage a file in a way that its format makes likely to matter."""
+    """Damage a file, with relevant damage for its format."""
     content = path.read_bytes()
     if draw.random() < 0.4:
         content = damage_bytes(content, draw)

@@ -1,6 +1,6 @@
 """A small folder in the exact format of every data set, with real videos: annotations in anns/, files in videos/.
 
-Every split has videos of its own, with one to three captions each.
+Every split has its own videos, with one to three captions each.
 """
 
 import csv

@@ -1,7 +1,6 @@
-"""Inputs damaged at random, as a seed decides, and what becomes of them.
+"""Randomly damaged inputs by seed, and their outcomes.
 
-`python tests/fuzz.py KIND SEEDS` tries many, and prints how many were refused, how many survived their damage, and each
-that did neither.
+`python tests/fuzz.py KIND SEEDS` tries many, and prints how many were refused, how many stayed valid, and all others.
 """
 
 import json
@@ -46,7 +45,7 @@ Attempt = Callable[[random.Random], None]
 
 
 def video_attempt(folder: Path, part: str) -> Attempt:
-    """Reads a video whose header or whose pictures are damaged; what survives must have no blank frame."""
+    """Reads a video with damaged header or pictures; a video that stays valid must have no blank frame."""
     whole = conftest.write_video(folder / "whole.mp4").read_bytes()
     pictures = whole.index(b"mdat") + 4
     bounds = {"header": (0, pictures - 8), "pictures": (pictures, len(whole))}[part]
@@ -84,7 +83,7 @@ def write_questions(folder: Path, name: str) -> Path:
 
 
 def annotation_attempt(folder: Path) -> Attempt:
-    """Reads annotations one of whose files is damaged, looks for the videos and encodes the texts."""
+    """Reads annotations with one damaged file, finds the videos and encodes the texts."""
     readers = {}
     with patch.object(formats, "write_videos"):
         for name in formats.FORMATS:
@@ -135,7 +134,7 @@ SMALL = CLIPConfig(
 
 
 def checkpoint_attempt(folder: Path) -> Attempt:
-    """Loads damaged weights of a model, of CLIP or of an estimator, in every form that weights come in."""
+    """Loads damaged weights of a model, of CLIP or of an estimator, in every format."""
     torch.manual_seed(0)
     clip = CLIP(SMALL)
     states = {
@@ -172,14 +171,14 @@ def checkpoint_attempt(folder: Path) -> Attempt:
 
 
 def write_safetensors(state: dict[str, torch.Tensor], path: Path) -> None:
-    """Write what the format can hold: dense tensors."""
+    """Write the dense tensors, which the format can hold."""
     dense = {name: tensor for name, tensor in state.items() if tensor.layout is torch.strided and not tensor.is_meta}
     whole = {name: tensor.contiguous().clone() for name, tensor in dense.items() if tensor.numel() < 10**7}
     safetensors.torch.save_file(whole, path)
 
 
 def argument_attempt(folder: Path) -> Attempt:
-    """Runs an entry script with one of its words damaged; where that does no harm, it finds that annotations miss."""
+    """Runs an entry script with one word damaged; if the command line stays valid, annotations are missing."""
     torch.manual_seed(0)
     torch.save(CLIP(SMALL).state_dict(), folder / "clip.pt")
     (folder / "anns").mkdir()
@@ -228,10 +227,10 @@ ATTEMPTS = {
 
 
 def outcome(attempt: Attempt, seed: int) -> str | None:
-    """The one line with which an input is refused; None if it survived its damage.
+    """The line with which an input is refused; None if it stayed valid.
 
     Raises:
-        Exception: the attempt ended in any other way than an `InputError` of one line or an exit with code 2.
+        Exception: any other outcome than an `InputError` of one line or an exit with code 2.
     """
     try:
         attempt(random.Random(seed))

@@ -10,7 +10,7 @@ import torch
 
 GOLDEN = Path(__file__).parent / "golden"
 DEVICE = os.environ.get("HBI_TEST_DEVICE", "cpu")
-"""Where the golden cases are computed; scripts/test_gpu.sh sets it."""
+"""Device of the golden cases; scripts/test_gpu.sh sets it."""
 LENGTHS = {
     "a1": ((24, 9, 5, 15), (12, 7, 12, 3)),
     "a2": ((7, 24, 12, 18), (5, 12, 9, 12)),

@@ -45,7 +45,7 @@ def build_corpus(folder: Path, *, train: int, test: int) -> Corpus:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run returned and where it wrote."""
+    """Result and output folder of a run."""
 
     folder: Path
     metrics: dict
@@ -82,14 +82,14 @@ class Outcome:
 
 
 def read_metrics(folder: Path) -> dict:
-    """What metrics.json of a run says, but for what the run was."""
+    """The metrics.json of a run, without the description of the run."""
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics.pop("run")["config"]["kind"] == "run"
     return metrics
 
 
 def wait_for_port(port: int, seconds: float = 300) -> None:
-    """Wait until a port that a launcher had is given back; a port of 0 is always free."""
+    """Wait until a launcher's port is free; port 0 always is."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         with socket.socket() as trial:

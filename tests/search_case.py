@@ -29,7 +29,7 @@ def manifest_of(model, checkpoint, videos, **changed):
 
 
 def make_index(model, checkpoint, videos, address, **options):
-    """Bring an index up to date in this process; an option of the manifest is one of these, too."""
+    """Update an index in this process; options may be those of the manifest."""
     own = {name: options.pop(name) for name in ("captioner", "details", "rebuild", "workers") if name in options}
     return build_index(model, address, manifest_of(model, checkpoint, videos, **options), **own)
 
@@ -45,6 +45,6 @@ def counts(changes):
 
 
 def command_line(*words, code=None):
-    """Run scripts/search.py, or Python code, in a process of its own."""
+    """Run scripts/search.py, or Python code, in a separate process."""
     program = ["-c", code] if code else ["scripts/search.py"]
     return subprocess.run([sys.executable, *program, *map(str, words)], cwd=ROOT, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Grids of variants and seeds: what runs, what is not run again, and effects against their definitions."""
+"""Grids of variants and seeds: runs, finished runs, and effects against their definitions."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""The answer head whose words attend to frames: padding, what it can tell apart, and its checkpoints."""
+"""The answer head whose words attend to frames: padding, what it can distinguish, and its checkpoints."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a user can correct ends the retrieval script with one line and code 2."""
+"""Errors in the input end the retrieval script with one line and code 2."""
 
 import csv
 import json

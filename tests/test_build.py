@@ -1,4 +1,4 @@
-"""From the flags of an entry script to loaders: each flag changes what it says."""
+"""Loaders from the flags of an entry script: the effect of each flag."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""What the builders make of the arguments."""
+"""Models and optimisers from the arguments."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A captioning model taken elsewhere: from its folder, and as ONNX graphs that write the same captions."""
+"""An exported captioning model: equal captions from its folder and from ONNX graphs."""
 
 import numpy as np
 import onnxruntime

@@ -36,7 +36,7 @@ GOLDEN = {
     "ROUGE_L": 70.3092,
     "CIDEr": 161.5104,
 }
-# What the tokenizer of COCO's evaluation (Stanford's, in Java) makes of these, its punctuation dropped.
+# Output of the tokenizer of COCO's evaluation (Stanford's, in Java) without punctuation.
 SPLIT = {
     "A man isn't running, he's walking.": "a man is n't running he 's walking",
     "two men can't dance; they cannot sing": "two men ca n't dance they can not sing",

@@ -1,4 +1,4 @@
-"""main_captioning.main from end to end on the built-in videos, its splits, and what it refuses."""
+"""main_captioning.main from end to end on the built-in videos, its splits, and refused input."""
 
 import csv
 import json
@@ -125,7 +125,7 @@ def spawn(processes, folder, corpus, *words):
 
 @pytest.mark.slow
 def test_two_processes_train_and_caption_as_one(corpus, tmp_path):
-    """Dropout aside, which is drawn for each process's own captions."""
+    """Without dropout, which is drawn for each process's own captions."""
     words = ["--do_train", "--base_encoder", corpus.clip, "--teacher", "exact", "--epochs", "1", "--dropout", "0"]
     one, two = (spawn(count, tmp_path / str(count), corpus, *words) for count in (1, 2))
     ours, theirs = (read_weights(best_of(outcome)) for outcome in (one, two))

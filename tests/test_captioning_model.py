@@ -1,4 +1,4 @@
-"""The caption decoder on HBI's hierarchy: what it may see, its cache, its loss, and what `describe` returns."""
+"""The caption decoder on HBI's hierarchy: masks, cache, loss, and the result of `describe`."""
 
 import math
 from dataclasses import replace
@@ -24,7 +24,7 @@ STEPS = 500
 def captioner():
     torch.manual_seed(0)
     model = HBICaptioning(CLIP(SMALL), temporal_layers=1, recipe=CORRECTED).eval()
-    # Unlike CLIP's at random, with which one word is always the likeliest, embeddings that tell words apart.
+    # Embeddings with distinct words; with CLIP's random ones the same word is always the most likely.
     torch.nn.init.normal_(model.decoder.embedding.weight, std=0.3)
     return model
 
@@ -91,7 +91,7 @@ def test_the_memory_is_every_level_and_no_padding(captioner, video, cache):
     ids = torch.randint(49406, (3, WORDS))
     with torch.no_grad():
         decoded, entity = captioner.decoder(ids, captioner.decoder.read(sets)), slice(0, FRAMES)
-    # Frames that are padding get no attention, and nothing of what lies there arrives from the entity level.
+    # Padded frames get no attention, and their content has no influence from the entity level.
     padding = video.mask.unsqueeze(1).expand(-1, WORDS, -1) == 0
     assert (decoded.attention[..., entity][padding] == 0).all()
     assert torch.allclose(decoded.attention.sum(dim=-1), torch.ones(3, WORDS), atol=1e-5)

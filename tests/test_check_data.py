@@ -1,4 +1,4 @@
-"""The doctor for data: every kind of bad video is found, training takes its skip list."""
+"""Data checks: every kind of bad video is found, and training uses the skip list."""
 
 import json
 import pickle

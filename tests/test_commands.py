@@ -1,4 +1,4 @@
-"""The retrieval commands of docs/commands.md, run by a shell as they stand there, on moving shapes and tiny weights."""
+"""The retrieval commands of docs/commands.md, unchanged, on moving shapes and tiny weights."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def keep_first(path, count):
 def shell(tmp_path):
     """Runs a block in a copy of the project and returns its output folder.
 
-    CLIP's weights lie in models/, MSR-VTT's annotations in data/, all else in DATA_PATH.
+    CLIP's weights are in models/, MSR-VTT's annotations in data/, all else in DATA_PATH.
     """
     tree, data = tmp_path / "tree", tmp_path / "data"
     copy_tree(tree)
@@ -97,7 +97,7 @@ def test_retrieval_commands(shell):
 @pytest.mark.slow
 @pytest.mark.xdist_group("published port")
 def test_activitynet_training_on_eight_processes(shell):
-    """One epoch of small batches: as it stands the command takes seven minutes and 15 GB on two processors."""
+    """One epoch of small batches: the unchanged command takes seven minutes and 15 GB on two processors."""
     (train,) = commands("Train on ActivityNet Captions")
     assert "--nproc_per_node=8" in train and "--epochs 10" in train and "--batch_size 128" in train
     folder = shell("train", train.replace("--epochs 10", "--epochs 1").replace("--batch_size 128", "--batch_size 8"))

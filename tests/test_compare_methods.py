@@ -1,4 +1,4 @@
-"""The comparison of methods: runs, what is not run again, and the figures over seeds."""
+"""The comparison of methods: runs, finished runs, and the figures over seeds."""
 
 import json
 

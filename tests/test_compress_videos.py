@@ -1,4 +1,4 @@
-"""Compressed videos: their size and rate, what is shown in them, resuming, and videos that cannot be read."""
+"""Compressed videos: size, rate, pictures, resuming, and unreadable videos."""
 
 import os
 import subprocess

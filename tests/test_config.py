@@ -1,4 +1,4 @@
-"""config.json: a run that knows what it was, and what reads its checkpoints."""
+"""config.json: description of a run, and its use by evaluation and loading."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Annotations to splits, splits to batches, and what is said of bad ones."""
+"""Annotations to splits, splits to batches, and errors of bad ones."""
 
 import json
 import random

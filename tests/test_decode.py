@@ -1,4 +1,4 @@
-"""Decoded frames against decoding in order: drawn files, and each kind of file that decoders get wrong."""
+"""Decoded frames against decoding in order: random files, and each kind of file that decoders get wrong."""
 
 import random
 from collections import Counter
@@ -78,7 +78,7 @@ def expected_clip(times: list[float], duration: float, start: float, end: float,
 
 
 def check_drawn(path: Path, draw: random.Random) -> str:
-    """Compare what is read of a video with decoding in order; a way of its own for each clip, or none if refused."""
+    """Compare the frames of clips with decoding in order, unless the video is refused."""
     numbers, stamps = decode_in_order(path)
     with Video(path) as video:
         try:

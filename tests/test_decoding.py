@@ -1,4 +1,4 @@
-"""Beam search against trying every sentence, and greedy decoding against taking the best word each time."""
+"""Beam search against exhaustive search, and greedy decoding against the best word of each step."""
 
 import itertools
 
@@ -36,7 +36,7 @@ def random_model(seed, batch):
             rows.append(tables[row].log_softmax(0))
         return torch.stack(rows), Prefixes(ids)
 
-    return step, Prefixes(torch.arange(batch).unsqueeze(1))  # a first column tells the sentences apart
+    return step, Prefixes(torch.arange(batch).unsqueeze(1))  # the first column distinguishes the sentences
 
 
 def all_sentences(length):

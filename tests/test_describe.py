@@ -1,4 +1,4 @@
-"""scripts/describe.py: what it prints and draws is what the model says."""
+"""scripts/describe.py prints and draws the model's results."""
 
 import json
 

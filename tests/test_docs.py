@@ -1,4 +1,4 @@
-"""What the pages show: blocks that can run on the data of `quickstart.sh --fast` run and print what they say."""
+"""Blocks of the pages that can run on the data of `quickstart.sh --fast` run, and print what the pages show."""
 
 import os
 import re
@@ -38,7 +38,7 @@ STAND_INS = {
     "my_videos": f"{DATA}/MSRVTT_Videos",
     "video1200": "video240",
 }
-"""What the pages name -> what the quickstart has left."""
+"""Names in the pages -> files of the quickstart."""
 NOT_HERE = {
     r"torchrun|-m torch\.distributed|sbatch|scripts/(torchrun|slurm|train)_?\w*\.sh": "processes, CLIP's weights",
     r"pip install|setup\.sh|venv |activate|rm -rf \.venv": "changes the installation",
@@ -58,7 +58,7 @@ def runs_here(text):
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
-    """A folder with the code and what `quickstart.sh --fast` has left."""
+    """A folder with the code and the results of `quickstart.sh --fast`."""
     if not (ROOT / OUTPUT / "results.json").exists():
         pytest.skip("bash scripts/quickstart.sh --fast has not run here")
     folder = tmp_path_factory.mktemp("docs")
@@ -71,7 +71,7 @@ def quickstart(tmp_path_factory):
 
 
 def blocks(page, *languages):
-    """Blocks of a page, with the stand-ins, and what is to be printed below each, "" where nothing is shown."""
+    """Blocks of a page, with the stand-ins, and the output shown below each, "" if none is shown."""
     for language, text, says in BLOCK.findall(page.read_text(encoding="utf-8")):
         if language in languages:
             for name, used in STAND_INS.items():

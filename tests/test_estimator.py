@@ -1,4 +1,4 @@
-"""banzhaf_estimator.py from end to end, and what it learns from against numbers recorded from the published code."""
+"""banzhaf_estimator.py from end to end, and its labels and losses against numbers of the published code."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A model taken elsewhere: the same from its folder, and the same as ONNX graphs."""
+"""Exported models: equal results from the folder and from ONNX graphs."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""Features of a folder and of a data set: what they are, resumed, and shared by processes."""
+"""Features of a folder and of a data set: values, resuming, several processes."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The figures: what they show is what the model says, and nothing covers anything else."""
+"""The figures show the model's results, and nothing overlaps."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Every data set's annotation format: what is read of it, and what is said of bad files."""
+"""Every data set's annotation format: results of reading, and errors of bad files."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Kept frames: the same as decoded ones, once for each video and setting, in bounds, and whole after a kill."""
+"""Cached frames: equal to decoded ones, once for each video and setting, within limits, and intact after a kill."""
 
 import fcntl
 import logging

@@ -1,4 +1,4 @@
-"""Two hundred damaged inputs: each ends in one line that says what is wrong."""
+"""Two hundred damaged inputs: each is refused in one line."""
 
 import itertools
 
@@ -11,7 +11,7 @@ COUNTS = {"header": 40, "pictures": 40, "annotations": 60, "checkpoints": 30, "a
 
 @pytest.mark.parametrize("kind", COUNTS)
 def test_damaged_inputs_are_refused_in_one_line(kind, tmp_path, monkeypatch):
-    """Seeds are taken in order; an input that survives its damage, as a video may, must work and does not count."""
+    """Seeds are taken in order; an input that stays valid, as a video may, must work and does not count."""
     monkeypatch.chdir(tmp_path)
     attempt = ATTEMPTS[kind](tmp_path)
     refused, most = 0, 4 * COUNTS[kind]

@@ -174,7 +174,7 @@ def test_a_token_of_zeros_is_similar_to_none():
     ],
 )
 def test_every_trainable_parameter_gets_a_gradient(options):
-    """What the loss does not reach is frozen, so that processes agree on what they average."""
+    """Parameters that the loss does not reach are frozen, so that all processes average the same ones."""
     model = build(**options)
     terms = model(**batch())
     terms["loss"].backward()
@@ -199,7 +199,7 @@ def gradients(model) -> dict[str, torch.Tensor]:
 
 
 def process(rank: int, processes: int, folder: str, recipe) -> None:
-    """One of several processes: its share of the batch, and DDP."""
+    """One of several processes: its shard of the batch, and DDP."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes)
     model = build(recipe=recipe)

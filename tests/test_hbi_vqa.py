@@ -1,4 +1,4 @@
-"""HBI for questions: what reaches its answers and its gradients."""
+"""HBI for questions: influences on its answers and its gradients."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Models as folders and on the Hub: what is written, what is read again, and what torch.hub finds in a clone."""
+"""Models as folders and on the Hub: writing, reading, and torch.hub from a clone."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def test_saving_again_writes_another_card_and_a_foreign_folder_is_left_alone(tmp
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A Hub whose uploads go into the library's own cache, from which alone it reads when it is offline."""
+    """A Hub whose uploads go into the library's cache, from which it reads offline."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
 

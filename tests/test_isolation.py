@@ -1,4 +1,4 @@
-"""The decoder in a process of its own: the same frames, and a crash or a hang that costs one video."""
+"""The decoder in a separate process: the same frames, and a crash or a hang costs one video only."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The whole tree: which layer may import which, what is required, and when set-up has something to do."""
+"""The whole tree: imports between layers, requirements, and set-up."""
 
 import argparse
 import ast

@@ -1,4 +1,4 @@
-"""What is refused before it is decoded, and frames that a decoder makes up for lost ones."""
+"""Videos refused before decoding, and frames that a decoder conceals."""
 
 import os
 

@@ -56,7 +56,7 @@ def machines():
 
 
 def start(machine: str, words: list[str], log: Path) -> subprocess.Popen:
-    """The line of torchrun_train.sh on one machine, in a session of its own, with two processes."""
+    """The line of torchrun_train.sh on one machine, in a separate session, with two processes."""
     environment = {**os.environ, "PROCESSES": "2", "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
     line = ["ip", "netns", "exec", machine, "bash", str(SCRIPT), HEAD, "2", str(ROOT / "main_retrieval.py"), *words]
     with open(log, "a") as file:
@@ -64,7 +64,7 @@ def start(machine: str, words: list[str], log: Path) -> subprocess.Popen:
 
 
 def kill(machine: str) -> None:
-    """Kill every process of a machine at once, as a power cut does."""
+    """Kill every process of a machine at once, like a power failure."""
     found = subprocess.run(["ip", "netns", "pids", machine], capture_output=True, text=True, check=True).stdout
     for process in map(int, found.split()):
         os.kill(process, signal.SIGKILL)

@@ -19,7 +19,7 @@ from utils.presets import PRESETS
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", (ROOT / "docs" / "own_data.md").read_text(), re.M | re.S)
 SMALLER = {"--train 120 --test 40": "--train 24 --test 8", "--steps 300": "--steps 5", "--epochs 5": "--epochs 1"}
-"""What the page says -> what its test does, which does not look at how good the model is."""
+"""Commands of the page -> shorter ones of its test, which ignores the quality of the model."""
 
 
 def write_pairs(path, videos, rows=("caption",)):

@@ -44,7 +44,7 @@ def tiny_model(monkeypatch):
 
 
 def planned(tmp_path, *words):
-    """What the plan says of small towers, by the row."""
+    """The plan of small towers by row."""
     file = tmp_path / "plan.json"
     main(["plan", "--gpus", "2", "--batch_size", "4", "--threads", "1", *words, "--json", str(file)])
     return {row["case"]: row["value"] for row in json.loads(file.read_text())["rows"]}

@@ -76,7 +76,7 @@ CAPTIONS, CLIPS = 59_800, 2_990
 
 
 class Peak(threading.Thread):
-    """Notes, as a context manager, how far the memory of this process that no file backs grows."""
+    """A context manager that records the growth of this process's anonymous memory."""
 
     @staticmethod
     def now() -> int:

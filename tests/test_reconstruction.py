@@ -1,4 +1,4 @@
-"""Reconstructed tokens: the closed form against the plain one, padding, independence of pairs, and HBI with them."""
+"""Reconstructed tokens: the closed form against a direct one, padding, independence of pairs, and HBI with them."""
 
 import pytest
 import torch

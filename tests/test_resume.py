@@ -1,4 +1,4 @@
-"""Saved states: whole or refused, and from each of them training resumes as if it had never stopped."""
+"""Saved states: intact or refused; from each of them training resumes exactly."""
 
 import logging
 import os
@@ -175,7 +175,7 @@ class Slow(torch.utils.data.Dataset):
 
 
 def test_loading_processes_outlive_signals_but_not_their_parent():
-    """In a process of its own: LanceDB, which other tests import, starts threads in forked processes."""
+    """In a separate process: LanceDB, which other tests import, starts threads in forked processes."""
     line = "from tests.test_resume import check_loading_processes; check_loading_processes()"
     subprocess.run([sys.executable, "-c", line], cwd=Path(__file__).parents[1], check=True)
 

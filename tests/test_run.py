@@ -1,4 +1,4 @@
-"""How scripts start: what they say of the machine."""
+"""Start of the scripts: messages about the machine."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Nothing of the user's is destroyed, nothing foreign is run or served."""
+"""No file of the user is destroyed, no foreign code is run, no foreign file is served."""
 
 import json
 import os
@@ -305,7 +305,7 @@ ALLOWED = 1500  # megabytes
 
 @pytest.fixture(autouse=True)
 def bounded_memory():
-    """No test of this file takes more memory than is allowed, on top of what the process holds."""
+    """No test of this file takes more than the allowed additional memory."""
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:  # the high-water mark falls to the present size
         file.write("5")
     before = megabytes("VmRSS")

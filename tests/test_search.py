@@ -1,4 +1,4 @@
-"""Searching an index: what a query finds, pages of it, moments, and the command line."""
+"""Searching an index: results, pages, moments, and the command line."""
 
 import io
 import json

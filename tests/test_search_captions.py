@@ -1,4 +1,4 @@
-"""An index with captions of its segments: what is written, filtered by, shown and kept, and what is refused."""
+"""An index with captions of its segments: writing, filters, output, updates, and refused input."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Making an index and bringing it up to date: what is computed, what survives a kill, and what is refused."""
+"""Making and updating an index: computed videos, recovery from a kill, and refused input."""
 
 import os
 import shutil
@@ -172,7 +172,7 @@ def test_names_outside_of_the_folder_are_refused(name):
 
 @pytest.mark.parametrize(("method", "after"), [("add", 1), ("delete", 0), ("tidy", 0)])
 def test_a_kill_leaves_what_the_next_run_completes(update, videos, checkpoint, tmp_path, method, after):
-    """`add` is killed while the first index is made, the others while it is brought up to date."""
+    """`add` is killed while the first index is made, the others during an update."""
     words = ["index", videos, "--checkpoint", checkpoint, "--index", tmp_path / "cut", "--device", "cpu", *SIZES]
     if method != "add":
         update("cut")

@@ -1,4 +1,4 @@
-"""The built-in corpus: what is written about a scene is true of it, and of it alone."""
+"""The built-in corpus: texts about a scene are true of it, and of no other."""
 
 import csv
 import itertools
@@ -53,7 +53,7 @@ def scene_of(*actions: Action, shape: str = "bar") -> Scene:
 
 
 def ask_often(scene: Scene) -> list[Question]:
-    """Some questions at random of those that the scene answers, drawn so often that each comes up."""
+    """Random questions that the scene answers, drawn so often that each occurs."""
     return [question for seed in range(60) for question in ask(scene, Random(seed))]
 
 

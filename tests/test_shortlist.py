@@ -1,4 +1,4 @@
-"""The shortlist against what it abbreviates."""
+"""The shortlist against the full similarity."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The similarity that computes no padding, against the plain one."""
+"""The similarity without padding, against the direct one."""
 
 import pytest
 import torch

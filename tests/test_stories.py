@@ -1,4 +1,4 @@
-"""Captions of the built-in videos, read back by the grammar that made them and scored by what they tell."""
+"""Captions of the built-in videos, parsed by the grammar that made them, and scored."""
 
 import json
 import random

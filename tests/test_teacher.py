@@ -1,4 +1,4 @@
-"""The teachers of the Banzhaf loss: what each gives, and the controls among them."""
+"""The teachers of the Banzhaf loss, controls included."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""main_vqa.main from end to end on the built-in questions, the Python face, and the published commands."""
+"""main_vqa.main from end to end on the built-in questions, the Python API, and the published commands."""
 
 import json
 import os

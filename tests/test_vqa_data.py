@@ -140,7 +140,7 @@ def test_frequent_answers():
 
 
 class Files(dict):
-    """Any video id -> itself."""
+    """A map of any video id to itself."""
 
     def __missing__(self, name):
         return name

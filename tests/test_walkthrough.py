@@ -1,4 +1,4 @@
-"""The cells of docs/walkthrough.md run one after another, on small files in the quickstart's places."""
+"""The cells of docs/walkthrough.md run in order, on small files at the quickstart's paths."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def run_walkthrough(output=FULL[0], data=FULL[1]):
 
 
 def form(text):
-    """What a cell prints on any data: figures, numbers of clusters, names of videos and captions left out."""
+    """A cell's output without figures, numbers of clusters, names of videos and captions."""
     text = re.sub(r"(shows|:) (a|the) .*", r"\1 CAPTION", text)
     text = re.sub(r"\[[\d, ]*\]", "[...]", text)
     text = re.sub(r"video\d+", "video", text)
@@ -44,7 +44,7 @@ def form(text):
 
 
 def check_figures(names, printed):
-    """Compute again, by another way each, what the cells printed."""
+    """Recompute the cells' results independently."""
     model, captions, videos = names["model"], names["captions"], names["videos"]
     alone = torch.stack([
         torch.cat([model.similarity(model.encode_text(captions[row : row + 1], 24), model.encode_video(path)).view(1)
@@ -77,7 +77,7 @@ def check_figures(names, printed):
 
 @pytest.fixture
 def quickstart(tmp_path, monkeypatch):
-    """A folder in which the quickstart has left models, ten videos and their captions."""
+    """A folder with the quickstart's models, ten videos and their captions."""
     monkeypatch.chdir(tmp_path)
     names = [f"video{number}" for number in range(10)]
     for number, name in enumerate(names):

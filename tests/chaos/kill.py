@@ -25,14 +25,14 @@ LONGEST_WAIT = 60  # seconds in which the others must end after one process was 
 
 
 def main() -> None:
-    """Kill until there were enough kills and the last training has come to its end."""
+    """Kill until there were enough kills and the last training has finished."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--kills", type=int, nargs="+", default=[20, 20], help="for each number of processes")
     parser.add_argument("--videos", type=int, default=2, help="to train on; five pairs each, two a step")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    torch.set_num_threads(1)  # OpenMP's threads do not come along into a forked process, which would wait for them
+    torch.set_num_threads(1)  # a forked process does not inherit OpenMP's threads, and would wait for them
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         corpus = build_corpus(folder / "shapes", train=args.videos, test=2)
@@ -100,7 +100,7 @@ def check_restart(folder: Path, words: list[str], processes: int) -> None:
 
 
 def wait(running: list, seconds: float) -> bool:
-    """Wait, and tell whether all processes are still there."""
+    """Wait, and return whether all processes still run."""
     time.sleep(seconds)
     return all(process.is_alive() for process in running)
 
@@ -117,8 +117,8 @@ def finish(running: list) -> list[int]:
 
 
 def moment(output: Path, log: Path) -> str:
-    """What the training was doing, as far as its files tell."""
-    # Those that were not touched for long are left from an earlier kill.
+    """What the training was doing, by its files."""
+    # Older ones are left from an earlier kill.
     if any(time.time() - path.stat().st_mtime < 0.5 for path in output.glob("**/.*")):
         return "while a file was being written"
     lines = log.read_text().splitlines() if log.exists() else []
@@ -129,7 +129,7 @@ def moment(output: Path, log: Path) -> str:
 
 
 def compare(whole: Path, other: Path) -> None:
-    """Demand the same checkpoints, with the same bits."""
+    """Require the same checkpoints, bit by bit."""
     names = {path.name for path in whole.glob("pytorch_model.bin.*")}
     assert names == {path.name for path in other.glob("pytorch_model.bin.*")}, names
     for name in names:

@@ -26,7 +26,7 @@ def command_line(corpus: Corpus, *words: str) -> list[str]:
 
 
 def start(words: Sequence[str], log: Path, processes: int = 1) -> list[multiprocessing.Process]:
-    """Run the command line in processes of their own, as a launcher does; what they say is added to the file `log`."""
+    """Run the command line in separate processes, as a launcher does; their output is appended to the file `log`."""
     common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     started = []
     for rank in range(processes):

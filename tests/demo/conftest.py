@@ -32,7 +32,7 @@ from utils.checkpoint import released_state, save_weights, sha256
 
 SECRET = "not for everyone"
 EXAMPLES = ["a bright noise", "a dark noise"]
-PATIENCE = 60  # seconds, on a machine that does much else
+PATIENCE = 60  # seconds, on a busy machine
 
 
 def write_late_picture(path, begins=2, seconds=3, rate=10):
@@ -92,7 +92,7 @@ def explorer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(explorer, tmp_path_factory):
-    """Where a server on a free port of this machine has the page: (host, port)."""
+    """Address of the page on a server at a free port of this machine: (host, port)."""
     with serve(explorer, tmp_path_factory.mktemp("served")) as place:
         yield place
 
@@ -119,7 +119,7 @@ def segments(index):
 
 
 def post(address, path, content):
-    """Status and JSON of what the server answers to a body."""
+    """Status and JSON of the server's response to a body."""
     connection = HTTPConnection(*address, timeout=PATIENCE)
     connection.request("POST", path, content)
     response = connection.getresponse()
@@ -127,7 +127,7 @@ def post(address, path, content):
 
 
 def get(address, path, **headers):
-    """Status and content of what the server gives for a path, sent as it is."""
+    """Status and content of the server's response to a path, sent unchanged."""
     connection = HTTPConnection(*address, timeout=PATIENCE)
     connection.request("GET", path, headers=headers)
     response = connection.getresponse()

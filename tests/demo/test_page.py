@@ -27,7 +27,7 @@ def resize(browser, width, height):
 
 
 def find(browser, selector, count=1):
-    """The elements that are shown and match, once there are `count` of them."""
+    """The visible elements that match, once there are `count` of them."""
 
     def shown(_):
         found = [element for element in browser.find_elements(By.CSS_SELECTOR, selector) if element.is_displayed()]

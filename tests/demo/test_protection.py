@@ -1,4 +1,4 @@
-"""The demo answers its own page alone, and nobody without limits."""
+"""The demo answers only its own page, within limits."""
 
 import asyncio
 import http.server
@@ -33,7 +33,7 @@ from utils.errors import InputError
 
 
 def ask(address, method="GET", path="/", body=None, **headers):
-    """Status and content of a request with headers as they are given."""
+    """Status and content of a request with the given headers."""
     connection = HTTPConnection(*address, timeout=PATIENCE)
     connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
     response = connection.getresponse()
@@ -147,7 +147,7 @@ def test_long_queries_are_cut(explorer):
 
 
 def test_what_visitors_send_is_private(explorer, monkeypatch, capsys):
-    """The server's folder is its user's alone, and the line that it prints tells videos used from videos skipped."""
+    """The server's folder is private to its user, and the printed line counts used and skipped videos."""
     seen = {}
 
     def serve(app, **_):
@@ -198,7 +198,7 @@ def test_hostile_requests_end_without_an_error_or_a_foreign_file(address, method
 
 @pytest.fixture
 def foreign_page():
-    """A server on another port of this machine, with a page that asks the demo for all it can."""
+    """A server on another port of this machine, with a page that sends all kinds of requests to the demo."""
     attempts = """<script>
       const found = [];
       async function attempt(demo) {
@@ -246,7 +246,7 @@ def test_a_rebound_name_in_a_browser_gets_nothing(address, browser):
 
 
 def test_the_server_answers_on_a_closed_connection(address):
-    """A client that leaves in the middle of a request takes nothing with it."""
+    """A client that disconnects during a request does no damage."""
     with socket.create_connection(address) as client:
         client.sendall(b"POST /gradio_api/queue/join HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nabc")
     assert get(address, "/")[0] == 200

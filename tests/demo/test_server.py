@@ -1,4 +1,4 @@
-"""What the server of the demo gives out, receives and converts, and what its endpoints answer."""
+"""The demo's server: files it serves, receives and converts, and responses of its endpoints."""
 
 import asyncio
 import io
@@ -101,7 +101,7 @@ def test_a_thumbnail_is_the_frame_nearest_to_the_query(explorer):
         differences = [np.abs(picture - frame.astype(float)).mean() for frame in frames]
         assert int(np.argmin(differences)) == nearest
         best.add(nearest)
-    assert len(best) > 1  # not the same frame whatever is sought
+    assert len(best) > 1  # not the same frame for every query
 
 
 def test_a_result_is_described_as_the_index_has_it_or_now(explorer):
@@ -243,7 +243,7 @@ def test_wrong_requests_of_programs_get_one_line_without_paths(explorer, address
     with pytest.raises(AppError) as error:
         client.predict(**arguments, api_name=endpoint)
     message = str(error.value)
-    assert "verbose error reporting" not in message  # it was foreseen
+    assert "verbose error reporting" not in message  # the error was handled
     assert "\n" not in message and str(explorer.index.path.parent) not in message and "/etc" not in message
 
 

@@ -1,4 +1,4 @@
-"""Checks on a GPU; `HBI_TEST_DEVICE=cpu` runs what can run without one, in small sizes."""
+"""Checks on a GPU; `HBI_TEST_DEVICE=cpu` runs those that need none, in small sizes."""
 
 import os
 from collections.abc import Callable
@@ -25,7 +25,7 @@ SKIP = pytest.mark.skip(reason="needs a GPU; bash scripts/test_gpu.sh --device c
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what lies here, and skip it where the device is missing."""
+    """Mark the tests of this folder, and skip them if the device is missing."""
     for item in items:
         if "gpu" in item.path.parts:
             item.add_marker(pytest.mark.gpu)

@@ -1,4 +1,4 @@
-"""What a GPU computes is what the CPU computes."""
+"""Results on a GPU agree with those on the CPU."""
 
 import pytest
 import torch
