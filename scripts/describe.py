@@ -48,7 +48,7 @@ def most_attended(word: DescribedWord, said: Description) -> str:
 
 
 def describe_video(args: argparse.Namespace) -> None:
-    """Print and write what happens in the video of the command line."""
+    """Print and write the caption of the video of the command line."""
     path = args.figure and figure_path(args.figure)
     model = load_captioner(args.checkpoint, start(args.device))
     check_sizes(model, args.max_words, args.max_frames)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Print the network interface by which this machine and the head machine of a training reach each other.
 #   bash scripts/network_interface.sh HEAD_ADDRESS
-# gloo and NCCL would take the interface of the own host name, which is the loopback one where that resolves to 127.0.1.1.
+# By default gloo and NCCL use the interface of the host name, which is loopback if the name resolves to 127.0.1.1.
 set -euo pipefail
 [ $# -eq 1 ] || { echo "usage: bash scripts/network_interface.sh HEAD_ADDRESS" >&2; exit 2; }
 

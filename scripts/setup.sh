@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings .venv up to requirements.txt, with "demo" and "dev" to those lists too; returns at once when it is.
+# Update .venv to requirements.txt, and with "demo" and "dev" to those lists; return at once if it is up to date.
 #   PYTHON=python3.12 bash scripts/setup.sh [demo] [dev]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 files=(requirements.txt)
 for list in "$@"; do files+=("requirements-$list.txt"); done
 
-# The lists as last installed lie in .venv: where all are the same as ours there is nothing to do.
+# .venv holds the lists as last installed: if all are equal, there is nothing to do.
 current=yes
 for file in "${files[@]}"; do cmp -s "$file" ".venv/$file" || current=no; done
 [ "$current" = yes ] && exit 0

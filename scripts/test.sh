@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 bash scripts/setup.sh demo dev
 
 export HF_HUB_OFFLINE=1
-export OMP_NUM_THREADS=1 # the tests themselves run side by side, one a core
+export OMP_NUM_THREADS=1 # the tests run in parallel, one per core
 .venv/bin/ruff check .
 .venv/bin/pylint .
 .venv/bin/python -m pytest -n auto --dist loadgroup "$@"

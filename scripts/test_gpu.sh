@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The golden cases and the checks that need a GPU, in about ten minutes. Further arguments go to pytest.
-#   bash scripts/test_gpu.sh [--device cpu] [...]      cpu: what can run without a GPU, in small sizes
+#   bash scripts/test_gpu.sh [--device cpu] [...]      cpu: those that run without a GPU, in small sizes
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

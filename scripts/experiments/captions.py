@@ -1,4 +1,4 @@
-"""What the captions of a run got right, one by one.
+"""Correctness of each caption of a run.
 
 Q captions.
 """
@@ -15,7 +15,7 @@ from utils.texts import parse_json, read_json, read_text
 
 
 def caption_outcomes(folder: Path) -> dict[str, np.ndarray]:
-    """CIDEr of each caption (Q,), 1 being 100 points; on the built-in videos also what `story_outcomes` gives."""
+    """CIDEr of each caption (Q,), where 1 is 100 points; on the built-in videos also `story_outcomes`."""
     captions, references = read_captions(folder)
     words = [caption_words(caption) for caption in captions]
     true_words = [[caption_words(caption) for caption in of_video] for of_video in references]
@@ -37,7 +37,7 @@ def read_captions(folder: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def story_outcomes(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
-    """Which captions (Q,) are right about what; nothing where references do not tell of the built-in videos."""
+    """Correctness (Q,) of captions by criterion; empty if the references are not of the built-in videos."""
     true = [read_story(of_video[0]) if of_video else None for of_video in references]
     if not true or not all(true):
         return {}
@@ -46,7 +46,7 @@ def story_outcomes(captions: Sequence[str], references: Sequence[Sequence[str]])
 
 
 def score(said: Story | None, true: Story) -> dict[str, bool]:
-    """Whether the things, the events, and the events in their order are right."""
+    """Whether the things, the events, and the order of the events are right."""
     said = said or ()
     return {
         "things": {event[:2] for event in said} == {event[:2] for event in true},

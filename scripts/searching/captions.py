@@ -16,7 +16,7 @@ from utils.errors import InputError
 
 @dataclass(frozen=True)
 class Captioner:
-    """A model that writes captions, and `models.export.model_digest` of its file."""
+    """A captioning model, and `models.export.model_digest` of its file."""
 
     model: HBICaptioning
     digest: str
@@ -27,14 +27,14 @@ class Captioner:
         return cls(load_captioner(checkpoint, device), model_digest(checkpoint))
 
     def captions(self, frames: Tensor, mask: Tensor) -> list[str]:
-        """Captions of S segments whose frames, uint8 (M, 3, R, R), lie one after another; mask (S, N_v)."""
+        """Captions of S segments with concatenated frames, uint8 (M, 3, R, R), and mask (S, N_v)."""
         mask = mask.to(self.model.device)
         video = Tokens(self.model.frame_tokens(frames.to(self.model.device), mask), mask)
         return self.model.sentences(self.model.generate(video).best().ids)
 
 
 def load_captioner(checkpoint: str, device: str | torch.device) -> HBICaptioning:
-    """Load a model that writes captions.
+    """Load a captioning model.
 
     Raises:
         InputError: the checkpoint cannot be read or has no decoder.
@@ -46,11 +46,7 @@ def load_captioner(checkpoint: str, device: str | torch.device) -> HBICaptioning
 
 
 def check_captioner(captioner: Captioner | None, model: RetrievalMethod, manifest: Manifest) -> None:
-    """Refuse a captioner that is not the one of an index, or cannot read the frames of its model.
-
-    Raises:
-        InputError: says what to give.
-    """
+    """Raise an InputError for another captioner than an index's, or one that cannot read the frames of its model."""
     if manifest.captions != (captioner and captioner.digest):
         raise InputError("the index has captions of another model; give by --captions the one it was made with")
     if captioner is None:

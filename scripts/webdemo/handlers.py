@@ -1,4 +1,4 @@
-"""What the events of the page do."""
+"""Handlers of the page's events."""
 
 import html
 from pathlib import PurePosixPath
@@ -22,8 +22,8 @@ Chosen = tuple[str, Hit] | None
 class Handlers:
     """Handlers of the page's events.
 
-    What `search`, `search_alike` and `follow_link` return fills, in this order: what was found, the chosen result,
-    results, player, caption, figure and answers.
+    `search`, `search_alike` and `follow_link` return values for, in this order: found results, the chosen result,
+    gallery, player, caption, figure and answers.
     """
 
     def __init__(self, explorer: Explorer):
@@ -34,7 +34,7 @@ class Handlers:
         return self._show(words, self.explorer.search(words, top=top), self.explorer.sought(words), request)
 
     def search_alike(self, key: str, top: int, request: gradio.Request) -> tuple:
-        """Search for what looks like a sent file."""
+        """Search for segments similar to an uploaded file."""
         key = key or "none"
         return self._show("", self.explorer.search("", key, top), self.explorer.sought("", key), request)
 
@@ -45,12 +45,12 @@ class Handlers:
         return (words, hits), None, gradio.Gallery(cards, selected_index=None, visible=True), CHOOSE, "", "", None
 
     def follow_link(self, words: str, top: int, request: gradio.Request) -> tuple:
-        """Repeat the search that the page's address holds, if any; the first two values are query and `top`."""
+        """Repeat the search in the page's address, if any; the first two values are query and `top`."""
         unchanged = ((words, []), None, gradio.skip(), CHOOSE, "", "", None)
         return words, top, *(self.search(words, top, request) if words else unchanged)
 
     def choose(self, event: gradio.SelectData, found: Found) -> tuple:
-        """Choose a result: it, the player, no caption and no answers."""
+        """Choose a result: returns it, the player, no caption and no answers."""
         words, hits = found
         hit = hits[event.index]
         return (words, hit), play(hit, address(self.explorer.index, hit)), "", None
@@ -72,7 +72,7 @@ class Handlers:
         return self.explorer.answer(question, hit)
 
     def add_video(self, key: str) -> gradio.Textbox:
-        """Add a sent video to the index."""
+        """Add an uploaded video to the index."""
         name = self.explorer.add(key or "none")
         gradio.Info(f"{html.escape(name)} is in the index now.")
         return gradio.Textbox(label=f"Search {self.explorer.size}")
@@ -83,11 +83,7 @@ class Handlers:
 
 
 def require(chosen: Chosen) -> tuple[str, Hit]:
-    """The query and the result that was chosen.
-
-    Raises:
-        InputError: none was.
-    """
+    """The query and the chosen result; an InputError if there is none."""
     if chosen is None:
         raise InputError("no result is chosen: search, and click one")
     return chosen
@@ -100,12 +96,12 @@ def card(base: str, hit: Hit, thumbnail: str, *, whole: bool) -> tuple[str, str]
 
 
 def span(hit: Hit) -> str:
-    """When a segment begins and ends."""
+    """Start and end of a segment."""
     return f"{clock(hit.start)}-{clock(hit.end)}"
 
 
 def play(hit: Hit, source: str | None) -> str:
-    """A result as HTML: the video, which begins where the segment does, and its name."""
+    """A result as HTML: the video, from the start of the segment, and its name."""
     line = f"{html.escape(printable(hit.file))}, {span(hit)}, similarity {hit.similarity:.3f}"
     if source is None:
         return f'<div class="player"><p>{line}: moved, damaged or outside of the folder, so it is not played.</p></div>'

@@ -1,4 +1,4 @@
-"""The page: search, the chosen result, questions, one's own files, and the estimator next to the exact interaction."""
+"""The page: search, the chosen result, questions, uploads, and the estimator next to the exact interaction."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from scripts.webdemo.uploads import MAX_UPLOAD
 
 TITLE = "HBI video search"
 HOW_TO = (
-    "Describe what happens in a video, or give a picture or a video that looks like it. Click a result to play it from "
+    "Describe what happens in a video, or give a similar picture or video. Click a result to play it from "
     "its start, to see which words and frames belong together, and to ask a question about it. The address of this "
     "page then repeats the search."
 )
@@ -64,15 +64,15 @@ MAX_WAITING = 32
 IN_TURN = {"concurrency_id": "model", "concurrency_limit": 1}
 """The model answers one request after another."""
 EXPLANATION = """
-Words and frames are the players of a game: a coalition of some of them is worth what the model makes of it when it sees
-these alone. The Banzhaf interaction of a word and a frame is what they gain by joining a coalition together, beyond
-what each of them gains alone, on average over all coalitions of the others.
+Words and frames are the players of a game; the value of a coalition is the similarity of its words and frames alone.
+The Banzhaf interaction of a word and a frame is what they gain by joining a coalition together, beyond what each of
+them gains alone, averaged over all coalitions of the others.
 
-The paper holds that average to be too much to compute and trains a small network, the **estimator**, to guess it from
-the similarities of words and frames. For this game it can be computed **exactly**, and as fast. Below are both for the
-chosen result, in one colour map: where their colours agree, the estimator has learnt the game. The estimator is trained
-through a softmax, which leaves its zero open, so both are shown as deviations from their mean; the correlation tells
-how far the two agree.
+The paper considers that average too expensive, and trains a small network, the **estimator**, to predict it from the
+similarities of words and frames. For this game it can be computed **exactly**, and as fast. Below are both for the
+chosen result, in one colour map: where the colours agree, the estimator has learnt the game. The estimator is trained
+through a softmax and has no fixed zero, so both are shown as deviations from their mean; the correlation measures how
+well they agree.
 """
 
 
