@@ -3,4 +3,4 @@
 from models import load_model
 
 __all__ = ["load_model"]
-dependencies = ["torch", "huggingface_hub", "safetensors", "pydantic", "ftfy", "regex", "faiss"]
+dependencies = ["torch", "huggingface_hub", "safetensors", "pydantic", "ftfy", "regex"]

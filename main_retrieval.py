@@ -21,18 +21,28 @@ from dataloaders.build import (
 )
 from dataloaders.captioning import clip_name
 from models import METHODS, RetrievalMethod, Tokens
-from models.shortlist import check_shortlist, two_stage_similarity
+from models.shortlist import check_shortlist
 from models.tokenizer import Tokenizer
+from models.two_stage import TwoStageSimilarity
 from utils.args import read_command, retrieval_parser
 from utils.devices import PRECISIONS
 from utils.distributed import from_main, rank, world_size
 from utils.engine.builders import build_model
-from utils.engine.ranking import Ranking, find_best, own_rows, rank_split, shortlist_metrics, write_predictions
+from utils.engine.ranking import (
+    Ranking,
+    find_best,
+    own_rows,
+    rank_split,
+    shortlist_metrics,
+    write_predictions,
+    write_similarity,
+)
 from utils.engine.task import Task, run_task
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.gather import gather_shards, gather_to_main
 from utils.logger import table, used, write_metrics
+from utils.metrics import Scores
 from utils.post_processing import dual_softmax_metrics, query_bank_metrics, query_bank_norm
 from utils.run import run
 
@@ -42,12 +52,11 @@ NAMES = {"t2v": "text to video", "v2t": "video to text"}
 
 
 class Results(NamedTuple):
-    """Metrics, ranks, entries of predictions.jsonl; the similarity (A, B), in the main process, if it was needed."""
+    """Metrics, ranks, entries of predictions.jsonl."""
 
     metrics: dict
     ranks: dict[str, Tensor]
     found: dict[str, Tensor]
-    sim: Tensor | None
 
 
 class Retrieval(Task[Results]):
@@ -87,6 +96,11 @@ class Retrieval(Task[Results]):
         return self.loaders("val")
 
     @property
+    def memory(self) -> int:
+        """Bytes for the token similarities of a block."""
+        return self.args.similarity_memory * 2**20
+
+    @property
     def counts(self) -> dict[str, int]:
         """Captions and clips of the test split."""
         return self.test.split.counts()
@@ -104,19 +118,21 @@ class Retrieval(Task[Results]):
 
     @torch.no_grad()
     def evaluate(self) -> Results:
-        """Rank on the test split, and apply post-processing."""
+        """Rank on the test split, write the similarities if requested, and apply post-processing."""
         self.model.eval()
         text, video = self.encode_split(self.test)
         ranking = self.rank(self.test, text, video)
-        metrics, sim = ranking.metrics | {"post_processed": {}}, None
+        metrics = ranking.metrics | {"post_processed": {}}
         if self.args.shortlist:
             metrics["shortlist"] = self.check_shortlist(ranking, text, video)
-        if self.args.save_similarity or self.args.post_process:
+        if self.args.save_similarity:
+            write_similarity(Path(self.args.output_dir) / "similarity.npy", ranking.sim)
+        if self.args.post_process:
             sim = gather_to_main(ranking.sim)
-        for name, process in self.post_processing(video).items():
-            metrics["post_processed"][name] = from_main(partial(process, sim, self.test.clip_of_caption))
-        found = find_best(ranking, self.test.clip_of_caption, self.level_similarities(text, video))
-        return Results(metrics, ranking.ranks, found, sim)
+            for name, process in self.post_processing(video).items():
+                metrics["post_processed"][name] = from_main(partial(process, sim, self.test.clip_of_caption))
+        levels = partial(self.level_similarities, text, video, ranking.sim)
+        return Results(metrics, ranking.ranks, find_best(ranking, self.test.clip_of_caption, levels))
 
     def post_processing(self, video: Tokens) -> dict[str, Callable[..., dict]]:
         """The requested normalisations by name, as functions from similarity and clip of each caption to metrics."""
@@ -140,23 +156,23 @@ class Retrieval(Task[Results]):
 
     @torch.no_grad()
     def rank(self, loaders: EvaluationLoaders, text: Tokens, video: Tokens) -> Ranking:
-        """Rank clips for each caption and captions for each clip; for --shortlist see `two_stage_similarity`."""
-        sim = self.compare(text, video, self.args.shortlist)
+        """Rank clips for each caption and captions for each clip; for --shortlist see `TwoStageSimilarity`."""
+        if self.args.shortlist:
+            sim: Scores = TwoStageSimilarity(self.model, text, video, self.args.shortlist, memory=self.memory)
+        else:
+            sim = self.compare(text, video)
         scores = self.scores(sim, text, video)
         ranking = rank_split(sim, scores, loaders.clip_of_caption, loaders.split.subsets)
         figures = (ranking.metrics[side][name] for side in NAMES for name in ("R1", "R5", "R10"))
         self.logger.info("R@1, 5 and 10: text to video %.1f, %.1f, %.1f, video to text %.1f, %.1f, %.1f", *figures)
         return ranking
 
-    def compare(self, text: Tokens, video: Tokens, shortlist: int | None = None) -> Tensor:
+    def compare(self, text: Tokens, video: Tokens) -> Tensor:
         """Similarity (A_r, B) of this process's captions with all clips."""
-        memory = self.args.similarity_memory * 2**20
-        if shortlist:
-            return two_stage_similarity(self.model, text, video, shortlist, memory=memory)
         text = own_blocks(text, self.model.block)
-        return self.model.similarity(text, video, memory=memory, dtype=PRECISIONS[self.args.precision])
+        return self.model.similarity(text, video, memory=self.memory, dtype=PRECISIONS[self.args.precision])
 
-    def scores(self, sim: Tensor, text: Tokens, video: Tokens) -> tuple[Tensor, Tensor]:
+    def scores(self, sim: Scores, text: Tokens, video: Tokens) -> tuple[Scores, Scores]:
         """Scores (A_r, B) by which clips and captions are ranked: the method's, after QB-Norm if that is part of it.
 
         Reranking and QB-Norm need the similarity of all captions on every process.
@@ -164,8 +180,8 @@ class Retrieval(Task[Results]):
         norms, count = self.model.bank_norms, len(sim)
         if not norms and type(self.model).rerank is RetrievalMethod.rerank:
             return sim, sim
-        whole = gather_shards(sim).cpu()
-        t2v, v2t = self.model.rerank(whole, text, video, memory=self.args.similarity_memory * 2**20)
+        whole = gather_shards(sim[:]).cpu()
+        t2v, v2t = self.model.rerank(whole, text, video, memory=self.memory)
         if norms:
             captions, clips = self.banks
             bank = gather_shards(self.compare(self.encode_texts(captions), video)).cpu()
@@ -181,16 +197,22 @@ class Retrieval(Task[Results]):
         best = gather_shards(self.compare(Tokens(*(tensor[own] for tensor in text)), video).argmax(dim=1))
         return shortlist_metrics(ranking, self.args.shortlist, gather_shards(ranking.sim[own]), best)
 
-    def level_similarities(self, text: Tokens, video: Tokens) -> Iterator[tuple[str, Tensor]]:
-        """Name and similarity (A_r, B) of each level that evaluation mixes, if there are several."""
-        if self.model.used_levels > 1:
-            memory, dtype = self.args.similarity_memory * 2**20, PRECISIONS[self.args.precision]
-            sets = self.model.level_sets(text, video, self.model.used_levels)
-            for level, texts, videos in sets:
-                yield level.name, level.similarity(texts, videos, memory, dtype)
+    def level_similarities(
+        self, text: Tokens, video: Tokens, sim: Scores, clips: Tensor
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Name and similarities of captions with some `clips` (A_r, K) at each level that evaluation mixes."""
+        if self.model.used_levels < 2:
+            return
+        clips = clips.to(self.device)
+        if isinstance(sim, TwoStageSimilarity):
+            yield from sim.gallery.level_similarities(text, clips, memory=self.memory)
+            return
+        dtype = PRECISIONS[self.args.precision]
+        for level, texts, videos in self.model.level_sets(text, video, self.model.used_levels):
+            yield level.name, level.similarity(texts, videos, self.memory, dtype).gather(1, clips)
 
     def report(self, results: Results) -> None:
-        """Print the results as a table; write the metrics, ranks and predictions, and the similarities if requested."""
+        """Print the results as a table; write the metrics, ranks and predictions."""
         metrics, rows = results.metrics, {label: results.metrics[key] for key, label in NAMES.items()}
         rows |= {f"{NAMES[key]}, similarity alone": values for key, values in metrics.get("plain", {}).items()}
         rows |= {f"text to video, {name} negatives": values for name, values in metrics["subsets"].items()}
@@ -205,9 +227,6 @@ class Retrieval(Task[Results]):
                 "most similar of all clips for {best:.1f} % of {checked} captions".format(**metrics["shortlist"])
             )
         folder = Path(self.args.output_dir)
-        if results.sim is not None and self.args.save_similarity:
-            with atomic_write(folder / "similarity.npy", "wb") as file:
-                np.save(file, results.sim.numpy())
         with atomic_write(folder / "ranks.npz", "wb") as file:
             np.savez(file, **{name: ranks.numpy() for name, ranks in results.ranks.items()})
         split = self.test.split

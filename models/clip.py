@@ -146,11 +146,20 @@ class CLIP(nn.Module):
             if re.match(EMBEDDINGS, name) or (block and int(block[1]) < layers):
                 parameter.requires_grad_(False)
 
-    def normalize(self, frames: Num[Tensor, "*B 3 R R"]) -> Float[Tensor, "*B 3 R R"]:
-        """Map uint8 pixels to CLIP's normalised floats on their device; floats are returned as given."""
+    def normalize(self, frames: Num[Tensor, "B ..."], zeros: int = 0) -> Float[Tensor, "B+{zeros} ..."]:
+        """Map uint8 pixels (*B, 3, R, R) to CLIP's normalised floats on their device, and append frames of zeros.
+
+        Floats are taken as they are. Frames are large, so they are converted once and then changed in place.
+        """
         if frames.dtype != torch.uint8:
-            return frames
-        return (frames.to(self.image_mean.dtype) / 255 - self.image_mean) / self.image_std
+            return torch.cat([frames, frames.new_zeros(zeros, *frames.shape[1:])]) if zeros else frames
+        if zeros:
+            pixels = self.image_mean.new_zeros(len(frames) + zeros, *frames.shape[1:])
+            given = pixels[: len(frames)].copy_(frames)
+        else:
+            pixels = given = frames.to(self.image_mean.dtype)
+        given.div_(255).sub_(self.image_mean).div_(self.image_std)
+        return pixels
 
     def encode_frames(self, frames: Num[Tensor, "M 3 R R"]) -> Float[Tensor, "M D"]:
         """Encode uint8 or normalised frames to frame tokens."""

@@ -67,15 +67,15 @@ class TokenEncoder(nn.Module):
         Frames are uint8 or normalised floats, padded (B, N_v, ...) or packed: the valid frames of all clips in order.
         Padded frames are zeros after normalisation, so one of them is encoded with packed frames.
         """
-        frames = self.clip.normalize(frames)
         if frames.dim() == 5:
-            frames = (frames * mask.view(*mask.shape, 1, 1, 1).to(frames.dtype)).flatten(0, 1)
-            tokens = self.clip.encode_frames(frames).unflatten(0, mask.shape)
+            pixels, valid = self.clip.normalize(frames), mask.view(*mask.shape, 1, 1, 1)
+            pixels = pixels * valid.to(frames.dtype) if pixels is frames else pixels.mul_(valid)
+            tokens = self.clip.encode_frames(pixels.flatten(0, 1)).unflatten(0, mask.shape)
         else:
-            if len(frames) < mask.numel():
-                frames = torch.cat([frames, frames.new_zeros(1, *frames.shape[1:])])
+            pixels = self.clip.normalize(frames, zeros=int(len(frames) < mask.numel()))
             place = mask.flatten().cumsum(dim=0).sub(1).view_as(mask)
-            tokens = F.embedding(place.where(mask.bool(), len(frames) - 1), self.clip.encode_frames(frames))
+            last = len(pixels) - 1
+            tokens = F.embedding(place.where(mask.bool(), last), self.clip.encode_frames(pixels))
         return self.temporal(tokens, mask).float()
 
     @torch.no_grad()

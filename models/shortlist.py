@@ -3,9 +3,9 @@
 A texts, B videos, N tokens, N_t words, N_v frames, D width, K candidates.
 """
 
+from collections.abc import Callable, Iterator
 from functools import partial
 
-import faiss
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
@@ -13,13 +13,11 @@ from torch import Tensor
 
 from models.encoder import Tokens, TokensLike
 from models.interaction import TokenRows, unit, weighted_similarity
-from models.level import TokenSet
+from models.level import TokenSet, WeightedInteraction
 from models.method import SIMILARITY_MEMORY, RetrievalMethod
-from models.token_levels import full_precision
 from utils.errors import InputError
-from utils.gather import gather_shards
 
-MERGED = 1024  # videos that a gallery merges at a time, which takes several times the memory of their tokens
+PREPARED = 1024  # videos that a gallery prepares at a time, which takes several times the memory of their tokens
 
 
 def pooled(
@@ -56,54 +54,41 @@ def check_shortlist(model: RetrievalMethod) -> None:
 
 
 class Shortlist:
-    """Nearest neighbours by inner product, exact, on the CPU."""
+    """Nearest neighbours by inner product, exact, where the vectors are."""
 
     def __init__(self, vectors: Float[Tensor, "B D"]):
-        self._index = faiss.IndexFlatIP(vectors.shape[1])
-        self._index.add(_rows(vectors))
+        self.vectors = vectors.float()
 
     def __len__(self) -> int:
-        return self._index.ntotal
-
-    @property
-    def vectors(self) -> Float[Tensor, "B D"]:
-        """The vectors, on the CPU."""
-        return torch.from_numpy(self._index.reconstruct_n(0, len(self)))
+        return len(self.vectors)
 
     def search(self, queries: Float[Tensor, "A D"], count: int) -> Int[Tensor, "A K"]:
-        """Positions of the `count` vectors (or all) nearest to each query, the nearest first, on the CPU."""
-        return torch.from_numpy(self._index.search(_rows(queries), min(count, len(self)))[1])
+        """Positions of the `count` vectors (or all) nearest to each query, the nearest first.
+
+        Inner products of a block of queries with all vectors are held at a time.
+        """
+        block = max(1, SIMILARITY_MEMORY // (4 * max(1, len(self))))
+        products = (some.float() @ self.vectors.T for some in queries.split(block))
+        return torch.cat([some.topk(min(count, len(self)), dim=1).indices for some in products])
 
 
 class Gallery:
-    """Videos with all features that do not depend on the query, computed once.
-
-    `together` videos are merged at a time; in the released recipe clusters of clips of less than three frames depend on
-    it.
-    """
+    """Videos with all features that do not depend on the query, computed once."""
 
     @torch.no_grad()
-    def __init__(
-        self,
-        model: RetrievalMethod,
-        tokens: Float[Tensor, "B N_v D"],
-        mask: Shaped[Tensor, "B N_v"],
-        *,
-        together: int = MERGED,
-    ):
+    def __init__(self, model: RetrievalMethod, tokens: Float[Tensor, "B N_v D"], mask: Shaped[Tensor, "B N_v"]):
         check_shortlist(model)
-        self._model, parts = model, list(zip(tokens.split(together), mask.split(together), strict=True))
+        self._model, video = model, Tokens(tokens, mask)
+        parts = zip(tokens.split(PREPARED), mask.split(PREPARED), strict=True)
         self.shortlist = Shortlist(torch.cat([vectors(model, *part, "video") for part in parts]))
-        self._videos, self._levels = None, []
+        self._videos, self._levels = video, []
         if model.token_levels():
-            levels = zip(*(_ready(model, *part) for part in parts), strict=True)
-            self._levels = [tuple(map(torch.cat, zip(*level, strict=True))) for level in levels]
-        else:
-            self._videos = Tokens(tokens, mask)
+            levels = zip(model.token_levels(), model.token_sets(video, "video", model.used_levels), strict=False)
+            self._videos, self._levels = None, [_ready(level, videos) for level, videos in levels]
 
     def nearest(self, text: TokensLike, count: int) -> Int[Tensor, "A K"]:
         """The `count` videos (or all) whose `vectors` are nearest to each text's, the nearest first."""
-        return self.shortlist.search(vectors(self._model, *text, "text"), count).to(self._model.device)
+        return self.shortlist.search(vectors(self._model, *text, "text"), count)
 
     @torch.no_grad()
     def similarity(
@@ -119,51 +104,53 @@ class Gallery:
                 one = Tokens(*(tensor[row : row + 1] for tensor in text))
                 sim[row] = model.similarity(one, self._videos.select(near), memory=memory)
             return sim
-        texts = model.token_sets(Tokens(*text), "text", model.used_levels)
-        levels = zip(model.rates, model.token_levels(), texts, self._levels, strict=False)
-        for rate, level, words, (frames, frame_weight) in levels:
+        for rate, (_, compare) in zip(model.rates, self._comparisons(text, candidates, memory), strict=False):
             if rate:
-                word_weight = level.token_weights(words, "text", skip_padding=True)[1]
-                compare = partial(_compare, frames=frames, frame_weight=frame_weight)
-                at_once = max(1, memory // (4 * candidates.shape[1] * frames[0].numel()))
-                units = level.compared(unit(words.tokens, words.mask), words.mask)
-                found = torch.vmap(compare, chunk_size=at_once)(units, word_weight, candidates)
-                sim += rate * found
+                sim += rate * compare()
         return sim
 
+    @torch.no_grad()
+    def level_similarities(
+        self, text: TokensLike, candidates: Int[Tensor, "A K"], *, memory: int = SIMILARITY_MEMORY
+    ) -> Iterator[tuple[str, Float[Tensor, "A K"]]]:
+        """Name and similarities of each level that evaluation computes; see `similarity`."""
+        for name, compare in self._comparisons(text, candidates, memory):
+            yield name, compare()
 
-@torch.no_grad()
-@full_precision
-def two_stage_similarity(
-    model: RetrievalMethod, text: TokensLike, video: TokensLike, count: int, **options
-) -> Float[Tensor, "A B"]:
-    """Similarities whose order is that of two stages: a shortlist by `vectors`, ranked by the method's similarity.
-
-    All processes call it together, each with its texts and all videos. The `count` nearest videos of a text have the
-    model's similarity; the others have smaller values, in the order of their vectors. `options` are those of
-    `Gallery.similarity`.
-    """
-    gallery, texts = Gallery(model, *video, together=max(1, len(video[0]))), vectors(model, *text, "text")
-    candidates = gallery.shortlist.search(texts, count).to(texts.device)
-    sim = gallery.similarity(text, candidates, **options)
-    lowest = torch.cat([sim.flatten(), sim.new_full((1,), torch.inf)]).nan_to_num(nan=torch.inf).amin()
-    behind = gather_shards(lowest.view(1)).amin() - 2  # inner products are in [-1, 1]
-    return (texts @ gallery.shortlist.vectors.to(texts.device).T + behind).scatter_(1, candidates, sim)
+    def _comparisons(
+        self, text: TokensLike, candidates: Tensor, memory: int
+    ) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+        texts = self._model.token_sets(Tokens(*text), "text", self._model.used_levels)
+        for level, words, videos in zip(self._model.token_levels(), texts, self._levels, strict=False):
+            yield level.name, partial(_near_similarity, level, words, videos, candidates, memory)
 
 
 def _ready(
-    model: RetrievalMethod, tokens: Tensor, mask: Tensor
-) -> list[tuple[Float[Tensor, "B N_v D"], Float[Tensor, "B N_v"]]]:
-    # Unit tokens and weights of videos at each used level.
-    sets = model.token_sets(Tokens(tokens, mask), "video", model.used_levels)
-    levels = zip(model.token_levels(), sets, strict=False)
-    return [
-        (
-            level.compared(unit(some.tokens, some.mask), some.mask),
-            level.token_weights(some, "video", skip_padding=True)[1],
-        )
-        for level, some in levels
-    ]
+    level: WeightedInteraction, videos: TokenSet
+) -> tuple[Float[Tensor, "B N_v D"], Float[Tensor, "B N_v"]]:
+    """Unit tokens and weights of videos at a level."""
+    units = torch.empty_like(videos.tokens, dtype=torch.float32)
+    for first in range(0, len(units), PREPARED):
+        some = slice(first, first + PREPARED)
+        mask = None if videos.mask is None else videos.mask[some]
+        units[some] = level.compared(unit(videos.tokens[some], mask), mask)
+    return units, level.token_weights(videos, "video", skip_padding=True)[1]
+
+
+def _near_similarity(
+    level: WeightedInteraction,
+    words: TokenSet,
+    videos: tuple[Float[Tensor, "B N_v D"], Float[Tensor, "B N_v"]],
+    candidates: Int[Tensor, "A K"],
+    memory: int,
+) -> Float[Tensor, "A K"]:
+    """Similarity of each text with its candidates at a level, for `videos` that are ready."""
+    frames, frame_weight = videos
+    word_weight = level.token_weights(words, "text", skip_padding=True)[1]
+    at_once = max(1, memory // (4 * candidates.shape[1] * frames[0].numel()))
+    units = level.compared(unit(words.tokens, words.mask), words.mask)
+    compare = partial(_compare, frames=frames, frame_weight=frame_weight)
+    return torch.vmap(compare, chunk_size=at_once)(units, word_weight, candidates)
 
 
 def _compare(
@@ -176,7 +163,3 @@ def _compare(
 ) -> Float[Tensor, " K"]:
     text = TokenRows.of(words.unsqueeze(0), word_weight.unsqueeze(0))
     return weighted_similarity(text, TokenRows.of(frames[near], frame_weight[near])).squeeze(0)
-
-
-def _rows(vectors: Tensor):
-    return vectors.detach().float().cpu().contiguous().numpy()

@@ -6,6 +6,7 @@ members, and the merged tokens attend to the original ones (HBI, arXiv 2303.1436
 B samples, N tokens, N_0 tokens before any merge, C clusters, D width, H heads.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 NEIGHBOURS = 3
 ATTENTION_HEADS = 8
 WEIGHT_EPS = 1e-6
+MERGED = 1024  # samples that evaluation merges at a time, which takes several times the memory of their tokens
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,20 @@ class MergeStage(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "B N D"], mask: Shaped[Tensor, "B N"] | None, clusters: Clusters
     ) -> tuple[Float[Tensor, "B C D"], Clusters]:
-        """Merge tokens, and update the clusters."""
+        """Merge tokens, and update the clusters.
+
+        Evaluation merges some samples at a time, unless the distance to padding is the largest of the whole batch.
+        """
+        over_batch = mask is not None and self.merge.fill_over_batch
+        if over_batch or torch.is_grad_enabled() or torch.compiler.is_exporting() or len(tokens) <= MERGED:
+            return self._merged(tokens, mask, clusters)
+        masks = itertools.repeat(None) if mask is None else mask.split(MERGED)
+        memberships = map(Clusters, clusters.index.split(MERGED), clusters.weight.split(MERGED))
+        parts = map(self._merged, tokens.split(MERGED), masks, memberships)
+        merged, memberships = zip(*parts, strict=True)
+        index, weight = (torch.cat([getattr(part, name) for part in memberships]) for name in ("index", "weight"))
+        return torch.cat(merged), Clusters(index, weight)
+
+    def _merged(self, tokens: Tensor, mask: Tensor | None, clusters: Clusters) -> tuple[Tensor, Clusters]:
         merged, tokens, score, clusters = self.merge(tokens, mask, clusters)
         return self.attention(merged, tokens, score), clusters

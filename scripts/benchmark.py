@@ -19,14 +19,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from scripts.benchmarks import (
+    cache,
     captions,
     features,
     films,
     frames,
+    host,
     labels,
     loader,
     methods,
     plan,
+    ranks,
     search,
     shortlist,
     similarity,
@@ -51,7 +54,7 @@ ON_A_DEVICE = {
     "captions": captions,
 }
 MEASURED = {**ON_A_DEVICE, "loader": loader, "frames": frames, "search": search}
-SUBJECTS = {**MEASURED, "plan": plan, "films": films}
+SUBJECTS = {**MEASURED, "plan": plan, "films": films, "cache": cache, "ranks": ranks, "host": host}
 """Each has `add_arguments(parser)` and `measure`, which takes those arguments and returns or yields table rows."""
 
 

@@ -107,7 +107,7 @@ import sys
 import torch
 from main_retrieval import own_blocks
 from models import ANSWER_METHODS, CLIP, METHODS, Tokens
-from models.shortlist import two_stage_similarity
+from models.two_stage import TwoStageSimilarity
 from tests.conftest import SMALL
 from utils import distributed
 from utils.gather import gather_shards
@@ -156,7 +156,7 @@ def similarity(model, batch):
     sim = gather_shards(model.similarity(own_blocks(own, model.block), video))
     if model.block:
         return sim
-    return torch.stack([sim, gather_shards(two_stage_similarity(model, own, video, 2))])
+    return torch.stack([sim, gather_shards(TwoStageSimilarity(model, own, video, 2)[:])])
 
 def main(_):
     with torch.no_grad():

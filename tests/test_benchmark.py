@@ -180,7 +180,30 @@ def test_samples_are_compared_with_decoding(tmp_path, video_file):
     main(["loader", "--video", str(video_file), "--repeats", "1", "--threads", "1", "--json", str(file)])
     decoding, test, training = json.loads(file.read_text())["rows"]
     assert decoding["of decoding"] == 1
+    assert training["cores a GPU"] == pytest.approx(training["mean s"] * 16 / 0.055)
     assert test["sample MB"] == training["sample MB"] < 2
+
+
+def test_writers_of_a_frame_cache_are_counted(tmp_path):
+    file = tmp_path / "cache.json"
+    main(["cache", "--writers", "1", "3", "--videos", "2", "--decode_ms", "1", "--sync_ms", "1", "--json", str(file)])
+    one, three = json.loads(file.read_text())["rows"]
+    assert one["of the first"] == 1 and three["case"] == "writers: 3" and three["videos/s"] > 0
+
+
+def test_host_time_of_a_step_is_told_by_its_parts(tmp_path):
+    file = tmp_path / "host.json"
+    main(["host", "--repeats", "1", "--threads", "1", "--json", str(file)])
+    rows = {row["case"]: row["min ms"] for row in json.loads(file.read_text())["rows"]}
+    assert list(rows) == ["forward", "backward", "whole step"] and 0 < rows["forward"] < rows["whole step"]
+
+
+@pytest.mark.slow
+def test_processes_evaluate_and_save_together(tmp_path):
+    file = tmp_path / "ranks.json"
+    main(["ranks", "--texts", "50", "--videos", "40", "--processes", "2", "--json", str(file)])
+    (row,) = json.loads(file.read_text())["rows"]
+    assert row["matrix MB"] == pytest.approx((4 * 50 * 40 + 128) / 2**20) and row["MB of all"] > 50
 
 
 def test_methods_agree_with_the_released_way(tmp_path, tiny_model):

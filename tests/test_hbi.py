@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from models import CLIP, HBI, CLIPConfig, Tokens, load_model
 from models.recipe import CORRECTED, RELEASED
 from models.tokenizer import Tokenizer
+from tests.allocations import Allocations
 from tests.conftest import SMALL
 from utils.checkpoint import released_state, save_weights
 
@@ -97,6 +98,22 @@ def test_packed_and_padded_frames_give_the_same_tokens():
     with torch.no_grad():
         packed = model.frame_tokens(data["frames"], data["video_mask"])
         assert torch.allclose(packed, model.frame_tokens(padded, data["video_mask"]), atol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_pixels_are_converted_once_and_then_changed_in_place(packed):
+    model, data = build().eval(), batch()
+    frames, mask = data["frames"], data["video_mask"]
+    assert 0 < mask.sum() < mask.numel()
+    padded = torch.zeros(*mask.shape, *frames.shape[1:], dtype=torch.uint8).index_put_((mask.bool(),), frames)
+    frames = frames if packed else padded
+    before, large = frames.clone(), []
+    convolution = model.clip.visual.conv1
+    convolution.register_forward_pre_hook(lambda *_: large.extend(x for x in made.numbers if x >= frames.numel()))
+    with torch.no_grad(), Allocations() as made:
+        model.frame_tokens(frames, mask)
+    assert torch.equal(frames, before)
+    assert len(large) == 1
 
 
 def test_corrected_results_do_not_depend_on_batch_mates():

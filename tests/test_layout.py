@@ -36,7 +36,7 @@ ALLOWED = {
     "models": rf"{LEAVES}|models",
     "dataloaders": rf"{LEAVES}|dataloaders",
 }
-DECODERS = ("av", "cv2", "decord", "faiss", "open_clip", "timm", "torchvision")
+DECODERS = ("av", "cv2", "decord", "open_clip", "timm", "torchvision")
 
 
 def imported_modules(path):

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from utils.engine import optim
 from utils.engine.optim import BertAdam, parameter_groups, warmup_cosine
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -64,6 +66,48 @@ def test_steps_equal_a_naive_optimiser(scale):
         np.testing.assert_allclose(parameter.detach().numpy(), expected[name], rtol=1e-12, atol=1e-14, err_msg=name)
     counts = {name: optimiser.state[parameter]["steps"] for name, parameter in model.named_parameters()}
     assert counts.pop("transformerClip.weight") == 4 and set(counts.values()) == {8}
+
+
+@pytest.mark.parametrize("scale", [0.01, 10.0])
+def test_given_norms_clip_as_those_that_are_computed(scale):
+    weights = []
+    for given in (False, True):
+        model = make_model()
+        optimiser = BertAdam(parameter_groups(model.named_parameters(), 1e-2, 0.1, 0.2), lr=1e-2, total_steps=20)
+        for step in range(4):
+            set_gradients(model, step, scale)
+            parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+            norms = [parameter.grad.norm().item() for parameter in parameters if parameter.grad is not None]
+            optimiser.step(norms=norms if given else None)
+        weights.append([parameter.detach() for parameter in model.parameters()])
+    for found, expected in zip(*reversed(weights), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+class Kernels(TorchDispatchMode):
+    """Names the operations of a step, and refuses lists whose tensors differ in shape, which a GPU takes singly."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        if "profiler::" not in function.name():
+            self.names.append(function.name())
+        lists = [each for each in arguments if isinstance(each, list | tuple) and torch.is_tensor(each[0])]
+        assert all([x.shape for x in one] == [x.shape for x in lists[0]] for one in lists), function
+        return function(*arguments, **(options or {}))
+
+
+def test_a_step_on_a_gpu_takes_few_kernels_over_all_parameters(monkeypatch):
+    monkeypatch.setattr(optim, "PORTION", 10)
+    parameters = [torch.nn.Parameter(torch.empty(3, number, device="meta")) for number in range(1, 31)]
+    optimiser = BertAdam(parameters, lr=0.1, total_steps=10)
+    for parameter in parameters:
+        parameter.grad = torch.empty_like(parameter)
+    with Kernels() as kernels:
+        optimiser.step(norms=[2.0] * len(parameters))
+    assert len(kernels.names) <= 12 and all("_foreach_" in name for name in kernels.names), kernels.names
 
 
 def test_first_step_moves_nothing_and_zero_gradients_decay():

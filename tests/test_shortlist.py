@@ -4,9 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import CLIP, HBI, METHODS
-from models.shortlist import Gallery, Shortlist, pooled, two_stage_similarity, vectors
+from models import CLIP, HBI, METHODS, level, shortlist
+from models.shortlist import Gallery, Shortlist, pooled, vectors
+from models.two_stage import TwoStageSimilarity
+from tests.allocations import Allocations
 from tests.conftest import SMALL
+from utils import metrics
 from utils.errors import InputError
 
 
@@ -71,7 +74,7 @@ def test_two_stages_rank_the_shortlist_by_the_interaction_and_the_rest_behind_it
     whole = three_levels.similarity(text, video)
     coarse = vectors(three_levels, *text, "text") @ Gallery(three_levels, *video).shortlist.vectors.T
     for memory in (1, 2**30):
-        found = two_stage_similarity(three_levels, text, video, 7, memory=memory)
+        found = TwoStageSimilarity(three_levels, text, video, 7, memory=memory)[:]
         near = coarse.topk(7).indices
         assert torch.allclose(found.gather(1, near), whole.gather(1, near), atol=1e-5)
         order = found.argsort(descending=True)
@@ -79,11 +82,45 @@ def test_two_stages_rank_the_shortlist_by_the_interaction_and_the_rest_behind_it
         assert torch.equal(order[:, 7:], coarse.argsort(descending=True)[:, 7:])
 
 
+def test_two_stages_are_read_in_parts_and_never_held_whole(three_levels, monkeypatch):
+    captions, clips = 97, 131
+    text, video = ragged(3, captions, 6, width=SMALL.embed_dim), ragged(4, clips, 5, width=SMALL.embed_dim)
+    whole = TwoStageSimilarity(three_levels, text, video, 7)[:]
+    owner = torch.randint(0, clips, (captions,), generator=torch.Generator().manual_seed(0))
+    ranks = metrics.sharded_ranks(whole, whole, owner)
+    monkeypatch.setattr(metrics, "_CHUNK_CELLS", 1)
+    monkeypatch.setattr(metrics, "_CHUNK_LINES", 16)
+    monkeypatch.setattr(shortlist, "SIMILARITY_MEMORY", 4 * 16 * clips)
+    with Allocations() as made:
+        sim = TwoStageSimilarity(three_levels, text, video, 7, memory=1)
+        found = metrics.sharded_ranks(sim, sim, owner)
+    assert captions * clips not in made.numbers
+    assert all(torch.equal(found[side], ranks[side]) for side in ranks)
+    assert torch.allclose(sim[[4, 80]], whole[[4, 80]]) and torch.allclose(sim[3:9], whole[3:9])
+    columns = torch.tensor([100, 0, 31])
+    assert torch.allclose(sim[:, columns], whole[:, columns])
+
+
+def test_the_nearest_are_found_where_the_vectors_are():
+    vectors, queries = (torch.empty(count, 4, device="meta") for count in (9, 3))
+    assert Shortlist(vectors).search(queries, 2).device.type == "meta"
+
+
+def test_a_gallery_holds_its_tokens_and_unit_tokens_alone(monkeypatch):
+    monkeypatch.setattr(shortlist, "PREPARED", 8)
+    monkeypatch.setattr(level, "scored_at_once", lambda device: 64)
+    tokens, mask = ragged(4, 200, 5, width=SMALL.embed_dim)
+    model = build("hbi", {})
+    with Allocations() as made:
+        Gallery(model, tokens, mask)
+    assert sum(numbers >= tokens.numel() for numbers in made.numbers) == 1
+
+
 def test_a_shortlist_of_all_is_the_whole_ranking_and_no_text_has_none(three_levels):
     text, video = ragged(5, 4, 6, width=SMALL.embed_dim), ragged(6, 8, 5, width=SMALL.embed_dim)
-    found = two_stage_similarity(three_levels, text, video, 100)
+    found = TwoStageSimilarity(three_levels, text, video, 100)[:]
     assert torch.allclose(found, three_levels.similarity(text, video), atol=1e-5)
-    assert two_stage_similarity(three_levels, tuple(part[:0] for part in text), video, 100).shape == (0, 8)
+    assert TwoStageSimilarity(three_levels, tuple(part[:0] for part in text), video, 100)[:].shape == (0, 8)
 
 
 METHODS_AND_OPTIONS = [
@@ -116,11 +153,11 @@ def test_every_method_compares_a_shortlist_as_it_compares_all(method, options):
         whole = model.similarity(text, video)
     near = Gallery(model, *video).nearest(text, 7)
     for memory in (1, 2**30):
-        found = two_stage_similarity(model, text, video, 7, memory=memory)
+        found = TwoStageSimilarity(model, text, video, 7, memory=memory)[:]
         assert torch.allclose(found.gather(1, near), whole.gather(1, near), atol=1e-4, rtol=1e-5)
         others = found.scatter(1, near, -torch.inf).amax()
         assert others < found.gather(1, near).amin()
-    assert torch.allclose(two_stage_similarity(model, text, video, 20), whole, atol=1e-4, rtol=1e-5)
+    assert torch.allclose(TwoStageSimilarity(model, text, video, 20)[:], whole, atol=1e-4, rtol=1e-5)
 
 
 def test_the_nearest_frames_on_average_are_those_of_clip4clip():
@@ -133,4 +170,4 @@ def test_a_score_that_depends_on_its_block_has_no_shortlist():
     model = build("emcl", {})
     tokens = ragged(3, 4, 5, width=SMALL.embed_dim)
     with pytest.raises(InputError, match="EMCL: a score of the released recipe depends on the other captions"):
-        two_stage_similarity(model, tokens, tokens, 2)
+        TwoStageSimilarity(model, tokens, tokens, 2)[:]

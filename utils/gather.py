@@ -3,6 +3,8 @@
 Dimension letters: B items of this process, W processes.
 """
 
+from collections.abc import Iterator, Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -44,6 +46,20 @@ def gather_to_main(shard: Tensor) -> Tensor | None:
         if source and len(place):
             dist.recv(place, source)
     return whole
+
+
+def receive_blocks(lengths: Sequence[int], shape: tuple[int, int]) -> Iterator[Tensor]:
+    """Yield float32 rows that the other processes send to the main one, block by block, in the order of their ranks.
+
+    Args:
+        lengths: rows of each process.
+        shape: of a block, the last one of a process may have fewer rows.
+    """
+    for source, length in enumerate(lengths[1:], start=1):
+        for first in range(0, length, shape[0]):
+            block = torch.empty(min(shape[0], length - first), shape[1])
+            dist.recv(block, source)
+            yield block
 
 
 def all_reduce(tensor: Tensor, how: str) -> Tensor:

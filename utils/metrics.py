@@ -3,7 +3,8 @@
 Dimension letters: A captions, B clips, C clips that have a caption.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +14,31 @@ from utils.errors import InputError
 from utils.gather import all_reduce, gather_shards
 
 _RECALL_DEPTHS = (1, 5, 10, 50)
-_CHUNK_CELLS = 1 << 20
+_CHUNK_CELLS, _CHUNK_LINES = 1 << 20, 64
+
+
+class Scores(Protocol):
+    """A matrix (A, B) that is read in parts: a tensor, or what computes a part when it is read."""
+
+    device: torch.device
+    shape: Sequence[int]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: Any, /) -> Tensor: ...
+
+
+def blocks(scores: Scores) -> Iterator[tuple[slice, Tensor]]:
+    """Yield all rows, some at a time; without rows there is one empty block."""
+    size = block_rows(scores)
+    for first in range(0, max(len(scores), 1), size):
+        rows = slice(first, first + size)
+        yield rows, scores[rows]
+
+
+def block_rows(scores: Scores) -> int:
+    """Rows of a block: few million numbers, but not so few rows that to compute them is slow."""
+    return max(_CHUNK_LINES, _CHUNK_CELLS // max(scores.shape[1], 1))
 
 
 def retrieval_metrics(sim: Tensor, clip_of_caption: Tensor | None = None) -> dict[str, dict[str, float]]:
@@ -66,7 +91,7 @@ def video_to_text_ranks(sim: Tensor, clip_of_caption: Tensor | None = None) -> T
     return _video_ranks(sim, _checked(sim, clip_of_caption))
 
 
-def sharded_ranks(t2v: Tensor, v2t: Tensor, clip_of_caption: Tensor) -> dict[str, Tensor]:
+def sharded_ranks(t2v: Scores, v2t: Scores, clip_of_caption: Tensor) -> dict[str, Tensor]:
     """Ranks "t2v" (A,) and "v2t" (C,) of both directions from the rows of each process; all call it together.
 
     Only ranks and the best score of each clip are exchanged, and comparisons of clips whose captions are on several
@@ -83,31 +108,34 @@ def sharded_ranks(t2v: Tensor, v2t: Tensor, clip_of_caption: Tensor) -> dict[str
     lengths = gather_shards(torch.tensor([len(t2v)]))
     start = int(lengths[: rank()].sum())
     clip_of_caption = _checked_clips(clip_of_caption, (int(lengths.sum()), t2v.shape[1]))
-    totals = torch.stack([_total(t2v), _total(v2t)]).cpu()
+    totals = torch.stack([_total(scores) for scores in ((t2v,) if v2t is t2v else (t2v, v2t))]).cpu()
     _check_finite(gather_shards(totals), (len(clip_of_caption), t2v.shape[1]))
     own = slice(start, start + len(t2v))
     text_ranks = _text_ranks(t2v, clip_of_caption[own].to(t2v.device))
     return {"t2v": gather_shards(text_ranks).cpu(), "v2t": _video_ranks(v2t, clip_of_caption, own).cpu()}
 
 
-def _text_ranks(sim: Tensor, clip_of_caption: Tensor) -> Tensor:
-    return _count_at_least(sim, sim.gather(1, clip_of_caption[:, None])) - 1
+def _text_ranks(sim: Scores, clip_of_caption: Tensor) -> Tensor:
+    own = clip_of_caption[:, None]
+    # A block that is computed twice may differ in the last bits, so a bound comes from what it is compared with.
+    return torch.cat([(block >= block.gather(1, own[rows])).sum(dim=1) for rows, block in blocks(sim)]) - 1
 
 
-def _video_ranks(sim: Tensor, clip_of_caption: Tensor, own: slice | None = None) -> Tensor:
+def _video_ranks(sim: Scores, clip_of_caption: Tensor, own: slice | None = None) -> Tensor:
     """Ranks (C,) of all clips; `own` are the captions of this process's rows, None: all."""
     clips, owner = clip_of_caption.to(sim.device).unique(return_inverse=True)  # (C,), (A,)
-    owner, columns = owner[own or slice(None)], max(1, _CHUNK_CELLS // (len(sim) + len(clips)))
-    best = sim.new_full((len(clips),), -torch.inf)  # of each clip's own captions
-    best.scatter_reduce_(0, owner, sim.gather(1, clips[owner][:, None]).squeeze(1), "amax")
+    owner, places = owner[own or slice(None)], torch.arange(len(clips), device=sim.device)
     divided = torch.zeros(len(clips), dtype=torch.bool, device=sim.device)  # captions on several processes
     if own is not None:
-        all_reduce(best, "max")
         divided = all_reduce(owner.bincount(minlength=len(clips)).clamp(max=1), "sum") > 1
     counts = []
-    for chosen, bound in zip(clips.split(columns), best.split(columns), strict=True):
-        found = sim.new_full((len(clips), len(chosen)), -torch.inf)
-        found.scatter_reduce_(0, owner[:, None].expand(-1, len(chosen)), sim[:, chosen], "amax")
+    for chosen in places.split(max(_CHUNK_LINES, _CHUNK_CELLS // (len(sim) + len(clips)))):
+        block = sim[:, clips[chosen]]
+        found = block.new_full((len(clips), len(chosen)), -torch.inf)
+        found.scatter_reduce_(0, owner[:, None].expand(-1, len(chosen)), block, "amax")
+        bound = found.gather(0, chosen[None]).squeeze(0)  # the best of each chosen clip's own captions
+        if own is not None:
+            all_reduce(bound, "max")
         reached = (found >= bound).to(torch.uint8)
         if own is not None and divided.any():
             reached[divided] = all_reduce(reached[divided], "max") * int(is_main())  # counted by one process
@@ -119,13 +147,6 @@ def _video_ranks(sim: Tensor, clip_of_caption: Tensor, own: slice | None = None)
 def correlation(x: Tensor, y: Tensor) -> float:
     """Pearson's correlation of two samples (n,), in [-1, 1]; 0 if one is constant."""
     return torch.corrcoef(torch.stack([x, y]).double())[0, 1].nan_to_num().item()
-
-
-def _count_at_least(scores: Tensor, bound: Tensor) -> Tensor:
-    """Number (A,) of scores (A, B) in each row that reach its bound (A, 1), in chunks to save memory."""
-    rows = max(1, _CHUNK_CELLS // scores.shape[1])
-    chunks = zip(scores.split(rows), bound.split(rows), strict=True)
-    return torch.cat([(chunk >= lowest).sum(dim=1) for chunk, lowest in chunks])
 
 
 def _checked(sim: Tensor, clip_of_caption: Tensor | None) -> Tensor:
@@ -144,10 +165,9 @@ def _checked_clips(clip_of_caption: Tensor, shape: Sequence[int]) -> Tensor:
     return clip_of_caption
 
 
-def _total(sim: Tensor) -> Tensor:
+def _total(sim: Scores) -> Tensor:
     """The sum in float64, without a float64 copy of the matrix."""
-    rows = max(1, _CHUNK_CELLS // (8 * sim.shape[1]))
-    return torch.stack([chunk.sum(dtype=torch.float64) for chunk in sim.split(rows)]).sum()
+    return torch.stack([block.sum(dtype=torch.float64) for _, block in blocks(sim)]).sum()
 
 
 def _check_finite(totals: Tensor, shape: Sequence[int]) -> None:

@@ -23,18 +23,25 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--video", type=Path, help="file; without one a video of moving patterns and noise is made")
     parser.add_argument("--max_frames", type=count, default=12, help="maximum number of frames")
     parser.add_argument("--resolution", type=count, default=224, help="pixels")
+    parser.add_argument("--pairs", type=count, default=16, help="samples of a GPU in a step")
+    parser.add_argument("--step_ms", type=count, default=55, help="milliseconds of that step, see the subject plan")
     parser.add_argument("--repeats", type=count, default=100, help="runs")
 
 
-def measure(video: Path | None, max_frames: int, resolution: int, repeats: int) -> list[Row]:
+def measure(
+    video: Path | None, max_frames: int, resolution: int, pairs: int, step_ms: int, repeats: int
+) -> list[Row]:
     """Seconds and megabytes; "of decoding" is the mean as a multiple of decoding's, "sample MB" the size of a sample.
 
-    Augmentations differ much in cost, so compare the means.
+    "cores a GPU" is the number of such cores with which a GPU does not wait for samples. Augmentations differ much in
+    cost, so compare the means.
 
     Args:
         video: file, or None for one that is made.
         max_frames: maximum number of frames.
         resolution: pixels.
+        pairs: samples of a GPU in a step.
+        step_ms: milliseconds of that step.
         repeats: runs.
 
     Raises:
@@ -50,9 +57,15 @@ def measure(video: Path | None, max_frames: int, resolution: int, repeats: int) 
             "training sample": partial(read, augment=RandAugment()),
         }
         measured = measure_in_turns(calls, repeats)
-    decoding = measured["decoding"][1]["mean s"]
+    decoding, speed = measured["decoding"][1]["mean s"], pairs / step_ms * 1000
     return [
-        {"case": name, **row, "of decoding": row["mean s"] / decoding, "sample MB": result.nbytes / 2**20}
+        {
+            "case": name,
+            **row,
+            "of decoding": row["mean s"] / decoding,
+            "sample MB": result.nbytes / 2**20,
+            "cores a GPU": row["mean s"] * speed,
+        }
         for name, (result, row) in measured.items()
     ]
 

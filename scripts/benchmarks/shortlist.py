@@ -1,4 +1,4 @@
-"""One query to a large gallery of random videos: shortlist by pooled vectors in FAISS, ranked by the interaction."""
+"""One query to a large gallery of random videos: shortlist by pooled vectors, ranked by the interaction."""
 
 from argparse import ArgumentParser
 from functools import partial

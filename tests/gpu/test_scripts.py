@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import main_retrieval
-from scripts.benchmark import SUBJECTS
+from scripts.benchmark import ON_A_DEVICE
 from tests.chaos.training import command_line
 from tests.gpu.conftest import DEVICE, needs_cuda
 from tests.retrieval_case import build_corpus
@@ -62,7 +62,7 @@ def test_devices_that_are_not_there(corpus, tmp_path):
 
 
 @needs_cuda
-@pytest.mark.parametrize("subject", SUBJECTS)
+@pytest.mark.parametrize("subject", ON_A_DEVICE)
 def test_benchmarks(subject):
     line = [sys.executable, ROOT / "scripts" / "benchmark.py", subject, "--device", "cuda", *SMALLEST.get(subject, [])]
     result = subprocess.run(line, capture_output=True, text=True, timeout=300, env={**os.environ})

@@ -13,6 +13,9 @@ from utils.engine.options import TrainingOptions
 from utils.errors import InputError
 from utils.memory import keep_freed_memory
 
+VARIANTS = 32
+"""Compiled forms of a block: with and without gradient, mask, chosen queries, for one sample or many, of each width."""
+
 
 def build_model(args: argparse.Namespace, device: torch.device, **options: Any) -> RetrievalMethod:
     """Build the model; `options` are those of `models.load_model` that not all entry scripts have.
@@ -65,6 +68,7 @@ def compile_towers(model: RetrievalMethod) -> None:
         raise InputError(
             f"--compile: cannot compile here ({reason}); install a C++ compiler such as g++ or leave out --compile"
         ) from error
+    torch._dynamo.config.recompile_limit = VARIANTS
     for tower in (model.clip.visual, model.clip):
         for block in tower.transformer.resblocks:
             block.compile()

@@ -4,14 +4,15 @@ Source: the released optimiser of HBI (arXiv 2303.14369, section 4.1), which is 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 PORTION = 2**23
-"""Elements of the parameters that are updated together."""
+"""Elements of the parameters that are updated together on the CPU; on a GPU those of a group are, in few kernels."""
 BETAS = 0.9, 0.98  # decays of the two moments
 EPSILON = 1e-6
 _NO_DECAY = ("bias", "LayerNorm.bias", "LayerNorm.weight")
@@ -53,7 +54,7 @@ class BertAdam(Optimizer):
         m <- beta1 * m + (1 - beta1) * g,   v <- beta2 * v + (1 - beta2) * g^2
         p <- p - lr * warmup_cosine(steps of p so far / total_steps, warmup) * (m / (sqrt(v) + 1e-6) + weight_decay * p)
 
-    A step runs over short lists of parameters, to save memory, and needs no host-device sync.
+    A step runs over lists of parameters, short ones on the CPU to save memory, and needs no host-device sync.
 
     Args:
         params: parameters, or groups with their own "lr" and "weight_decay".
@@ -84,25 +85,33 @@ class BertAdam(Optimizer):
                 self._state_of(parameter)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Take one step, with gradients clipped in place; returns the loss of `closure`, which recomputes it."""
+    def step(
+        self, closure: Callable[[], Tensor] | None = None, *, norms: Sequence[float] | None = None
+    ) -> Tensor | None:
+        """Take one step, with gradients clipped in place; returns the loss of `closure`, which recomputes it.
+
+        `norms` are those of the gradients, in the order of the groups; None computes them on their device, where
+        clipping then takes a kernel for each parameter.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        first = 0
         for group in self.param_groups:
             for parameters in _portions([parameter for parameter in group["params"] if parameter.grad is not None]):
-                self._step_portion(group, parameters)
+                some = slice(first, first := first + len(parameters))
+                self._step_portion(group, parameters, None if norms is None else norms[some])
         return loss
 
-    def _step_portion(self, group: dict, parameters: list[Tensor]) -> None:
+    def _step_portion(self, group: dict, parameters: list[Tensor], norms: Sequence[float] | None) -> None:
         """Update some parameters of one group, all with gradients."""
         states = [self._state_of(parameter) for parameter in parameters]
         first_moments = [state["first_moment"] for state in states]
         second_moments = [state["second_moment"] for state in states]
         gradients = [parameter.grad for parameter in parameters]
 
-        torch._foreach_mul_(gradients, _clip_factors(gradients))
+        _clip(gradients, norms)
         torch._foreach_lerp_(first_moments, gradients, 1 - BETAS[0])
         torch._foreach_mul_(second_moments, BETAS[1])
         torch._foreach_addcmul_(second_moments, gradients, gradients, 1 - BETAS[1])
@@ -113,8 +122,8 @@ class BertAdam(Optimizer):
         if group["weight_decay"]:
             torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
 
-        shares = (warmup_cosine(state["steps"] / group["total_steps"], group["warmup"]) for state in states)
-        rates = [group["lr"] * share for share in shares]
+        share_at = cache(lambda steps: warmup_cosine(steps / group["total_steps"], group["warmup"]))
+        rates = [group["lr"] * share_at(state["steps"]) for state in states]
         group["rate"] = rates[0]  # for the log
         torch._foreach_mul_(updates, [-rate for rate in rates])
         torch._foreach_add_(parameters, updates)
@@ -132,10 +141,10 @@ class BertAdam(Optimizer):
 
 
 def _portions(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Divide parameters into lists of about `PORTION` elements, or of one larger parameter."""
+    """Divide parameters into lists of about `PORTION` elements, or of one larger parameter; on a GPU into one list."""
     portion, elements = [], 0
     for parameter in parameters:
-        if portion and elements + parameter.numel() > PORTION:
+        if portion and elements + parameter.numel() > PORTION and parameter.device.type == "cpu":
             yield portion
             portion, elements = [], 0
         portion.append(parameter)
@@ -144,10 +153,13 @@ def _portions(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]
         yield portion
 
 
-def _clip_factors(gradients: list[Tensor]) -> list[Tensor]:
-    """Factors, at most 1, that clip the norm of each gradient to 1, without host-device sync."""
-    factors = list(torch._foreach_norm(gradients))
-    torch._foreach_add_(factors, EPSILON)
-    torch._foreach_reciprocal_(factors)
-    torch._foreach_clamp_max_(factors, 1.0)
-    return factors
+def _clip(gradients: list[Tensor], norms: Sequence[float] | None) -> None:
+    """Clip the norm of each gradient to 1, without host-device sync."""
+    if norms is None:  # they stay on their device
+        factors = list(torch._foreach_norm(gradients))
+        torch._foreach_add_(factors, EPSILON)
+        torch._foreach_reciprocal_(factors)
+        torch._foreach_clamp_max_(factors, 1.0)
+        torch._foreach_mul_(gradients, factors)
+    elif max(norms) + EPSILON > 1:
+        torch._foreach_mul_(gradients, [min(1.0, 1 / (norm + EPSILON)) for norm in norms])

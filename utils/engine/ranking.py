@@ -4,17 +4,28 @@ Dimension letters: A captions of all processes, A_r those of this process, B cli
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from utils.distributed import rank
+from utils.distributed import is_main, rank
 from utils.files import atomic_write
-from utils.gather import gather_shards
-from utils.metrics import percent_within, rank_statistics, sharded_ranks, text_to_video_ranks
+from utils.gather import gather_shards, receive_blocks
+from utils.metrics import (
+    Scores,
+    block_rows,
+    blocks,
+    percent_within,
+    rank_statistics,
+    sharded_ranks,
+    text_to_video_ranks,
+)
 
 FOUND = 10
 """Number of clips for each caption in predictions.jsonl."""
@@ -33,12 +44,12 @@ class Ranking:
 
     metrics: dict
     ranks: dict[str, Tensor]
-    sim: Tensor
-    scores: Tensor
+    sim: Scores
+    scores: Scores
 
 
 def rank_split(
-    sim: Tensor, scores: tuple[Tensor, Tensor], clip_of_caption: Tensor, subsets: Mapping[str, list[int]]
+    sim: Scores, scores: tuple[Scores, Scores], clip_of_caption: Tensor, subsets: Mapping[str, list[int]]
 ) -> Ranking:
     """Rank by scores of both directions, (A_r, B) each; all processes call it together."""
     ranks = sharded_ranks(*scores, clip_of_caption)
@@ -67,24 +78,46 @@ def shortlist_metrics(ranking: Ranking, clips: int, checked: Tensor, best: Tenso
     return {"clips": clips, "true": percent_within(ranking.ranks["t2v"], clips), "best": inside, "checked": len(best)}
 
 
-def find_best(ranking: Ranking, clip_of_caption: Tensor, levels: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+def find_best(
+    ranking: Ranking, clip_of_caption: Tensor, levels: Callable[[Tensor], Iterable[tuple[str, Tensor]]]
+) -> dict[str, Tensor]:
     """Find the best clips of each caption; all processes call it together.
 
     Args:
         ranking: of the split.
         clip_of_caption: (A,).
-        levels: name and similarity (A_r, B) of each level.
+        levels: of clips (A_r, K + 1), yields name and similarities (A_r, K + 1) of each level.
 
     Returns:
         "clips" (A, K + 1), numbers of the true clip and the best ones; their "scores" (A, K + 1), and similarities by
         name of a level; on the CPU.
     """
-    own = own_rows(clip_of_caption, len(ranking.scores)).to(ranking.scores.device)
-    best = ranking.scores.topk(min(FOUND, ranking.scores.shape[1]), dim=1).indices
-    clips = torch.cat([own[:, None], best], dim=1)
-    values = {"clips": clips, "scores": ranking.scores.gather(1, clips)}
-    values |= {name: sim.gather(1, clips) for name, sim in levels}
+    own, found = own_rows(clip_of_caption, len(ranking.scores)).to(ranking.scores.device), []
+    for rows, block in blocks(ranking.scores):
+        clips = torch.cat([own[rows, None], block.topk(min(FOUND, block.shape[1]), dim=1).indices], dim=1)
+        found.append((clips, block.gather(1, clips)))
+    clips, scores = map(torch.cat, zip(*found, strict=True))
+    values = {"clips": clips, "scores": scores, **dict(levels(clips))}
     return {name: gather_shards(value).cpu() for name, value in values.items()}
+
+
+def write_similarity(path: Path, sim: Scores) -> None:
+    """Write the rows (A_r, B) of all processes to one .npy file, without holding them all; all call it together.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    lengths = gather_shards(torch.tensor([len(sim)])).tolist()
+    own = (block.float().cpu().contiguous() for _, block in blocks(sim) if len(block))
+    if not is_main():
+        for block in own:
+            dist.send(block, 0)
+        return
+    with atomic_write(path, "wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (sum(lengths), sim.shape[1])}
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in chain(own, receive_blocks(lengths, (block_rows(sim), sim.shape[1]))):
+            file.write(block.numpy())
 
 
 def write_predictions(

@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from utils.devices import autocast, to_device
 from utils.distributed import any_rank, rank, world_size
 from utils.engine.average import WeightAverage
+from utils.engine.optim import BertAdam
 from utils.engine.options import TrainingOptions
 from utils.randomness import derived_seed
 
@@ -67,15 +68,21 @@ class Trainer:
     def _update(self) -> None:
         """Take an optimiser step, if loss and gradient are finite on all processes: the only host-device sync."""
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self._trained(), MAX_GRADIENT_NORM)
-        *losses, self.gradient_norm = torch.stack([*self._losses, norm]).tolist()
+        gradients = [parameter.grad for parameter in self._trained() if parameter.grad is not None]
+        values = torch.stack([*self._losses, *torch._foreach_norm(gradients)]).tolist()
+        losses, norms = values[: len(self._losses)], values[len(self._losses) :]
+        self.gradient_norm = math.hypot(*norms)
         self._losses.clear()
         failed = not all(map(math.isfinite, losses)), not math.isfinite(self.gradient_norm)
         loss_failed, norm_failed = any_rank(*failed)
         self.finite = not (loss_failed or norm_failed)
         self.overflowed = self.scaler.is_enabled() and norm_failed and not loss_failed
         if self.finite:
-            self.scaler.step(self.optimizer)
+            share = min(1.0, MAX_GRADIENT_NORM / (self.gradient_norm + 1e-6))
+            if share < 1:
+                torch._foreach_mul_(gradients, share)
+            norms = {"norms": [share * norm for norm in norms]} if isinstance(self.optimizer, BertAdam) else {}
+            self.scaler.step(self.optimizer, **norms)
             self.model.after_step()
             if self.average:
                 self.average.update()
