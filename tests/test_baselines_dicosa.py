@@ -9,6 +9,8 @@ import torch
 
 from models import Tokens
 from models.baselines.dicosa import DiCoSA
+from models.baselines.pooling import pool_frames
+from scripts.benchmarks.methods import released_way
 from tests.baseline_case_diffusion import build, check_gradients, check_training, draw, recorded
 from tests.golden_case import assert_close, inputs
 from utils.metrics import text_to_video_ranks, video_to_text_ranks
@@ -184,6 +186,22 @@ def test_similarity_in_half_precision():
     sim = model().similarity(text, video, dtype=torch.bfloat16)
     assert sim.dtype is torch.float32
     assert_close(sim, recorded("dicosa_sim_d1")["sim"], tolerance=0.03)
+
+
+@torch.no_grad()
+def test_a_text_that_pools_no_frame():
+    """A padded frame takes nearly all weight, so that the pooled video is shorter than the eps of a cosine."""
+    torch.manual_seed(0)
+    chosen = model()
+    sentences = torch.randn(4, 1, chosen.clip.config.embed_dim)
+    text = Tokens(sentences, torch.ones(4, 1, dtype=torch.long))
+    frames = -23 * chosen.options.temp * sentences / sentences.square().sum(dim=2, keepdim=True)  # scores of -23 temp
+    mask = torch.tensor([[1, 1, 0]] * 4)
+    video = Tokens(frames * mask.unsqueeze(2), mask)
+    pooled = pool_frames(text.tokens, *video, chosen.options.temp, padding=True).norm(dim=2)
+    assert ((pooled > 1e-11) & (pooled < 1e-8)).all()
+    expected = released_way(chosen)(chosen, text, video)
+    torch.testing.assert_close(chosen.similarity(text, video), expected, rtol=1e-4, atol=1e-6)
 
 
 @torch.no_grad()

@@ -24,6 +24,9 @@ from utils.schema import Amount, Size
 CPU_MEMORY = 8 * 2**20
 """Maximum bytes of a block in evaluation on the CPU, so that it fits the caches."""
 
+EPS = 1e-8
+"""Minimum length of a vector in a cosine, as in torch.cosine_similarity."""
+
 
 @dataclass(frozen=True)
 class DiCoSAOptions(MethodOptions):
@@ -167,7 +170,7 @@ class DiCoSA(RetrievalMethod):
         weight = frame_weights(scores, video.mask.unsqueeze(1), self.options.temp, padding=padding)  # (B, A, N_v)
         product = (products * weight.unsqueeze(2)).sum(dim=3)  # (B, A, C)
         square = ((weight.unsqueeze(1) @ video.gram) * weight.unsqueeze(1)).sum(dim=3).mT  # (B, A, C)
-        cosine = product / (concepts.norm(dim=2) * square.clamp(min=1e-24).sqrt()).clamp(min=1e-12)
+        cosine = product / (concepts.norm(dim=2).clamp(min=EPS) * square.clamp(min=EPS**2).sqrt())  # (B, A, C)
 
         first, activation, last = self.concept_weight
         from_text = torch.nn.functional.linear(concepts, first.weight[:, : concepts.shape[2]], first.bias).flatten(1)
