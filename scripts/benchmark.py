@@ -21,6 +21,7 @@ import torch
 from scripts.benchmarks import (
     cache,
     captions,
+    demo,
     features,
     films,
     frames,
@@ -54,7 +55,7 @@ ON_A_DEVICE = {
     "captions": captions,
 }
 MEASURED = {**ON_A_DEVICE, "loader": loader, "frames": frames, "search": search}
-SUBJECTS = {**MEASURED, "plan": plan, "films": films, "cache": cache, "ranks": ranks, "host": host}
+SUBJECTS = {**MEASURED, "plan": plan, "films": films, "cache": cache, "ranks": ranks, "host": host, "demo": demo}
 """Each has `add_arguments(parser)` and `measure`, which takes those arguments and returns or yields table rows."""
 
 

@@ -24,7 +24,7 @@ from utils.engine.options import TrainingOptions
 ROOT = Path(__file__).parents[1]
 CORE = sorted(path for folder in ("models", "dataloaders", "utils") for path in (ROOT / folder).glob("**/*.py"))
 SOURCES = [*CORE, *ROOT.glob("*.py"), *(ROOT / "scripts").glob("**/*.py")]
-DEMO = [ROOT / "scripts" / "demo.py", *(ROOT / "scripts" / "webdemo").glob("*.py")]
+DEMO = [*(ROOT / "scripts").glob("**/demo.py"), *(ROOT / "scripts" / "webdemo").glob("*.py")]
 TESTS = sorted((ROOT / "tests").glob("**/*.py"))
 OURS = {"models", "dataloaders", "utils", "scripts", "tests"} | {path.stem for path in (*ROOT.glob("*.py"), *TESTS)}
 

@@ -118,9 +118,10 @@ def test_a_moment_reaches_into_neighbouring_segments_which_are_one_result():
     assert moments([], 2) == []
 
 
-def test_a_moment_of_shots_is_the_shortest_that_shows_the_best_frame():
-    parts = [candidate("a", 4.0, [0, 0.9, 1, 0.9, 0, 0]), candidate("a", 5.0, [0.9, 1, 0.9]), candidate("b", 0.0, [0])]
-    assert moments(parts, 5, shots=True) == [(0, 5, 8), (2, 0, 1)]
+def test_a_moment_of_shots_is_the_most_similar_in_a_long_segment():
+    parts = [candidate("a", 4.0, [0, 0.9, 1, 0.9, 0, 0]), candidate("b", 5.0, [1]), candidate("a", 7.0, [0, 0.9, 0]),
+             candidate("a", 4.0, [0.9, 1, 0.9]), candidate("a", 8.0, [0, 0, 0, 0])]  # fmt: skip
+    assert moments(parts, 5, shots=True) == [(0, 7, 10), (1, 5, 6)]
 
 
 def test_a_moment_ends_at_a_gap():

@@ -30,6 +30,11 @@ class Segment:
     end: float
     duration: float = math.inf
 
+    def within(self, other: "Segment") -> bool:
+        """Whether it is a smaller part of another segment."""
+        inside = self.file == other.file and other.start <= self.start and self.end <= other.end
+        return inside and (self.start, self.end) != (other.start, other.end)
+
     def overlaps(self, other: "Segment") -> bool:
         """Whether two segments share a moment of one video."""
         return self.file == other.file and self.start < other.end and other.start < self.end
@@ -93,7 +98,7 @@ def moments(candidates: Sequence[Candidate], count: int, *, shots: bool = False)
     Args:
         candidates: the most similar first.
         count: maximum number of moments.
-        shots: segments are shots: the moment is the shortest one that shows the best frame.
+        shots: segments are shots, and the moment is one: in a long segment the most similar of those within.
 
     Returns:
         Place among the candidates, begin and end of the moment in seconds.
@@ -119,10 +124,10 @@ def moments(candidates: Sequence[Candidate], count: int, *, shots: bool = False)
 
 
 def _shot(candidate: Candidate, candidates: Sequence[Candidate]) -> Span:
-    """Begin and end of the shortest segment that shows the best frame of a candidate."""
-    segments = [other.segment for other in candidates if other.segment.file == candidate.segment.file]
-    spans = [(some.start, some.end) for some in segments if some.start <= candidate.peak < some.end]
-    return min(spans, key=lambda span: span[1] - span[0], default=(candidate.segment.start, candidate.segment.end))
+    """Begin and end of the most similar of the segments within a candidate, its own if there is none."""
+    inner = (other.segment for other in candidates if other.segment.within(candidate.segment))
+    shot = next(inner, candidate.segment)
+    return shot.start, shot.end
 
 
 def _moment(candidate: Candidate, line: dict[float, float], background: float) -> tuple[float, float]:

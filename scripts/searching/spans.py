@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import av
-from scenedetect import ContentDetector, SceneManager, VideoOpenFailure
+from scenedetect import AdaptiveDetector, SceneManager, VideoOpenFailure
 from scenedetect.backends.pyav import VideoStreamAv
 
 from utils.video.errors import VideoError
@@ -33,13 +33,13 @@ def windows(seconds: float, length: int, overlap: int) -> list[Span]:
 
 
 def shots(path: Path, seconds: float, length: int, overlap: int) -> list[Span]:
-    """Cut a video at abrupt changes of the picture; a shot longer than `length` is cut into windows.
+    """Cut a video where the picture changes more than around it; a shot longer than `length` is cut into windows.
 
     Raises:
         VideoError: the file cannot be decoded.
     """
     manager = SceneManager()
-    manager.add_detector(ContentDetector())
+    manager.add_detector(AdaptiveDetector())
     try:
         manager.detect_scenes(VideoStreamAv(str(path), threading_mode="NONE"))
     except (av.FFmpegError, VideoOpenFailure, OSError) as error:

@@ -28,6 +28,7 @@ def shown(explorer: Explorer, respond: Callable) -> Callable:
 
 def without_paths(message: str, explorer: Explorer) -> str:
     """Remove the folders of the machine from a message."""
-    for folder in (explorer.index.manifest.folder, str(explorer.uploads.folder)):
+    index, uploads = explorer.index, explorer.uploads
+    for folder in map(str, (index.manifest.folder, index.path, uploads.folder, uploads.folder.parent)):
         message = message.replace(f"{folder}/", "").replace(folder, "the folder")
     return printable(re.sub(r"(?<![\w.])/(?:[^\s/:]+/)+", "", message))

@@ -102,7 +102,7 @@ class Widgets(NamedTuple):
     top: gradio.Slider
     alike: gradio.Button
     add: gradio.Button
-    shelf: gradio.helpers.Examples | None
+    shelf: gradio.Dataset | None
     results: gradio.Gallery
     player: gradio.HTML
     said: gradio.Textbox
@@ -127,7 +127,8 @@ def lay_out_search(explorer: Explorer, examples: Sequence[str]) -> Widgets:
                 add = gradio.Button("Add the video to the index", size="sm", elem_id="add")
     shelf = None
     if examples:
-        shelf = gradio.Examples([[example] for example in examples], query, elem_id="examples", label="For example")
+        samples = [[example] for example in examples]
+        shelf = gradio.Dataset(components=[query], samples=samples, elem_id="examples", label="For example")
     look = {"columns": 5, "height": "auto", "object_fit": "contain", "buttons": [], "show_label": False}
     results = gradio.Gallery(**look, allow_preview=False, visible="hidden", elem_id="results")
     with gradio.Row():
@@ -150,7 +151,8 @@ def connect_search(page: gradio.Blocks, explorer: Explorer, widgets: Widgets, ch
     search = respond(handlers.search)
     searches = [gradio.on([query.submit, button.click], search, inputs, outputs, **options)]
     if shelf:
-        searches.append(shelf.load_input_event.then(search, inputs, outputs, **options))
+        taken = shelf.click(lambda sample: sample[0], shelf, query, **options)  # gradio.Examples bypasses the queue
+        searches.append(taken.then(search, inputs, outputs, **options))
     for searched in searches:
         searched.success(None, inputs, None, js=WRITE_LINK)
     alike.click(respond(handlers.search_alike), inputs, outputs, js=SEND_AND_SEARCH, **options)

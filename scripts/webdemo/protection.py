@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import re
 import secrets
 import time
 from collections import Counter
@@ -20,6 +21,13 @@ MAX_BODY = 2**20
 """Maximum bytes of a request, files sent to /upload excluded."""
 MAX_RATE = 3000
 """Maximum requests with a body per minute from one address."""
+OPEN = re.compile(
+    r"/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|upload|(static|assets|svelte|video|converted|thumbnail)/.+)?"
+    r"|/gradio_api/(info|startup-events|app_id|queue/(join|data)|heartbeat/\w+|cancel|reset|call/\w+(/\w+)?)/?"
+)
+"""The paths that the page and programs use; gradio has many more, which read files and fetch addresses."""
+LONGEST_NAME = 255
+"""Bytes of a part of a path."""
 PATIENCE = 60.0
 """Maximum seconds between two parts of a request."""
 
@@ -64,10 +72,9 @@ class Protection:
             return 403, "only the page of this server may send requests"
         if self.token and not self._knows_token(scope, headers):
             return 401, "open the address with the token that the server printed"
-        if "/proxy=" in scope["path"] or (scope["path"].rstrip("/").endswith("/upload") and scope["path"] != UPLOAD):
-            return 403, f"files are sent to {UPLOAD}, and there is no proxy"
-        if "\0" in scope["path"]:
-            return 400, "no such path"
+        names = scope["path"].encode("utf-8", "replace").split(b"/")
+        if not OPEN.fullmatch(scope["path"]) or "\0" in scope["path"] or max(map(len, names)) > LONGEST_NAME:
+            return 404, "no such path"
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > _max_body(scope):
             return 413, "too large"
@@ -142,7 +149,7 @@ def _given_token(scope: Scope) -> str:
 def _is_same_origin(scope: Scope, headers: dict[str, str], host: str) -> bool:
     """Whether a request comes from a page of this server, from the address bar, or from no browser."""
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin.partition("://")[2] != host:
         return False
     site = headers.get("sec-fetch-site", "none")
     opens_page = scope.get("method") == "GET" and scope["path"] == "/" and headers.get("sec-fetch-mode") == "navigate"

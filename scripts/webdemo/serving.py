@@ -5,9 +5,11 @@ from mimetypes import guess_type
 import gradio
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.requests import ClientDisconnect
 
 from scripts.searching.query import Segment
 from scripts.webdemo.addresses import servable
+from scripts.webdemo.bodies import CheckedBodies
 from scripts.webdemo.explorer import Explorer
 from scripts.webdemo.messages import without_paths
 from scripts.webdemo.page import SCRIPT, STYLE, build_page
@@ -70,7 +72,10 @@ def build_app(explorer: Explorer, converter: Converter, examples: list[str]) -> 
             return JSONResponse({"key": await explorer.uploads.receive(name, request.stream())})
         except InputError as error:
             return JSONResponse({"error": without_paths(str(error), explorer)}, 400)
+        except ClientDisconnect:
+            return JSONResponse({"error": "the file is too large, or came too slowly"}, 413)
 
     page = build_page(explorer, examples)
     options = {"css": STYLE, "head": SCRIPT, "footer_links": [], "show_error": False, "ssr_mode": False}
+    app.add_middleware(CheckedBodies, page=page)
     return gradio.mount_gradio_app(app, page, path="/", max_file_size="1kb", **options)

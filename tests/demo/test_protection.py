@@ -71,7 +71,7 @@ def test_a_link_to_the_page_and_its_own_requests_are_answered(address):
 
 def test_other_uploads_and_large_requests_are_refused(address):
     for path in ("/upload/", "/gradio_api/upload", "/gradio_api/upload/"):
-        assert ask(address, "POST", path, b"x" * 100, Content_Type="multipart/form-data; boundary=x")[0] == 403
+        assert ask(address, "POST", path, b"x" * 100, Content_Type="multipart/form-data; boundary=x")[0] == 404
     assert ask(address, "POST", "/gradio_api/queue/join", b"x" * (MAX_BODY + 1))[0] == 413
     assert ask(address, "POST", "/upload?name=a.mp4", b"", Content_Length=str(MAX_UPLOAD + 1))[0] == 413
     assert ask(address, "POST", "/gradio_api/queue/join", b"", Content_Length="-5")[0] in (400, 413)
@@ -126,10 +126,10 @@ def test_a_request_that_comes_too_slowly_is_ended(monkeypatch):
 
 
 def test_messages_are_escaped_and_without_paths():
-    index = SimpleNamespace(manifest=SimpleNamespace(folder="/home/some one/videos"))
-    explorer = SimpleNamespace(index=index, uploads=SimpleNamespace(folder="/tmp/x/uploads"))
+    index = SimpleNamespace(manifest=SimpleNamespace(folder="/home/some one/videos"), path="/home/some one/index")
+    explorer = SimpleNamespace(index=index, uploads=SimpleNamespace(folder=Path("/tmp/x/uploads")))
     name = "<img src=//evil.example/x onerror=alert(1)>\x1b[31m.mp4"
-    for folder in ("/home/some one/videos", "/tmp/x/uploads", "/home/someone/models"):
+    for folder in ("/home/some one/videos", "/home/some one/index", "/tmp/x/uploads", "/home/someone/models"):
 
         def fail(folder=folder):
             raise InputError(f"{folder}/{name}: cannot be decoded; replace the file")

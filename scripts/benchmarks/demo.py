@@ -1,0 +1,101 @@
+"""The API of the demo under load: clients that search and look at what they find, all at once."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain, cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.benchmarks.measure import Row, count
+from scripts.demo import QUICKSTART_QUERIES
+from utils.errors import InputError
+
+DEMO = Path(__file__).parents[1] / "demo.py"
+HOST = "127.0.0.1"
+Answer = tuple[str, float, bool]
+"""Endpoint, seconds, and whether it ended in an error."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The index, and how it is used."""
+    parser.add_argument("--index", type=Path, help="that scripts/search.py index made; left out: the quickstart's")
+    parser.add_argument("--clients", type=count, default=20, help="at once, each waits for its answer")
+    parser.add_argument("--seconds", type=count, default=300, help="during which they go on")
+
+
+def measure(index: Path | None, clients: int, seconds: int) -> Iterator[Row]:
+    """Yield a row for each endpoint, and one for both together."""
+    with served(["--index", str(index)] if index else []) as port, ThreadPoolExecutor(clients) as pool:
+        began = time.monotonic()
+        every = pool.map(partial(use, f"http://{HOST}:{port}/", began + seconds), range(clients))
+        answers = list(chain.from_iterable(every))
+        lasted = time.monotonic() - began
+    for case in ("/search", "/interaction", "both"):
+        times = [time for endpoint, time, _ in answers if case in (endpoint, "both")]
+        errors = sum(failed for endpoint, _, failed in answers if case in (endpoint, "both"))
+        tail = {f"p{share} s": float(np.percentile(times, share)) for share in (50, 99)}
+        yield {"case": case, "clients": clients, "requests": len(times), "errors": errors,
+               "a second": len(times) / lasted, **tail}  # fmt: skip
+
+
+@contextmanager
+def served(words: Sequence[str], **options: Any) -> Iterator[int]:
+    """Run the demo as a process, and give its port once it answers.
+
+    Args:
+        words: of its command line.
+        options: of `subprocess.Popen`.
+
+    Raises:
+        InputError: it ends before it answers.
+    """
+    with socket.create_server((HOST, 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, str(DEMO), *words, "--port", str(port)], **options)
+    try:
+        while not _listens(port):
+            if process.poll() is not None:
+                raise InputError("the demo did not start; run python scripts/demo.py to see why")
+            time.sleep(0.1)
+        yield port
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+def use(address: str, until: float, first: int) -> list[Answer]:
+    """Search, and look at the best result, again and again; the queries begin with number `first`."""
+    from gradio_client import Client  # slow to import, and installed for the demo alone
+
+    client, answers = Client(address, verbose=False, analytics_enabled=False), []
+
+    def predict(endpoint: str, *values: Any) -> Any:
+        began, result = time.monotonic(), None
+        try:
+            result = client.predict(*values, api_name=endpoint)
+        except Exception:  # whatever a client may see is what is counted
+            answers.append((endpoint, time.monotonic() - began, True))
+        else:
+            answers.append((endpoint, time.monotonic() - began, False))
+        return result
+
+    for query in islice(cycle(QUICKSTART_QUERIES), first, None):
+        if time.monotonic() > until:
+            return answers
+        if hits := predict("/search", query, 10):
+            predict("/interaction", query, *(hits[0][name] for name in ("file", "start", "end")))
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
