@@ -51,7 +51,7 @@ def test_videos_are_served_as_videos(tmp_path, suffix, media_type):
     path.write_bytes(b"content")
     manifest = SimpleNamespace(folder=str(tmp_path), skipped=0)
     index = SimpleNamespace(manifest=manifest, file=lambda name: tmp_path / name, files=[path.name], holds=bool)
-    explorer = SimpleNamespace(index=index, questions=None, describes=False)
+    explorer = SimpleNamespace(index=index, questions=None, describes=False, size="1 video")
     app = build_app(explorer, Converter(tmp_path / "converted"), [])
     with TestClient(app) as client:
         response = client.get(f"/video/{path.name}")
