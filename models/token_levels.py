@@ -28,7 +28,7 @@ def full_precision(function: Callable) -> Callable:
 
 
 class TokenLevels:
-    """The levels at which a method compares words with frames; none where it compares pooled features or pairs."""
+    """The levels at which a method compares words with frames, if any."""
 
     rates: Sequence[float] = (1.0,)  # weight of each of `token_levels` in evaluation
 

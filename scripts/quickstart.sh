@@ -42,7 +42,7 @@ step "a small CLIP, pretrained on pictures of shapes"
 [ -f "$clip" ] || OMP_NUM_THREADS=1 $python -m torch.distributed.run --nproc_per_node 2 \
   scripts/pretrain_clip.py --output "$clip" "${pretraining[@]}"
 
-step "zero-shot: the small CLIP as it is, every word and frame alike"
+step "zero-shot: the small CLIP without training, equal weights of words and frames"
 $python main_retrieval.py --do_eval 1 "${videos[@]}" --interaction mean --agg_module None --output_dir "$output/zero_shot"
 
 step "interaction only: weighted word-frame interaction, no levels, no Banzhaf"
@@ -53,18 +53,18 @@ $python banzhaf_estimator.py --do_train 1 --network ranked --epochs "$estimator_
   --weight_decay 0 "${videos[@]}" --output_dir "$output/estimator"
 
 levels=(--kl 2 --skl 1 --rate 0.4 0.3 0.3)
-step "HBI: three levels, taught by the estimator"
+step "HBI: three levels, the estimator as teacher"
 $python main_retrieval.py "${training[@]}" "${videos[@]}" "${levels[@]}" \
   --estimator "$(ls "$output"/estimator/pytorch_model.bin.best.*)" --output_dir "$output/hbi"
 
-step "HBI, taught by the exact interaction"
+step "HBI, the exact interaction as teacher"
 $python main_retrieval.py "${training[@]}" "${videos[@]}" "${levels[@]}" --teacher exact --output_dir "$output/hbi_exact"
 
 step "questions about videos: entity level only"
 $python main_vqa.py "${question_training[@]}" "${question_data[@]}" --num_levels 1 --rate 1 0 0 --skl 0 --kl 0 \
   --output_dir "$output/vqa_entity"
 
-step "questions about videos: HBI, three levels, taught by the exact interaction"
+step "questions about videos: HBI, three levels, the exact interaction as teacher"
 $python main_vqa.py "${question_training[@]}" "${question_data[@]}" --teacher exact --output_dir "$output/vqa"
 
 best=$(ls "$output"/hbi_exact/pytorch_model.bin.best.*)

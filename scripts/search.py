@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     options = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
-    index = commands.add_parser("index", help="make an index of a folder, or bring it up to date", **options)
+    index = commands.add_parser("index", help="make or update an index of a folder", **options)
     add_index_arguments(index)
     query = commands.add_parser("query", help="find the segments that a sentence describes", **options)
     add_query_arguments(query)

@@ -131,10 +131,10 @@ def _unwrap(state: Any, path: Path) -> Any:
     while isinstance(state, Mapping) and (
         key := next((key for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)
     ):
-        logger.warning("%s: its state dict lies under %r, what else it holds is left out", path, key)
+        logger.warning("%s: only its state dict, under %r, is read", path, key)
         state = state[key]
     if isinstance(state, Mapping) and state and all(str(name).startswith(DATA_PARALLEL) for name in state):
-        logger.warning("%s: the prefix %r is taken off its keys", path, DATA_PARALLEL)
+        logger.warning("%s: the prefix %r of its keys is removed", path, DATA_PARALLEL)
         state = {str(name).removeprefix(DATA_PARALLEL): tensor for name, tensor in state.items()}
     return state
 

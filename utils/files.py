@@ -52,7 +52,7 @@ def claim_folder(
     own = folder.resolve()
     for other in map(Path, apart_from):
         if own == other.resolve() or own in other.resolve().parents or other.resolve() in own.parents:
-            raise InputError(f"{folder}: is, contains or lies in {other}; give another {flag}")
+            raise InputError(f"{folder}: is, contains or is inside {other}; give another {flag}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if _has_marker(folder, kind):

@@ -39,7 +39,7 @@ class CLIP4ClipOptions(MethodOptions):
     Attributes:
         sim_header: a key of `TEMPORAL`; it chooses the temporal encoder, or for tightTransf the pair encoder.
         linear_patch: "2d", or "3d" for patches that reach over three frames.
-        freeze_layer_num: blocks of both towers that are not trained, with all that lies below them; -1 trains all.
+        freeze_layer_num: lowest blocks of both towers that are frozen, with the embeddings; -1 trains all.
         cross_num_hidden_layers: blocks of the pair encoder.
     """
 

@@ -19,7 +19,7 @@ class DiffusionRetOptions(MethodOptions):
 
     Attributes:
         stage: "discrimination" trains the encoder; "generation" trains the denoisers on the frozen encoder.
-        diffusion_steps: T, in training and evaluation alike; every published command says 50.
+        diffusion_steps: T, in training and evaluation; every published command says 50.
         noise_schedule: "cosine" or "linear".
         temp: temperature of the pooling of frames by a text.
         d_temp: factor of the denoised distribution in the cross-entropy.
@@ -52,7 +52,7 @@ class DiffusionRetOptions(MethodOptions):
 
 
 HELP = {
-    "diffusion_steps": (COUNT, "steps of the diffusion, in training and evaluation alike"),
+    "diffusion_steps": (COUNT, "steps of the diffusion, in training and evaluation"),
     "temp": (AMOUNT, "temperature of the pooling of frames"),
     "d_temp": (AMOUNT, "factor of the denoised distribution in the loss"),
     "num": (COUNT, "hardest negatives of a training pair"),

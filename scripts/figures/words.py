@@ -30,7 +30,7 @@ class Word:
     """Neighbouring pieces of one word: all of them, or those that are in one cluster.
 
     Attributes:
-        label: readable, with a hyphen on each side where the word goes on.
+        label: readable, with a hyphen on each side where the word continues.
         tokens: positions of the pieces in the caption.
         special: it is the start or the end token.
     """

@@ -62,7 +62,7 @@ def build_index(
     captioner: Captioner | None = None,
     rebuild: bool = False,
 ) -> Changes:
-    """Make an index of a folder of videos, or bring it up to date: only what is new or changed is computed.
+    """Make or update an index of a folder of videos; only new and changed videos are computed.
 
     The rows of a video are added together when all are there, so that the index is the same however often the work was
     cut short and however many processes share it.

@@ -47,7 +47,7 @@ class Hit(Segment):
     Attributes:
         similarity: by the model.
         begin, finish: seconds, of the frames that carry the match; they may reach into neighbouring segments.
-        caption, tags, date: what is said of the video; the date as YYYY-MM-DD.
+        caption, tags, date: details of the video; the date as YYYY-MM-DD.
         description: what a model says of the segment, if the index has captions.
     """
 

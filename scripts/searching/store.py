@@ -76,7 +76,7 @@ class Store:
                 remove(path, EARLIER_FILES)
             self._earlier = False
         with self._reported():
-            for name in (ABOUT, SEGMENTS):  # whatever is left of them, which to overwrite would be to read
+            for name in (ABOUT, SEGMENTS):  # even damaged ones; overwriting would read them
                 self._connect().drop_table(name, ignore_missing=True)
             self._connect().create_table(SEGMENTS, schema=schema(manifest, width))
         self.write_manifest(manifest)

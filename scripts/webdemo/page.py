@@ -123,7 +123,7 @@ def lay_out_search(explorer: Explorer, examples: Sequence[str]) -> Widgets:
         with gradio.Accordion("Your own picture or video", open=False, elem_id="own"):
             gradio.HTML(FILE_BOX)
             with gradio.Row():
-                alike = gradio.Button("Search for what looks like it", size="sm", elem_id="alike")
+                alike = gradio.Button("Search for similar segments", size="sm", elem_id="alike")
                 add = gradio.Button("Add the video to the index", size="sm", elem_id="add")
     shelf = None
     if examples:

@@ -95,7 +95,7 @@ class Sampling:
 
 
 def choose_frames(timeline: Timeline, sampling: Sampling) -> list[int]:
-    """Choose increasing positions of the frames of a clip, none if the window lies behind the video.
+    """Choose increasing positions of the frames of a clip, none if the window is after the end of the video.
 
     The published rules count frames, which is well defined for whole videos and windows of whole seconds at a constant
     frame rate. Otherwise the same rules choose times, and the frames shown then are taken.
