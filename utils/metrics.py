@@ -18,7 +18,7 @@ _CHUNK_CELLS, _CHUNK_LINES = 1 << 20, 64
 
 
 class Scores(Protocol):
-    """A matrix (A, B) that is read in parts: a tensor, or what computes a part when it is read."""
+    """A matrix (A, B) that is read in parts: a tensor, or an object that computes a part on access."""
 
     device: torch.device
     shape: Sequence[int]
@@ -29,7 +29,7 @@ class Scores(Protocol):
 
 
 def blocks(scores: Scores) -> Iterator[tuple[slice, Tensor]]:
-    """Yield all rows, some at a time; without rows there is one empty block."""
+    """Yield all rows in blocks; without rows one empty block."""
     size = block_rows(scores)
     for first in range(0, max(len(scores), 1), size):
         rows = slice(first, first + size)
@@ -37,7 +37,7 @@ def blocks(scores: Scores) -> Iterator[tuple[slice, Tensor]]:
 
 
 def block_rows(scores: Scores) -> int:
-    """Rows of a block: few million numbers, but not so few rows that to compute them is slow."""
+    """Rows of a block: few million numbers, but enough rows for fast computation."""
     return max(_CHUNK_LINES, _CHUNK_CELLS // max(scores.shape[1], 1))
 
 
@@ -117,7 +117,7 @@ def sharded_ranks(t2v: Scores, v2t: Scores, clip_of_caption: Tensor) -> dict[str
 
 def _text_ranks(sim: Scores, clip_of_caption: Tensor) -> Tensor:
     own = clip_of_caption[:, None]
-    # A block that is computed twice may differ in the last bits, so a bound comes from what it is compared with.
+    # A block that is computed twice may differ in the last bits, so a bound comes from the block it is compared with.
     return torch.cat([(block >= block.gather(1, own[rows])).sum(dim=1) for rows, block in blocks(sim)]) - 1
 
 

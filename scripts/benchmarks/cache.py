@@ -1,4 +1,4 @@
-"""Videos a second that several processes put into one frame cache, with slow decoding and a slow disk."""
+"""Speed of several processes that fill one frame cache, with slow decoding and a slow disk."""
 
 import multiprocessing
 import os
@@ -18,7 +18,7 @@ FRAMES = np.zeros((12, 32, 32, 3), np.uint8)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """The processes, and how slow what they do is."""
+    """The processes, and their delays."""
     parser.add_argument("--writers", type=count, nargs="+", default=[1, 8, 32], help="processes, of each measurement")
     parser.add_argument("--videos", type=count, default=60, help="of each process")
     parser.add_argument("--decode_ms", type=count, default=60, help="milliseconds that decoding a video takes")
@@ -26,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def measure(writers: list[int], videos: int, decode_ms: int, sync_ms: int) -> list[Row]:
-    """Videos a second, and as a multiple of those of the first number of processes."""
+    """Videos a second, also as a multiple of the first row."""
     rates = [_rate(number, videos, decode_ms / 1000, sync_ms / 1000) for number in writers]
     rows = zip(writers, rates, strict=True)
     return [{"case": f"writers: {number}", "videos/s": rate, "of the first": rate / rates[0]} for number, rate in rows]

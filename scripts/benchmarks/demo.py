@@ -1,4 +1,4 @@
-"""The API of the demo under load: clients that search and look at what they find, all at once."""
+"""The demo's API under load: concurrent clients that search and inspect results."""
 
 import signal
 import socket
@@ -27,7 +27,7 @@ Answer = tuple[str, float, bool]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """The index, and how it is used."""
+    """The index and the load."""
     parser.add_argument("--index", type=Path, help="that scripts/search.py index made; left out: the quickstart's")
     parser.add_argument("--clients", type=count, default=20, help="at once, each waits for its answer")
     parser.add_argument("--seconds", type=count, default=300, help="during which they go on")
@@ -50,7 +50,7 @@ def measure(index: Path | None, clients: int, seconds: int) -> Iterator[Row]:
 
 @contextmanager
 def served(words: Sequence[str], **options: Any) -> Iterator[int]:
-    """Run the demo as a process, and give its port once it answers.
+    """Run the demo as a process, and yield its port once it answers.
 
     Args:
         words: of its command line.
@@ -74,7 +74,7 @@ def served(words: Sequence[str], **options: Any) -> Iterator[int]:
 
 
 def use(address: str, until: float, first: int) -> list[Answer]:
-    """Search, and look at the best result, again and again; the queries begin with number `first`."""
+    """Search, and inspect the best result, repeatedly; the queries begin with number `first`."""
     from gradio_client import Client  # slow to import, and installed for the demo alone
 
     client, answers = Client(address, verbose=False, analytics_enabled=False), []
@@ -83,7 +83,7 @@ def use(address: str, until: float, first: int) -> list[Answer]:
         began, result = time.monotonic(), None
         try:
             result = client.predict(*values, api_name=endpoint)
-        except Exception:  # whatever a client may see is what is counted
+        except Exception:  # all errors of a client are counted
             answers.append((endpoint, time.monotonic() - began, True))
         else:
             answers.append((endpoint, time.monotonic() - began, False))

@@ -1,4 +1,4 @@
-"""Time of Python and PyTorch in a training step in bfloat16: ViT-B/32's depth, tiny widths, what a GPU would run."""
+"""Time of Python and PyTorch in a training step in bfloat16 with a GPU's operations: ViT-B/32's depth, tiny widths."""
 
 import time
 from argparse import ArgumentParser
@@ -21,12 +21,12 @@ PAIRS, WORDS, FRAMES = 2, 4, 3
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """How often."""
+    """The repetitions."""
     parser.add_argument("--repeats", type=count, default=30, help="runs")
 
 
 def measure(repeats: int) -> list[Row]:
-    """Milliseconds of the host, which has next to nothing to compute."""
+    """Milliseconds of the host, with almost no computation."""
     torch.manual_seed(0)
     model, options = HBI(CLIP(TINY), teacher="exact").train(), TrainingOptions(precision="bf16")
     trainer = Trainer(model, build_optimizer(model, options, total_steps=100), device=model.device, options=options)

@@ -18,7 +18,7 @@ from utils.engine.ranking import find_best, rank_split, write_similarity
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Sizes, and who shares them."""
+    """Sizes and processes."""
     parser.add_argument("--texts", type=count, default=20_000, help="captions")
     parser.add_argument("--videos", type=count, default=20_000, help="clips")
     parser.add_argument("--words", type=count, default=8, help="positions of a caption")
@@ -40,7 +40,7 @@ class Case:
 
 
 def measure(**options: int) -> list[Row]:
-    """Seconds of evaluation, and the most memory that all processes had at once, their libraries included."""
+    """Seconds of evaluation, and the peak memory of all processes together, libraries included."""
     case, peak = Case(**options), 0
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
@@ -54,7 +54,7 @@ def measure(**options: int) -> list[Row]:
 
 
 def _memory(process: int) -> int:
-    """Bytes of a process; of what it shares with others its part."""
+    """Bytes of a process; shared memory counts in proportion."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
     except OSError:  # it has ended

@@ -98,7 +98,7 @@ def moments(candidates: Sequence[Candidate], count: int, *, shots: bool = False)
     Args:
         candidates: the most similar first.
         count: maximum number of moments.
-        shots: segments are shots, and the moment is one: in a long segment the most similar of those within.
+        shots: segments are shots, and so are moments: of a long segment the most similar shot in it.
 
     Returns:
         Place among the candidates, begin and end of the moment in seconds.
@@ -124,7 +124,7 @@ def moments(candidates: Sequence[Candidate], count: int, *, shots: bool = False)
 
 
 def _shot(candidate: Candidate, candidates: Sequence[Candidate]) -> Span:
-    """Begin and end of the most similar of the segments within a candidate, its own if there is none."""
+    """Begin and end of the most similar segment within a candidate, or of the candidate."""
     inner = (other.segment for other in candidates if other.segment.within(candidate.segment))
     shot = next(inner, candidate.segment)
     return shot.start, shot.end

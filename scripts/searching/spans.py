@@ -33,7 +33,7 @@ def windows(seconds: float, length: int, overlap: int) -> list[Span]:
 
 
 def shots(path: Path, seconds: float, length: int, overlap: int) -> list[Span]:
-    """Cut a video where the picture changes more than around it; a shot longer than `length` is cut into windows.
+    """Cut a video at abrupt changes of the picture; a shot longer than `length` is cut into windows.
 
     Raises:
         VideoError: the file cannot be decoded.

@@ -1,4 +1,4 @@
-"""Requests in JSON, checked before gradio reads them, which trusts those of its own page."""
+"""Checks of JSON requests before gradio reads them, as it trusts those of its own page."""
 
 import json
 from typing import Any
@@ -9,25 +9,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 API = "/gradio_api/"
 MAX_DEPTH = 20
-"""Of lists and objects in each other."""
+"""Maximum nesting of lists and objects."""
 EVENTS = (f"{API}queue/join", f"{API}call/")
 
 
 class CheckedBodies:
-    """ASGI middleware: numbers are finite, text can be encoded, an event is one of the page with all of its arguments.
+    """ASGI middleware: requires finite numbers, encodable text, and events of the page with all their arguments.
 
-    Gradio copies what an argument says is a file of its own, and fetches it where it is an address; there are none.
+    It refuses arguments that gradio would take for its own files, which gradio copies, or fetches from an address.
 
     Args:
-        app: what is protected.
-        page: that the events belong to.
+        app: the protected app.
+        page: of the events.
     """
 
     def __init__(self, app: ASGIApp, page: gradio.Blocks):
         self.app, self.page = app, page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or pass on to the app."""
+        """Refuse, or pass on to the app."""
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith(API):
             await self.app(scope, receive, send)
             return
@@ -43,7 +43,7 @@ class CheckedBodies:
             await self.app(scope, _once({"type": "http.request", "body": content}, receive), send)
 
     def _fault(self, path: str, content: bytes) -> str | None:
-        """What is wrong with a request."""
+        """The error of a request, if any."""
         try:
             body = json.loads(content)
             json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
@@ -54,7 +54,7 @@ class CheckedBodies:
         return self._fault_of_event(path, body) if path.startswith(EVENTS) else None
 
     def _fault_of_event(self, path: str, body: dict[str, Any]) -> str | None:
-        """What is wrong with a request for an event of the page, named in the path or numbered in the body."""
+        """The error of a request for an event of the page, named in the path or numbered in the body."""
         wanted = body.get("fn_index", path.removeprefix(f"{API}call/").rstrip("/"))
         data = body.get("data")
         inputs = [event.inputs for number, event in self.page.fns.items() if wanted in (number, event.api_name)]
@@ -64,7 +64,7 @@ class CheckedBodies:
 
 
 def _is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
-    """Whether no part of a value is what gradio takes for a file, and lists in lists end."""
+    """Whether a value has no part that gradio takes for a file, and limited nesting."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     is_file = isinstance(value, dict) and "meta" in value
     return depth > 0 and not is_file and all(_is_plain(part, depth - 1) for part in parts)

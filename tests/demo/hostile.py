@@ -1,4 +1,4 @@
-"""Malformed and hostile requests to the demo, drawn from a seed."""
+"""Malformed and hostile requests to the demo, random by seed."""
 
 import json
 import re
@@ -114,7 +114,7 @@ def routes(draw: Random, known: list[tuple[str, set[str]]], root: Path) -> Itera
 
 
 def kinds() -> Iterator[Request]:
-    """Bodies that are not what their headers say, or too large."""
+    """Bodies that contradict their headers, or are too large."""
     good = json.dumps({"data": ["a noise", 3, ""]}).encode()
     content_types = ("text/plain", "multipart/form-data", "multipart/form-data; boundary=x", "application/xml",
                      "application/json; charset=utf-16", "application/x-www-form-urlencoded", "", "a/b;;")  # fmt: skip
@@ -175,4 +175,4 @@ RAW = (
     b"POST /upload?name=a HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: x\r\n\r\n",
 )
-"""What no client of HTTP sends."""
+"""Bytes that no HTTP client sends."""

@@ -1,4 +1,4 @@
-"""Hundreds of malformed requests to the demo as a process: no error of the server, nothing of the machine given out."""
+"""Hundreds of malformed requests to the demo as a process: no server error, no data of the machine in responses."""
 
 import json
 import os
@@ -115,7 +115,7 @@ def inner_routes(app):
 
 
 def faults(site: Site, request: Request | File | bytes, status: int | None, content: str) -> Iterator[str]:
-    """What an answer has of an error of the server, or of the machine."""
+    """Parts of a response that show a server error or data of the machine."""
     if status is not None and status >= 500:
         yield f"status {status}"
     yield from (word for word in (SECRET, "root:x:", "Traceback", "site-packages", str(ROOT)) if word in content)
@@ -124,7 +124,7 @@ def faults(site: Site, request: Request | File | bytes, status: int | None, cont
 
 
 def ask_all(site: Site, requests: Iterable[Request], patience: float = PATIENCE) -> list[str]:
-    """What is wrong with the answers to requests, "" for each that is right."""
+    """Errors of the responses to requests, "" for right ones."""
     found = []
     for request in requests:
         wrong = [fault for answer in site.answers(request, patience) for fault in faults(site, request, *answer)]
