@@ -6,9 +6,9 @@ import re
 import secrets
 import time
 from collections import Counter
-from http.cookies import SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -93,9 +93,9 @@ class Protection:
 
     def _knows_token(self, scope: Scope, headers: dict[str, str]) -> bool:
         """Whether the token is in the address, the cookie or the header "Authorization: Bearer TOKEN"."""
-        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE)
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
-        given = _given_token(scope) or (cookie.value if cookie else bearer)
+        given = _given_token(scope) or cookie or bearer
         return hmac.compare_digest(given.encode(), self.token.encode())
 
     def _remembering(self, send: Send) -> Send:

@@ -97,6 +97,13 @@ def test_beyond_loopback_a_token_is_needed():
             assert client.get("/").status_code == 200  # by the cookie
         with TestClient(app, base_url="http://192.0.2.7", headers={"Authorization": f"Bearer {app.token}"}) as program:
             assert program.get("/").status_code == 200
+        with TestClient(app, base_url="http://192.0.2.7") as hostile:
+            for cookie in (b"a@b=c", b"hbi_token", b"hbi_token=\xff\xfe", b"hbi_token=" + b"x" * 9999, b";=;,"):
+                assert hostile.get("/", headers={b"Cookie": cookie}).status_code == 401
+            for token in (b"", b"Bearer", b"Bearer \xff", b"Basic eDp4", b"Bearer " + b"x" * 9999):
+                assert hostile.get("/", headers={b"Authorization": token}).status_code == 401
+            for query in ("token=%ff", "token=%00", "token=a&token=b", "token[]=a", "token=" + "x" * 9999):
+                assert hostile.get(f"/?{query}").status_code == 401
         with TestClient(app, base_url="http://192.0.2.7") as other:
             assert other.get("/", cookies={"hbi_token": "x"}).status_code == 401
     assert Protection(inner, "127.0.0.1").token is None
@@ -194,6 +201,26 @@ def test_hostile_requests_end_without_an_error_or_a_foreign_file(address, method
     status, content = ask(address, method, path, body, Content_Type="application/json")
     assert status != 500
     assert SECRET.encode() not in content and b"root:" not in content and b"Traceback" not in content
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"data": ["what?", {"path": "/etc/passwd", "meta": {"_type": "gradio.\\u0046ileData"}}, 0, 6]}',
+        b'{"data": ["what?", [{"a": {"path": "http://127.0.0.1:1/", "meta": {"_type": "gradio.FileData"}}}], 0, 6]}',
+        b'{"data": ["what?", "long.mp4", NaN, 6]}',
+        b'{"data": ["what?", "long.mp4", 0, 1e999]}',
+        b'{"data": ["what?", "\\ud800", 0, 6]}',
+        b'{"data": ["what?", "long.mp4"]}',
+        b'{"data": ["what?", ' + b"[" * 500 + b"]" * 500 + b", 0, 6]}",
+        b'{"fn_index": 999, "data": []}',
+        b"[]",
+    ],
+)
+def test_what_gradio_would_trust_or_stumble_over_is_refused(address, body):
+    good = b'{"data": ["what?", "long.mp4", 0, 6]}'
+    assert ask(address, "POST", "/gradio_api/call/ask", good, Content_Type="application/json")[0] == 200
+    assert ask(address, "POST", "/gradio_api/call/ask", body, Content_Type="application/json")[0] == 400
 
 
 @pytest.fixture
