@@ -41,11 +41,11 @@ def measure(index: Path | None, clients: int, seconds: int) -> Iterator[Row]:
         answers = list(chain.from_iterable(every))
         lasted = time.monotonic() - began
     for case in ("/search", "/interaction", "both"):
-        times = [time for endpoint, time, _ in answers if case in (endpoint, "both")]
-        errors = sum(failed for endpoint, _, failed in answers if case in (endpoint, "both"))
-        tail = {f"p{share} s": float(np.percentile(times, share)) for share in (50, 99)}
-        yield {"case": case, "clients": clients, "requests": len(times), "errors": errors,
-               "a second": len(times) / lasted, **tail}  # fmt: skip
+        if some := [answer for answer in answers if case in (answer[0], "both")]:
+            _, times, failed = zip(*some, strict=True)
+            tail = {f"p{share} s": float(np.percentile(times, share)) for share in (50, 99)}
+            counts = {"clients": clients, "requests": len(some), "errors": sum(failed), "a second": len(some) / lasted}
+            yield {"case": case, **counts, **tail}
 
 
 @contextmanager
