@@ -30,8 +30,8 @@ def match_videos(video_path: str | Path, video_ids: Iterable[str]) -> Matches:
     """Find the file of every video by one scan of the folder and its subfolders.
 
     An id is the name of a file or its path within the folder, with or without the ending; a name may lack or have the
-    prefix "v_". Of several matches the least deep wins, then the order of `VIDEO_SUFFIXES`; matches in different
-    folders of the same depth are ambiguous. Links to folders are not followed.
+    prefix "v_", and its accents may be composed or not. Of several matches the least deep wins, then the order of
+    `VIDEO_SUFFIXES`; matches in different folders of the same depth are ambiguous. Links to folders are not followed.
     """
     folder = Path(video_path)
     if not folder.is_dir():
