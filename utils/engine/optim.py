@@ -5,7 +5,7 @@ Source: the released optimiser of HBI (arXiv 2303.14369, section 4.1), which is 
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -99,13 +99,15 @@ class BertAdam(Optimizer):
                 loss = closure()
         first = 0
         for group in self.param_groups:
-            for parameters in _portions([parameter for parameter in group["params"] if parameter.grad is not None]):
-                some = slice(first, first := first + len(parameters))
-                self._step_portion(group, parameters, None if norms is None else norms[some])
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            for _, alike in groupby(parameters, lambda parameter: self._state_of(parameter)["steps"]):
+                for portion in _portions(alike):
+                    some = slice(first, first := first + len(portion))
+                    self._step_portion(group, portion, None if norms is None else norms[some])
         return loss
 
     def _step_portion(self, group: dict, parameters: list[Tensor], norms: Sequence[float] | None) -> None:
-        """Update some parameters of one group, all with gradients."""
+        """Update some parameters of one group, all with gradients and as many steps."""
         states = [self._state_of(parameter) for parameter in parameters]
         first_moments = [state["first_moment"] for state in states]
         second_moments = [state["second_moment"] for state in states]
@@ -122,11 +124,9 @@ class BertAdam(Optimizer):
         if group["weight_decay"]:
             torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
 
-        share_at = cache(lambda steps: warmup_cosine(steps / group["total_steps"], group["warmup"]))
-        rates = [group["lr"] * share_at(state["steps"]) for state in states]
-        group["rate"] = rates[0]  # for the log
-        torch._foreach_mul_(updates, [-rate for rate in rates])
-        torch._foreach_add_(parameters, updates)
+        progress = states[0]["steps"] / group["total_steps"]
+        group["rate"] = group["lr"] * warmup_cosine(progress, group["warmup"])  # kept for the log
+        torch._foreach_add_(parameters, updates, alpha=-group["rate"])
         for state in states:
             state["steps"] += 1
 
