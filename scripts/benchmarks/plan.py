@@ -14,7 +14,6 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.utils import clip_grad_norm_
 
 from models import HBI, Tokens, transformer
 from scripts.benchmarks.measure import Row, count
@@ -267,8 +266,10 @@ def count_step(model: HBI, plan: Plan, roofline: Roofline) -> tuple[Roofline, in
             text, video, text_mask, video_mask = (_gathered(tensor, plan.processes) for tensor in (*tokens, *masks))
             terms = model.loss(Tokens(text, text_mask), Tokens(video, video_mask), torch.arange(len(text)))
         terms["loss"].backward()
-        clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        torch._foreach_norm(gradients)  # as `utils.engine.trainer` clips them
+        torch._foreach_mul_(gradients, 1.0)
+        optimizer.step(norms=[0.0] * len(gradients))
     return roofline, sum(kept)
 
 
