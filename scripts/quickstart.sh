@@ -8,9 +8,9 @@ cd "$(dirname "$0")/.."
 
 case "${1:-}" in
   "") output=output/quickstart data=data/shapes corpus=(--train 1200 --test 200 --captions 3) pretraining=(--steps 1000)
-      epochs=2 estimator_epochs=4 question_epochs=2 caption_epochs=5 batch=64 questions=128 captions=30 ;;
+      epochs=2 estimator_epochs=4 question_epochs=2 caption_epochs=3 batch=64 questions=128 ;;
   --fast) output=output/quickstart-fast data=data/shapes-fast corpus=(--train 240 --test 48 --captions 3)
-      pretraining=(--steps 300) epochs=2 estimator_epochs=2 question_epochs=2 caption_epochs=2 batch=32 questions=64 captions=30 ;;
+      pretraining=(--steps 300) epochs=2 estimator_epochs=2 question_epochs=2 caption_epochs=1 batch=32 questions=64 ;;
   *) echo "usage: bash scripts/quickstart.sh [--fast]" >&2; exit 2 ;;
 esac
 
@@ -28,8 +28,8 @@ question_training=(--do_train --epochs "$question_epochs" --batch_size "$questio
   --batch_size_val 256 --lr 1e-3 --coef_lr 0.3 --n_display 10)
 caption_data=(--max_words 26 --max_frames 12 --workers 1 --augment none --frame_cache "$output/frames" --datatype csv
   --anno_path "$data/captions" --video_path "$data/MSRVTT_Videos" --recipe corrected)
-caption_training=(--do_train 1 --epochs "$caption_epochs" --batch_size "$captions" --captions_per_clip 3
-  --retrieval_weight 0 --lr 1e-3 --coef_lr 0.3 --n_display 10)
+caption_training=(--do_train 1 --epochs "$caption_epochs" --batch_size 15 --label_smoothing 0 --length_exponent 0
+  --retrieval_weight 0 --lr 1e-3 --coef_lr 0.3 --n_display 40)
 training=(--do_train 1 --epochs "$epochs" --batch_size "$batch" --lr 1e-3 --coef_lr 0.3 --n_display 40)
 
 steps=$(grep -c '^step "' "$0") current=0
