@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,10 +35,13 @@ Features = dict[str, Tensor]
 class Estimation(Task[tuple[dict]]):
     """Training of the estimator on frozen encoders."""
 
+    model: HBI
+
     def build_model(self) -> HBI:
         """Build the encoders, frozen, and the estimator to be trained or evaluated."""
         options = HBI.options_from(self.args) | {"method": "hbi"}
         model = build_model(self.args, self.device, **options).requires_grad_(False)
+        assert isinstance(model, HBI)
         if self.args.do_train and model.options.network != self.args.network:
             model.use_estimator(self.args.network)
         return model
@@ -56,7 +60,7 @@ class Estimation(Task[tuple[dict]]):
         """The estimator's weights alone."""
         return self.trained.teacher.state_dict()
 
-    def load(self, state: Features, source: object) -> None:
+    def load(self, state: Features, source: str | Path) -> None:
         """Load the estimator's weights."""
         load_weights(self.trained.teacher, state, source)
 
@@ -70,7 +74,7 @@ class Estimation(Task[tuple[dict]]):
         """Captions and clips of the test pairs."""
         return find_split(self.args, "test")[0].counts()
 
-    def training_loader(self) -> DataLoader:
+    def training_loader(self) -> DataLoader | EncodedLoader:
         """Load features of the training pairs; the held-out pairs must be there, too."""
         assert self.held_out
         self.logger.info("labels: %s interaction of the %s game", self.args.labels, self.trained.game)
@@ -85,7 +89,7 @@ class Estimation(Task[tuple[dict]]):
         split, videos = find_split(self.args, name)
         augment = build_augmentation(self.args) if name == "train" else None
         clips = ClipDataset(split, videos, clip_reader(self.args, self.model.clip.config.resolution, augment))
-        batches = {"batch_size": self.args.batch_size_val, "training": False, "device": self.device}
+        batches: dict[str, Any] = {"batch_size": self.args.batch_size_val, "training": False, "device": self.device}
         video = self.encode_clips(build_loader(self.args, clips, workers=self.args.workers, **batches))
         encoded = Rows({"video": video.tokens.cpu(), "video_mask": video.mask.cpu()})
         pairs = PairDataset(split, TextDataset(split, Tokenizer(), self.args.max_words), encoded)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -46,6 +46,8 @@ class Results(NamedTuple):
 class Captioning(Task[Results]):
     """Captions by a decoder on HBI's video hierarchy."""
 
+    model: HBICaptioning
+
     def build_model(self) -> HBICaptioning:
         """Build the model; evaluation alone needs a trained decoder."""
         args = self.args
@@ -53,7 +55,9 @@ class Captioning(Task[Results]):
         if not args.do_train and not (args.init_model and has_decoder(read_weights(args.init_model))):
             raise InputError(f"{args.init_model}: has no caption decoder; give a checkpoint of main_captioning.py")
         options = CAPTION_METHODS[args.method].options_from(args) | {"method": args.method, "captions": True}
-        return build_model(args, self.device, **options)
+        model = build_model(args, self.device, **options)
+        assert isinstance(model, HBICaptioning)
+        return model
 
     def loaders(self, split: str) -> CaptionLoaders:
         """Load the clips and captions of a split."""
@@ -83,7 +87,8 @@ class Captioning(Task[Results]):
     def training_loader(self) -> DataLoader:
         """Load the training pairs; the evaluation data must be there, too."""
         for name, loaders in (("test", self.test), ("val", self.selection)):
-            warning = self.args.init_model and check_unseen(self.args, loaders.clips.dataset.dataset.clips, name)
+            shard: Any = loaders.clips.dataset
+            warning = self.args.init_model and check_unseen(self.args, shard.dataset.clips, name)
             if warning:
                 self.logger.warning(warning)
         return build_caption_training_loader(self.args, Tokenizer(), self.model.clip.config.resolution, self.device)

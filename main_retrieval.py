@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -128,6 +128,7 @@ class Retrieval(Task[Results]):
         if self.args.save_similarity:
             write_similarity(Path(self.args.output_dir) / "similarity.npy", ranking.sim)
         if self.args.post_process:
+            assert isinstance(ranking.sim, Tensor)  # no shortlist goes with it
             sim = gather_to_main(ranking.sim)
             for name, process in self.post_processing(video).items():
                 metrics["post_processed"][name] = from_main(partial(process, sim, self.test.clip_of_caption))
@@ -141,7 +142,8 @@ class Retrieval(Task[Results]):
             chosen["dual softmax"] = dual_softmax_metrics
         if "qbnorm" in self.args.post_process:
             text = self.encode_texts(build_bank_loader(self.args, Tokenizer(), self.device))
-            chosen["QB-Norm"] = partial(query_bank_metrics, bank=gather_to_main(self.compare(text, video)))
+            bank: Any = gather_to_main(self.compare(text, video))  # None where the metrics are not computed
+            chosen["QB-Norm"] = partial(query_bank_metrics, bank=bank)
         return chosen
 
     def encode_split(self, loaders: EvaluationLoaders) -> tuple[Tokens, Tokens]:
@@ -193,7 +195,8 @@ class Retrieval(Task[Results]):
     def check_shortlist(self, ranking: Ranking, text: Tokens, video: Tokens) -> dict[str, float]:
         """Measure what shortlists miss, on some captions that are compared with all clips."""
         step = math.ceil(len(self.test.clip_of_caption) / CHECKED)
-        own = [place for place, caption in enumerate(self.test.text.dataset.indices) if caption % step == 0]
+        captions: Any = self.test.text.dataset
+        own = [place for place, caption in enumerate(captions.indices) if caption % step == 0]
         best = gather_shards(self.compare(Tokens(*(tensor[own] for tensor in text)), video).argmax(dim=1))
         return shortlist_metrics(ranking, self.args.shortlist, gather_shards(ranking.sim[own]), best)
 

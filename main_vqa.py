@@ -44,10 +44,14 @@ class Results(NamedTuple):
 class QuestionAnswering(Task[Results]):
     """Video question answering by the method that --method names."""
 
+    model: AnswerMethod
+
     def build_model(self) -> AnswerMethod:
         """Build the model for the answer vocabulary."""
         options = ANSWER_METHODS[self.args.method].options_from(self.args) | {"method": self.args.method}
-        return build_model(self.args, self.device, answers=self.find_answers(), **options)
+        model = build_model(self.args, self.device, answers=self.find_answers(), **options)
+        assert isinstance(model, AnswerMethod)
+        return model
 
     def find_answers(self) -> Path:
         """The file of the answer vocabulary, --data_path or made of the training answers; --output_dir gets a copy."""

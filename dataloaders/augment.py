@@ -57,7 +57,7 @@ def _each_frame(
     operation: Callable[..., Image.Image], frames: np.ndarray, *arguments: Any, **options: Any
 ) -> np.ndarray:
     """Apply an operation on whole images."""
-    return np.stack([operation(Image.fromarray(frame), *arguments, **options) for frame in frames])
+    return np.stack([np.asarray(operation(Image.fromarray(frame), *arguments, **options)) for frame in frames])
 
 
 def _look_up(operation: Callable[..., Image.Image], frames: np.ndarray, *arguments: Any, **options: Any) -> np.ndarray:

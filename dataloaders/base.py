@@ -4,9 +4,10 @@ A texts, B pairs or videos, N_t words, N_v frames, n <= N_v frames of one clip, 
 R CLIP's resolution.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,7 +79,11 @@ class Split:
         )
 
 
-class TextDataset(Dataset):
+class Items(Dataset, Sized):
+    """A data set of known length."""
+
+
+class TextDataset(Items):
     """Every caption of a split once, for evaluation: {"ids": (N_t), "text_mask": (N_t)}, int64, tokenised once."""
 
     def __init__(self, split: Split, tokenizer: Tokenize, max_words: int):
@@ -98,7 +103,7 @@ class TextDataset(Dataset):
         return {"ids": self._ids[index].long(), "text_mask": self._mask[index].long()}
 
 
-class ClipDataset(Dataset):
+class ClipDataset(Items):
     """Every clip of a split once, for evaluation: {"frames": uint8 (n, 3, R, R), "video_id": index of the clip}.
 
     `videos` maps video ids to files; `read` is `dataloaders.clips.read_clip` with all but path and times bound. A clip
@@ -113,7 +118,7 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         clip = self.clips[index]
         try:
             frames = self.read(self.videos[clip.video_id], start=clip.start, end=clip.end)
@@ -125,22 +130,22 @@ class ClipDataset(Dataset):
         return {"frames": frames, "video_id": index}
 
 
-class PairDataset(Dataset):
+class PairDataset(Items):
     """Every caption of a split with its clip, for training: the items of TextDataset and ClipDataset in one.
 
     With `bad_videos` a clip that cannot be read is counted, and another pair is drawn instead.
     """
 
-    def __init__(self, split: Split, texts: TextDataset, clips: ClipDataset, bad_videos: BadVideos | None = None):
+    def __init__(self, split: Split, texts: TextDataset, clips: Any, bad_videos: BadVideos | None = None):
         self.clip_of_caption = split.clip_of_caption
         self.texts = texts
-        self.clips = clips
+        self.clips: Any = clips
         self.bad_videos = bad_videos
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         while True:
             clip = self.clip_of_caption[index]
             try:
@@ -149,14 +154,14 @@ class PairDataset(Dataset):
                 if self.bad_videos is None:
                     raise
                 self.bad_videos.add(self.clips.clips[clip].video_id, str(error).strip())
-                index = torch.randint(len(self.texts), ()).item()
+                index = int(torch.randint(len(self.texts), ()))
 
     def name(self, index: int) -> str:
         """The name of an item in messages: its video, and number of the caption."""
         return f"{self.clips.clips[self.clip_of_caption[index]].video_id} with text {index}"
 
 
-def collate(items: Sequence[dict[str, Tensor | int]], max_frames: int) -> dict[str, Tensor]:
+def collate(items: Sequence[dict[str, Any]], max_frames: int) -> dict[str, Tensor]:
     """Stack items of the data sets above; the frames of all clips are concatenated without padding.
 
     Returns:

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from dataloaders import build_split, find_dataset, has_validation
 from dataloaders.augment import RandAugment
 from dataloaders.bad_videos import BadVideos
-from dataloaders.base import ClipDataset, PairDataset, Split, TextDataset, Tokenize, collate
+from dataloaders.base import ClipDataset, Items, PairDataset, Split, TextDataset, Tokenize, collate
 from dataloaders.clips import read_clip
 from dataloaders.files import find_videos
 from dataloaders.formats.schema import read_ids
@@ -164,11 +164,12 @@ def clip_reader(args: argparse.Namespace, resolution: int, augment: RandAugment 
 
 def build_loader(
     args: argparse.Namespace,
-    dataset: Dataset,
+    dataset: Items,
     *,
     collate: Callable[..., dict[str, Tensor]] = collate,
     **options: Any,
 ) -> DataLoader:
     """Build this process's loader; `options` are further `LoaderOptions`."""
-    process = {"max_frames": args.max_frames, "seed": args.seed, "rank": rank(), "world_size": world_size()}
+    process: dict[str, Any] = {"max_frames": args.max_frames, "seed": args.seed}
+    process |= {"rank": rank(), "world_size": world_size()}
     return build_dataloader(dataset, LoaderOptions(**process, **options), collate)

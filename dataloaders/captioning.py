@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,9 +50,9 @@ def build_caption_loaders(args: argparse.Namespace, resolution: int, device: tor
     references: list[list[str]] = [[] for _ in split.clips]
     for caption, clip in zip(split.captions, split.clip_of_caption, strict=True):
         references[clip].append(caption)
-    options = {"batch_size": args.batch_size_val, "workers": args.workers, "training": False, "device": device}
+    options: dict[str, Any] = {"batch_size": args.batch_size_val, "training": False, "device": device}
     names, counts = list(map(clip_name, split.clips)), split.counts("references")
-    return CaptionLoaders(build_loader(args, clips, **options), names, references, counts)
+    return CaptionLoaders(build_loader(args, clips, workers=args.workers, **options), names, references, counts)
 
 
 def build_caption_training_loader(

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+
+from dataloaders.base import Items
 
 Batch = dict[str, Tensor]
 
 
-class Rows(Dataset):
+class Rows(Items):
     """A data set of named tensors: item i is {name: tensor[i]}."""
 
     def __init__(self, tensors: Batch):

@@ -155,7 +155,7 @@ def _unpack(arrays: dict[str, np.ndarray]) -> np.ndarray:
             raise ValueError("pictures")
         pictures = np.split(pictures, lengths.cumsum()[:-1])
         pictures = [cv2.imdecode(picture, cv2.IMREAD_COLOR) for picture in pictures]
-        frames = np.stack([cv2.cvtColor(picture, cv2.COLOR_BGR2RGB) for picture in pictures])
+        frames = np.stack([cv2.cvtColor(np.asarray(picture), cv2.COLOR_BGR2RGB) for picture in pictures])
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
         raise ValueError("frames")
     return frames

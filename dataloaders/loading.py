@@ -6,9 +6,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 
-from dataloaders.base import collate
+from dataloaders.base import Items, collate
 from dataloaders.sampling import DrawnDataset, TrainingSampler
 from utils.errors import InputError
 from utils.preemption import ignore_foreign_signals
@@ -45,7 +45,7 @@ class LoaderOptions:
 
 
 def build_dataloader(
-    dataset: Dataset, options: LoaderOptions, collate: Callable[..., dict[str, Tensor]] = collate
+    dataset: Items, options: LoaderOptions, collate: Callable[..., dict[str, Tensor]] = collate
 ) -> DataLoader:
     """Load batches in worker processes.
 
@@ -58,13 +58,13 @@ def build_dataloader(
     rank, world_size, sampler = options.rank, options.world_size, None
     if options.training:
         sampler = TrainingSampler(dataset, world_size, rank, shuffle=True, seed=options.seed, drop_last=True)
-        dataset = DrawnDataset(dataset)
+        items = DrawnDataset(dataset)
     else:
-        dataset = Subset(dataset, range(*(len(dataset) * part // world_size for part in (rank, rank + 1))))
+        items = Subset(dataset, range(*(len(dataset) * part // world_size for part in (rank, rank + 1))))
     batch_size = options.batch_size // world_size
-    workers = min(options.workers, -(-len(sampler or dataset) // batch_size))
+    workers = min(options.workers, -(-len(sampler or items) // batch_size))
     return DataLoader(
-        dataset,
+        items,
         batch_size=batch_size,
         sampler=sampler,
         drop_last=options.training,

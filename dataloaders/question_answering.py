@@ -10,6 +10,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ class QuestionDataset(TextDataset):
         label_of = {answer: label for label, answer in enumerate(answers)}
         self.labels = [label_of.get(question.answer, UNKNOWN) for question in questions]
 
-    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         place = {"labels": self.labels[index], "video_of_text": self.split.clip_of_caption[index]}
         return {**super().__getitem__(index), **place}
 
@@ -67,7 +68,7 @@ class QuestionVideoDataset(PairDataset):
     def __init__(
         self,
         split: Split,
-        texts: QuestionDataset,
+        texts: TextDataset,
         clips: ClipDataset,
         bad_videos: BadVideos | None = None,
         *,
@@ -82,7 +83,7 @@ class QuestionVideoDataset(PairDataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor | int]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """The items of a batch, one for each question."""
         batch = copy(self)
         batch.clips = _OnceDecoded(self.clips)
@@ -93,7 +94,7 @@ class QuestionVideoDataset(PairDataset):
         return ", ".join(super(QuestionVideoDataset, self).name(question) for question in self.rows[index])
 
     @staticmethod
-    def collate(items: Sequence[dict[str, Tensor | int]], max_frames: int) -> dict[str, Tensor]:
+    def collate(items: Sequence[dict[str, Any]], max_frames: int) -> dict[str, Tensor]:
         """Stack A questions, and the frames of each of their B clips once, as `dataloaders.base.collate` does.
 
         Returns:
@@ -117,7 +118,7 @@ class _OnceDecoded:
         self.clips = clips.clips
         self.give = cache(clips.__getitem__)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return self.give(index)
 
 
@@ -133,7 +134,9 @@ class QuestionLoaders:
 
 def read_questions(datatype: str, path: str) -> list[Question]:
     """Read a data set's file of questions."""
-    return find_dataset(datatype, with_questions=True).read_questions(Path(path))
+    read = find_dataset(datatype, with_questions=True).read_questions
+    assert read is not None
+    return read(Path(path))
 
 
 def build_vocabulary(args: argparse.Namespace) -> list[str]:
@@ -149,7 +152,7 @@ def build_evaluation_loaders(
     all_questions, files, counts = find_questions(args, "test", args.val_csv)
     questions = QuestionDataset(all_questions, answers, tokenizer, args.max_words)
     clips = ClipDataset(questions.split, files, clip_reader(args, resolution))
-    options = {"batch_size": args.batch_size_val, "training": False, "device": device}
+    options: dict[str, Any] = {"batch_size": args.batch_size_val, "training": False, "device": device}
     return QuestionLoaders(
         all_questions,
         build_loader(args, questions, workers=0, **options),

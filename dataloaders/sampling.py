@@ -44,7 +44,7 @@ class TrainingSampler(DistributedSampler):
 class DrawnDataset(Dataset):
     """A data set for a `TrainingSampler`: random draws of a batch are seeded by the key of its first item."""
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Any):
         self.dataset = dataset
 
     def __len__(self) -> int:
@@ -58,6 +58,5 @@ class DrawnDataset(Dataset):
         """The items of a batch."""
         indices = [draw.index for draw in draws]
         with draws_of(*draws[0].key):
-            if hasattr(self.dataset, "__getitems__"):
-                return self.dataset.__getitems__(indices)
-            return [self.dataset[index] for index in indices]
+            fetch = getattr(self.dataset, "__getitems__", None)
+            return fetch(indices) if fetch else [self.dataset[index] for index in indices]

@@ -77,11 +77,13 @@ def load_model(
     name = method or (config and config.method) or find_method(state) or next(iter(methods))
     if name not in methods:
         raise InputError(f"method {name}: choose one of {', '.join(methods)}{' for questions' * (names is not None)}")
-    if config and config.method == name:
+    if checkpoint is not None and config is not None and config.method == name:
         options = options_of_config(config, methods[name].Options, checkpoint) | options
     if checkpoint is None:
+        assert base_encoder is not None
         clip = load_clip(base_encoder, trust=trust_checkpoint)
-        model = methods[name](clip, **options) if names is None else methods[name](clip, names, **options)
+        build: Any = methods[name]
+        model = build(clip, **options) if names is None else build(clip, names, **options)
     else:
         quick_gelu = uses_quick_gelu(base_encoder) if base_encoder else config is None or config.quick_gelu
         model = _with_weights(methods[name], state, checkpoint, quick_gelu=quick_gelu, answers=names, **options)
@@ -100,7 +102,7 @@ def find_method(state: Mapping[str, Tensor]) -> str | None:
 
 def _with_weights(
     method: type[RetrievalMethod], state: Mapping[str, Tensor], source: str | Path, **options: Any
-) -> RetrievalMethod:
+) -> Any:
     """Build a method with weights; the error for others names their method and head."""
     try:
         return build_with_weights(method, state, source, **options)

@@ -187,7 +187,7 @@ def _membership(
         return (drawn > 0.5).split((words, frames), dim=-1)
 
     def select(index: Tensor) -> tuple[Tensor, ...]:
-        return tuple(given.flatten(0, 2)[index.to(given.device)].bool() for given in options.coalitions)
+        return tuple(given.flatten(0, 2)[index.to(given.device)].bool() for given in options.coalitions or ())
 
     return draw if options.coalitions is None else select, num
 
@@ -217,8 +217,8 @@ class BanzhafInteraction(nn.Module):
             raise ValueError(f"retrieve_logits must be {expected}, not of shape {tuple(retrieve_logits.shape)}")
         if (text_coalitions is None) != (video_coalitions is None):
             raise ValueError("text_coalitions and video_coalitions are given together or not at all")
-        coalitions = None if text_coalitions is None else (text_coalitions, video_coalitions)
-        options = GameOptions(generator=generator, coalitions=coalitions)
+        both = None if text_coalitions is None or video_coalitions is None else (text_coalitions, video_coalitions)
+        options = GameOptions(generator=generator, coalitions=both)
         players = LABEL_SCALE * retrieve_logits, text_mask, video_mask, text_weight, video_weight
         return sampled_interaction(*players, game=self.game, num=self.num, options=options)
 

@@ -6,7 +6,7 @@ Built after the description of HBI's journal version, arXiv 2412.20964, as a sta
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -81,11 +81,11 @@ class DecoderBlock(nn.Module):
         """Map words (B, n, W) that follow `past`; also returns keys and values of all words, and weights (B, n, M)."""
         normed = self.norm(x)
         pairs = zip(past, self.attention.keys_values(normed), strict=True)
-        words = tuple(torch.cat(pair, dim=2) for pair in pairs)  # (B, H, N, 64)
-        x = x + self.dropout(self.attention(normed, *words, causal)[0])
+        keys, values = (torch.cat(pair, dim=2) for pair in pairs)  # (B, H, N, 64)
+        x = x + self.dropout(self.attention(normed, keys, values, causal)[0])
         seen, weights = self.cross(self.cross_norm(x), *memory, mask)
         x = x + self.dropout(seen)
-        return x + self.dropout(self.mlp.narrow(self.mlp.widen(self.mlp_norm(x)))), words, weights
+        return x + self.dropout(self.mlp.narrow(self.mlp.widen(self.mlp_norm(x)))), (keys, values), weights
 
 
 class CaptionDecoder(nn.Module):
@@ -103,7 +103,7 @@ class CaptionDecoder(nn.Module):
         self.positions = nn.Parameter(clip.positional_embedding.detach().clone())
         self.level_vectors = nn.Parameter(0.02 * torch.randn(levels, memory_width))
         self.memory_norm = nn.LayerNorm(memory_width)
-        self.blocks = nn.ModuleList(DecoderBlock(width, memory_width, dropout) for _ in range(layers))
+        self.blocks: Any = nn.ModuleList(DecoderBlock(width, memory_width, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 

@@ -52,6 +52,7 @@ class HBICaptioning(HBI):
     """Video captioning from the tokens of the trained levels; HBI's own losses are optional."""
 
     Options = CaptioningOptions
+    options: CaptioningOptions
     add_arguments = staticmethod(add_captioning_arguments)
     options_from = staticmethod(captioning_options_from)
 
@@ -86,7 +87,7 @@ class HBICaptioning(HBI):
         state = super().complete(state)
         if has_decoder(state):
             return state
-        return state | {f"{DECODER}{name}": tensor for name, tensor in self.decoder.state_dict().items()}
+        return {**state, **{f"{DECODER}{name}": tensor for name, tensor in self.decoder.state_dict().items()}}
 
     def positives(self, video_ids: Tensor) -> Tensor:
         """Captions of one video are never negatives of each other."""
@@ -121,7 +122,7 @@ class HBICaptioning(HBI):
         videos = [own_shard(tokens) for tokens in videos]
         hidden = self.decoder(ids[:, :-1], self.decoder.read(videos)).hidden
         valid = mask[:, 1:].bool()
-        smoothing = {"label_smoothing": self.options.label_smoothing, "reduction": "sum"}
+        smoothing: dict[str, Any] = {"label_smoothing": self.options.label_smoothing, "reduction": "sum"}
         total = F.cross_entropy(self.decoder.logits(hidden[valid]), ids[:, 1:][valid], **smoothing)
         totals, counts = (gather_features(x.unsqueeze(0), exact=True) for x in (total, valid.sum()))
         return totals.sum() / counts.sum()

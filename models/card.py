@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from utils.config import RunConfig
 from utils.logger import used
 
@@ -102,7 +100,7 @@ TASKS = {
 """Tasks by an attribute that only their models have."""
 
 
-def card_values(model: nn.Module, run: RunConfig | None, metrics: Mapping[str, Any] | None) -> dict[str, Any]:
+def card_values(model: Any, run: RunConfig | None, metrics: Mapping[str, Any] | None) -> dict[str, Any]:
     """Values of `CARD` for a model; run that trained it and its metrics.json, if known."""
     arxiv, title = PAPERS[model.method]
     flags = run.flags if run else {}

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Num, Shaped
@@ -75,7 +76,7 @@ class VisionTransformer(nn.Module):
         self.transformer = Transformer(width, config.vision_layers, quick_gelu=config.quick_gelu)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, config.embed_dim))
-        self.conv2 = None
+        self.conv2: nn.Conv3d | None = None
         if config.tubes:
             self.add_tubes()
 
@@ -83,7 +84,7 @@ class VisionTransformer(nn.Module):
     def add_tubes(self) -> None:
         """Add CLIP4Clip's 3d patches: a convolution over a frame and its neighbours, initialised as the 2d one."""
         width, patch = self.conv1.out_channels, self.conv1.kernel_size[0]
-        sizes = {"kernel_size": (3, patch, patch), "stride": (1, patch, patch), "padding": (1, 0, 0)}
+        sizes: dict[str, Any] = {"kernel_size": (3, patch, patch), "stride": (1, patch, patch), "padding": (1, 0, 0)}
         self.conv2 = nn.Conv3d(3, width, **sizes, bias=False, device=self.conv1.weight.device)
         self.conv2.weight.zero_().select(2, 1).copy_(self.conv1.weight)
 
@@ -93,6 +94,7 @@ class VisionTransformer(nn.Module):
 
     def encode_clips(self, clips: Float[Tensor, "B N_v 3 R R"]) -> Float[Tensor, "B N_v D"]:
         """Encode normalised clips by patches that reach over three frames."""
+        assert self.conv2 is not None
         patches = self.conv2(clips.transpose(1, 2)).transpose(1, 2)  # (B, N_v, W, rows, columns)
         return self.encode_patches(patches.flatten(0, 1)).unflatten(0, clips.shape[:2])
 
@@ -107,6 +109,9 @@ class VisionTransformer(nn.Module):
 
 class CLIP(nn.Module):
     """Image and text towers that share an embedding space of width D."""
+
+    image_mean: Tensor
+    image_std: Tensor
 
     def __init__(self, config: CLIPConfig):
         super().__init__()

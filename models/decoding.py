@@ -14,7 +14,7 @@ from torch import Tensor
 class Selectable(Protocol):
     """State of decoding for each sentence."""
 
-    def select(self, index: Tensor) -> "Selectable": ...  # noqa: D102
+    def select(self: "State", index: Tensor) -> "State": ...  # noqa: D102
 
 
 State = TypeVar("State", bound=Selectable)

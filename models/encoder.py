@@ -5,7 +5,7 @@ A texts, B videos, N tokens, N_t words, N_v frames, D width, R resolution, M val
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -130,7 +130,7 @@ def init_normal(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def copy_text_tower(module: nn.Module, clip: CLIP) -> None:
+def copy_text_tower(module: Any, clip: CLIP) -> None:
     """Copy CLIP's text positions and first text blocks into `positions` and `transformer`, where the widths agree."""
     if clip.config.text_width != clip.config.embed_dim:
         return

@@ -71,9 +71,10 @@ class HubModel(
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the folder; options as for `PyTorchModelHubMixin.push_to_hub`."""
-        return super().push_to_hub(repo_id, **{"ignore_patterns": [MARKER]} | options)
+        options = {"ignore_patterns": [MARKER], **options}
+        return super().push_to_hub(repo_id, **options)
 
-    def _save_pretrained(self, save_directory: Path) -> None:
+    def _save_pretrained(self: Any, save_directory: Path) -> None:
         state = {name: tensor.contiguous() for name, tensor in released_state(self).items()}
         config = export_config(self)
         card = card_values(self, config.run, metrics_of(self.source) if config.run else None)
@@ -87,9 +88,9 @@ class HubModel(
                 file.write(content)
 
     @classmethod
-    def _from_pretrained(cls: type[Exported], *, model_id: str, device: Any = "cpu", **given: Any) -> Exported:
+    def _from_pretrained(cls: Any, *, model_id: str, device: Any = "cpu", **given: Any) -> Any:
         hub = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-        folder = find_folder(model_id) if Path(model_id).is_dir() else fetch(model_id, **{x: given[x] for x in hub})
+        folder = Path(model_id) if Path(model_id).is_dir() else fetch(model_id, **{x: given[x] for x in hub})
         config, state = read_config(folder), read_weights(folder / WEIGHTS)
         if (config.method, config.answers is not None) != (cls.method, hasattr(cls, "answer")):
             kind = f"{config.method}{' for questions' * (config.answers is not None)}"
@@ -100,7 +101,7 @@ class HubModel(
         return build_with_weights(cls, state, folder / WEIGHTS, **kind, **options).to(device).eval()
 
 
-def export_config(model: HubModel) -> ExportConfig:
+def export_config(model: Any) -> ExportConfig:
     """Describe a model."""
     names = {recipe: name for name, recipe in PRESETS.items()}
     options = asdict(model.options) | {"recipe": names.get(model.recipe) or asdict(model.recipe)}
@@ -115,7 +116,7 @@ def export_config(model: HubModel) -> ExportConfig:
     )
 
 
-def has_weights_of(model: HubModel, source: Path) -> bool:
+def has_weights_of(model: Any, source: Path) -> bool:
     """Whether a model has the weights of a file."""
     state, read = released_state(model), read_weights(source)
     return state.keys() <= read.keys() and all(tensor.equal(read[name].to(tensor)) for name, tensor in state.items())
@@ -139,7 +140,7 @@ def read_config(folder: str | Path) -> ExportConfig:
     return validated(ExportConfig, read_json(path, MAX_CONFIG), path, "give the folder of an export, or export again")
 
 
-def options_of_config(config: ExportConfig | RunConfig, options: type, weights: Path) -> dict[str, Any]:
+def options_of_config(config: ExportConfig | RunConfig, options: Any, weights: Path) -> dict[str, Any]:
     """The keywords of a model; `options` is its method's `Options`. Unknown or missing ones are an InputError."""
     missing = {field.name for field in fields(options)} - config.options.keys()
     if missing and isinstance(config, ExportConfig):

@@ -33,6 +33,7 @@ class HBI(RetrievalMethod):
 
     method = "hbi"
     Options = HBIOptions
+    options: HBIOptions
     add_arguments = staticmethod(add_hbi_arguments)
     options_from = staticmethod(hbi_options_from)
     released_name = staticmethod(released_name)
@@ -42,7 +43,7 @@ class HBI(RetrievalMethod):
         options, width = self.options, self.clip.config.embed_dim
         self.rates = tuple(options.rates)
         merges = (None, *zip(options.text_rates, options.video_rates, strict=True))
-        self.levels = nn.ModuleList(
+        self.levels: Any = nn.ModuleList(  # torch leaves its items untyped
             Level(
                 name,
                 width,
@@ -92,11 +93,12 @@ class HBI(RetrievalMethod):
 
     def complete(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Add untrained shares of reconstruction to weights that lack them."""
-        return {name: tensor for name, tensor in self.state_dict().items() if RECONSTRUCTION in name} | state
+        shares = {name: tensor for name, tensor in self.state_dict().items() if RECONSTRUCTION in name}
+        return {**shares, **state}
 
-    def token_levels(self) -> nn.ModuleList:
+    def token_levels(self) -> list[Level]:
         """See `RetrievalMethod.token_levels`."""
-        return self.levels
+        return list(self.levels)
 
     def token_sets(self, tokens: Tokens, side: str, levels: int) -> Iterator[TokenSet]:
         """Yield texts or videos (`side`: "text" or "video") at the first `levels` levels, from entity upwards."""
@@ -159,8 +161,8 @@ class HBI(RetrievalMethod):
 
         Each process runs student and teacher, the most expensive part of a step, on its shard of the pairs.
         """
-        whole = output.pair_sim, text_mask, video_mask, output.text_score, output.video_score
-        own = Pairs(*(None if tensor is None else shard(tensor) for tensor in whole))
+        masks = (None if mask is None else shard(mask) for mask in (text_mask, video_mask))
+        own = Pairs(shard(output.pair_sim), *masks, shard(output.text_score), shard(output.video_score))
         student, teacher = level.student(own.token_sim), teacher_interaction(self.options.teacher, self.teacher, own)
         return losses.banzhaf_alignment(
             gather_features(student, exact=True),

@@ -25,6 +25,7 @@ class HBIVQA(AnswerMethod, HBI):
     """Open-ended video question answering as classification over a vocabulary of answers."""
 
     Options = HBIVQAOptions
+    options: HBIVQAOptions
     add_arguments = staticmethod(add_hbi_vqa_arguments)
 
     def __init__(self, clip: CLIP, answers: Sequence[str], **options: Any):

@@ -7,6 +7,7 @@ Source: HBI, arXiv 2303.14369; weighted token-wise interaction of DRL, arXiv 220
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -111,5 +112,5 @@ def similarity_for_training(
     if not torch.is_grad_enabled() or texts >= len(text):
         return compare(text, text_weight)
     blocks = zip(text.split(texts), text_weight.split(texts), strict=True)
-    options = {"use_reentrant": False, "preserve_rng_state": False}
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     return torch.cat([checkpoint(compare, *block, **options) for block in blocks])

@@ -170,6 +170,8 @@ class WeightedInteraction(nn.Module):
 class Level(WeightedInteraction):
     """The merge stages that produce a level's tokens, its token weights and its student estimator."""
 
+    student: nn.Module
+
     def __init__(
         self,
         name: str,

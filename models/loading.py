@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.clip import CLIP
 from utils.answers import read_answers
@@ -13,18 +13,17 @@ from utils.checkpoint import load_weights
 from utils.errors import InputError, one_line
 
 CLASSIFIER = "classifier.2.weight"
-Method = TypeVar("Method", bound=nn.Module)
 
 
 def build_with_weights(
-    method: type[Method],
+    method: Any,
     state: Mapping[str, Tensor],
     source: str | Path,
     *,
     quick_gelu: bool = True,
     answers: Sequence[str] | None = None,
     **options: Any,
-) -> Method:
+) -> Any:
     """Build a method with the weights of a checkpoint, given in the released spelling.
 
     `source` is their file, for messages. Keywords of the method that the keys determine may be left out.

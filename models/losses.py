@@ -57,7 +57,7 @@ def banzhaf_alignment(
     the released code reverses all three axes for the second term, so that its softmax runs over the batch.
     """
     valid = None
-    if text_mask is not None:
+    if text_mask is not None and video_mask is not None:
         valid = (text_mask.unsqueeze(2) * video_mask.unsqueeze(1)).bool()  # (B, N_t, N_v)
         if masked_logits:
             student, teacher, valid = student * valid, teacher * valid, None

@@ -6,6 +6,8 @@ A texts, B videos or pairs, N_t words, N_v frames.
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import reduce
+from operator import add
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -45,7 +47,7 @@ class RetrievalMethod(TokenLevels, TokenEncoder, HubModel):
     # Weight of each term of `losses` in the loss.
     weights: Mapping[str, float] = {"ce_t2v": 0.5, "ce_v2t": 0.5}
     # Settings of `utils.post_processing.query_bank_norm` for "t2v" and "v2t" where evaluation always applies it.
-    bank_norms: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+    bank_norms: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     # Decay of a moving average of the weights, which is evaluated as well; None: there is none.
     moment: float | None = None
     # Buffers that a checkpoint may lack, and those that are not written to it; the state of a run has them.
@@ -161,7 +163,8 @@ class RetrievalMethod(TokenLevels, TokenEncoder, HubModel):
     def loss(self, text: Tokens, video: Tokens, video_ids: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """The terms of `losses`, and their weighted sum "loss"."""
         terms = self.losses(text, video, video_ids, labels)
-        return terms | {"loss": sum(self.weights[name] * term for name, term in terms.items())}
+        loss = reduce(add, (self.weights[name] * term for name, term in terms.items()))
+        return terms | {"loss": loss}
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Gather a tensor over all processes, with the gradient that the recipe says."""

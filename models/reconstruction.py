@@ -46,7 +46,11 @@ class Reconstruction(nn.Module):
 
     def shares(self) -> tuple[Tensor | float, Tensor | float]:
         """The shares of words and of frames."""
-        return (self.share, self.share) if self.bias is None else self.bias.sigmoid().unbind()
+        if self.bias is None:
+            assert self.share is not None
+            return self.share, self.share
+        words, frames = self.bias.sigmoid().unbind()
+        return words, frames
 
     def pairs(self, text: Tensor, video: Tensor, text_weight: Tensor, video_weight: Tensor) -> Tensor:
         """Cosines (B, N_t, N_v) of true pairs, reconstructed from tokens (B, N, D) and pooling weights (B, N)."""

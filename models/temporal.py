@@ -32,7 +32,7 @@ class SequenceTransformer(nn.Module):
         self.max_frames = positions
         self.positions = nn.Embedding(positions, width)
         self.transformer = Transformer(width, layers, norm_eps=1e-12)
-        self.project = nn.Identity()  # EMCL's answer head has a linear layer here
+        self.project: nn.Module = nn.Identity()  # EMCL's answer head has a linear layer here
 
     def forward(self, frames: Float[Tensor, "B N_v D"], mask: Shaped[Tensor, "B N_v"]) -> Float[Tensor, "B N_v D"]:
         """Encode clips of at most `max_frames`; no frame sees padding."""
@@ -66,7 +66,9 @@ class SequenceLSTM(nn.Module):
         return frames + torch.where(inside, states, frames * past_all)
 
 
-def build_temporal(name: str | None, width: int, layers: int, positions: int = POSITIONS) -> nn.Module:
+def build_temporal(
+    name: str | None, width: int, layers: int, positions: int = POSITIONS
+) -> SequenceTransformer | SequenceLSTM | NoTemporal:
     """Build the temporal encoder `name`: "seqTransf", "seqLSTM" or None (also "None")."""
     match name:
         case "seqTransf":

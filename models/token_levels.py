@@ -20,7 +20,7 @@ def full_precision(function: Callable) -> Callable:
     """Decorate a method to run outside autocast, so that similarities and losses stay float32."""
 
     @wraps(function)
-    def wrapped(self: "TokenLevels", *arguments: Any, **options: Any) -> Any:
+    def wrapped(self: Any, *arguments: Any, **options: Any) -> Any:
         with torch.autocast(self.device.type, enabled=False):
             return function(self, *arguments, **options)
 
@@ -67,6 +67,7 @@ class TokenLevels:
             if exact:
                 interaction = exact_interaction_of_cosines(Pairs(sim, texts.mask, videos.mask, *scores))
             else:
+                assert level.student is not None
                 interaction = level.student(sim) * texts.valid().unsqueeze(2) * videos.valid().unsqueeze(1)
             own = output.sim.diagonal(), sim, interaction, output.text, output.video
             found.append(LevelInteraction(level.name, *own))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, duplicate check and all tests, offline once installed. Arguments go to pytest: bash scripts/test.sh -m "not slow"
+# Lint, type check, duplicate check and all tests, offline once installed. Arguments go to pytest: bash scripts/test.sh -m "not slow"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh demo dev
@@ -7,5 +7,6 @@ bash scripts/setup.sh demo dev
 export HF_HUB_OFFLINE=1
 export OMP_NUM_THREADS=1 # the tests run in parallel, one per core
 .venv/bin/ruff check .
+.venv/bin/ty check
 .venv/bin/pylint .
 .venv/bin/python -m pytest -n auto --dist loadgroup "$@"

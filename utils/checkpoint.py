@@ -64,7 +64,7 @@ def save_weights(state: Mapping, path: str | Path) -> str:
     with atomic_write(path, "wb") as file:
         writer = _HashedWriter(file)
         try:
-            torch.save(dict(state), writer)
+            torch.save(dict(state), writer)  # ty: ignore[invalid-argument-type]  # write and flush are all it needs
         except RuntimeError as error:
             if isinstance(error.__context__, OSError):  # torch's error about its unfinished archive hides it
                 raise error.__context__ from None

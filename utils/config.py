@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import JsonValue
-from torch import nn
 
 from utils.distributed import world_size
 from utils.errors import InputError
@@ -53,7 +52,7 @@ class RunConfig(Settings):
     commit: str | None
 
 
-def run_config(args: argparse.Namespace, model: nn.Module) -> RunConfig:
+def run_config(args: argparse.Namespace, model: Any) -> RunConfig:
     """Describe a run by its arguments and its model."""
     values = {
         "method": getattr(args, "method", "hbi"),
@@ -99,7 +98,7 @@ def find_config(checkpoint: str | Path | None) -> RunConfig | None:
     return validated(RunConfig, values, path, REMEDY)
 
 
-def options_of_run(config: RunConfig, options: type, checkpoint: str | Path) -> dict[str, Any]:
+def options_of_run(config: Any, options: Any, checkpoint: str | Path) -> dict[str, Any]:
     """The method's keywords in a run; `options` is the method's `Options`, `checkpoint` is for messages.
 
     Raises:
@@ -108,7 +107,7 @@ def options_of_run(config: RunConfig, options: type, checkpoint: str | Path) -> 
     path = Path(checkpoint).parent / CONFIG
     if unknown := config.options.keys() - {field.name for field in fields(options)}:
         raise InputError(f"{path}: options.{min(unknown)}: unknown; {REMEDY}")
-    return vars(validated(options, config.options, f"{path}: options", REMEDY))
+    return dict(vars(validated(options, config.options, f"{path}: options", REMEDY)))
 
 
 def _commit() -> str | None:

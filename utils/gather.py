@@ -4,11 +4,12 @@ Dimension letters: B items of this process, W processes.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from utils.distributed import is_main, rank, world_size
 
@@ -84,13 +85,13 @@ class _GatherFeatures(torch.autograd.Function):
     """All-gather; backward: this process's slice of the gradient, or of its sum over processes."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, features: Tensor, exact: bool) -> Tensor:
+    def forward(ctx: Any, features: Tensor, exact: bool) -> Tensor:
         ctx.exact = exact
         return torch.cat(_all_gather(features.contiguous()))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         if ctx.exact:
             # all_reduce writes in place, and autograd may pass the same gradient to others.
             gradient = gradient.clone(memory_format=torch.contiguous_format)
@@ -111,12 +112,12 @@ class _Shard(torch.autograd.Function):
     """This process's chunk; backward: gathered gradients of the chunks, divided by W."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, whole: Tensor) -> Tensor:
+    def forward(ctx: Any, whole: Tensor) -> Tensor:
         return whole.chunk(world_size())[rank()].clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return torch.cat(_all_gather(gradient.contiguous())) / world_size()
 
 

@@ -5,9 +5,9 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import IO, TypeVar
 
 from rich.cells import cell_len
 from tqdm import tqdm
@@ -31,7 +31,7 @@ class _Console(logging.Handler):
 class _LogFile(logging.FileHandler):
     """A log file that is not written through a link."""
 
-    def _open(self) -> TextIO:
+    def _open(self) -> IO:
         return open_own(self.baseFilename, self.mode)
 
 
@@ -81,7 +81,7 @@ def progress(
 
     `interval` is the number of seconds between lines, `total` the number of items, by default `len(items)`.
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     if not is_main():
         yield from items

@@ -20,8 +20,11 @@ _CHUNK_CELLS, _CHUNK_LINES = 1 << 20, 64
 class Scores(Protocol):
     """A matrix (A, B) that is read in parts: a tensor, or an object that computes a part on access."""
 
-    device: torch.device
-    shape: Sequence[int]
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102  # as of a tensor
+
+    @property
+    def shape(self) -> Sequence[int]: ...  # noqa: D102  # (A, B)
 
     def __len__(self) -> int: ...
 

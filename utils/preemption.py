@@ -45,7 +45,8 @@ def ignore_foreign_signals(_worker: int) -> None:
 
 
 def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
     while True:
         received = signal.sigwaitinfo(SIGNALS)
-        if received.si_signo == signal.SIGTERM and received.si_pid == multiprocessing.parent_process().pid:
+        if received.si_signo == signal.SIGTERM and parent is not None and received.si_pid == parent.pid:
             os._exit(0)

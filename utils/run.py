@@ -17,7 +17,7 @@ QUIET = (r"This DataLoader will create \d+ worker", r"Glyph \d+ .*missing from")
 """Suppressed warnings: more workers than cores, as in the published commands, and letters missing in the font."""
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
+def run(main: Callable[[Sequence[str]], object]) -> None:
     """Run an entry script; `main` takes the words after the script's name.
 
     An InputError ends it with one line and code 2, or with its traceback under --debug; a request to stop with one line
@@ -30,7 +30,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     end(_outcome(main))
 
 
-def _outcome(main: Callable[[Sequence[str]], None]) -> int:
+def _outcome(main: Callable[[Sequence[str]], object]) -> int:
     """Run `main`, free its objects, and return the exit code."""
     try:
         main(sys.argv[1:])

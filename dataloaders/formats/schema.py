@@ -5,7 +5,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -117,8 +117,9 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
         InputError: the file cannot be read or has no rows; unusable rows are a BadRowsError.
     """
     is_csv, rows, reasons = path.suffix == ".csv", [], []
-    parse = _complete if is_csv else parse_json
-    for line, content in _read_csv(path, kind) if is_csv else not_empty(read_lines(path), path, "is empty"):
+    parse: Callable[..., Any] = _complete if is_csv else parse_json
+    lines: Any = _read_csv(path, kind) if is_csv else not_empty(read_lines(path), path, "is empty")
+    for line, content in lines:
         try:
             rows.append(check(kind, parse(content, path, line), f"{path}, line {line}"))
         except InputError as error:
@@ -128,7 +129,7 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     return rows
 
 
-def _complete(row: dict[str | None, Any], path: Path, line: int) -> dict[str, str]:
+def _complete(row: dict, path: Path, line: int) -> dict[str, str]:
     if None in row or None in row.values():
         raise InputError(f"{path}, line {line}: needs {len(row.keys() - {None})} values; fix the row")
     return row
@@ -167,7 +168,7 @@ def captions_of(captions: Mapping[str, Any], ids: Iterable[str], path: Path) -> 
     return check(Captions, {video_id: captions[video_id] for video_id in ids}, path)
 
 
-def group(captions: Mapping[Clip | str, Sequence[str]]) -> Split:
+def group(captions: Mapping[Clip, Sequence[str]] | Mapping[str, Sequence[str]]) -> Split:
     """Make a split of clips, or ids of whole videos, with one or more captions each."""
     return Split(
         clips=[clip if isinstance(clip, Clip) else Clip(clip) for clip in captions],

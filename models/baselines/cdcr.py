@@ -27,8 +27,8 @@ def correlation(own: Tensor, match: Tensor, share: Tensor | float, *, over_sampl
 
 def random_matches(text: Tokens, video: Tokens) -> list[Match]:
     """One random word and one random frame of each pair."""
-    own = (_take(F.normalize(x.tokens, dim=-1), draw(x.mask.sum(dim=1))) for x in (text, video))
-    return [(*own, 1 / len(text.mask))]
+    words, frames = (_take(F.normalize(x.tokens, dim=-1), draw(x.mask.sum(dim=1))) for x in (text, video))
+    return [(words, frames, 1 / len(text.mask))]
 
 
 def best_matches(text: Tokens, video: Tokens, weights: tuple[Tensor, Tensor] | None, *, padding: bool) -> list[Match]:

@@ -58,6 +58,7 @@ class CLIP4Clip(RetrievalMethod):
 
     method = "clip4clip"
     Options = CLIP4ClipOptions
+    options: CLIP4ClipOptions
     released_name = staticmethod(spelling(NAMES))
 
     def __init__(self, clip: CLIP, *, sim_header: str = "meanP", temporal: str | None = None, **options: Any):

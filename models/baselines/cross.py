@@ -4,6 +4,8 @@ Dimension letters: A texts, B videos, N_v frames, D width.
 Source: CLIP4Clip, arXiv 2104.08860 (tightTransf); DRL, arXiv 2203.07111 (XTI).
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -93,7 +95,7 @@ def _without_padding(video: Tokens) -> Tokens:
     return Tokens(video.tokens[:, :longest], video.mask[:, :longest])
 
 
-def layers_of(state: dict[str, Tensor]) -> int:
+def layers_of(state: Mapping[str, Tensor]) -> int:
     """Depth of the pair encoder in a checkpoint; 0 where it has none."""
     return len({name.split(".")[3] for name in state if name.startswith("cross.transformer.resblocks.")})
 

@@ -41,6 +41,8 @@ def sinusoids(width: int) -> Tensor:
 class TimeEmbedding(nn.Module):
     """Embeds step numbers."""
 
+    positions: Tensor
+
     def __init__(self, width: int):
         super().__init__()
         self.register_buffer("positions", sinusoids(width))
@@ -70,8 +72,8 @@ class Denoiser(nn.Module):
     def condition(self, query: Tensor, candidates: Tensor) -> Conditions:
         """Project queries (n, 1 or K, D) and their candidates (n, K, D) for `forward`."""
         query, key = self.query(query), self.key(candidates)
-        from_candidate = self.decoder[0].weight[:, candidates.shape[2] :]
-        hidden = F.linear(candidates, from_candidate, self.decoder[0].bias)
+        weight, bias = (self.decoder.get_parameter(f"0.{name}") for name in ("weight", "bias"))
+        hidden = F.linear(candidates, weight[:, candidates.shape[2] :], bias)
         return Conditions(query, key, self.value(candidates), (query * key).sum(dim=2), hidden)
 
     def forward(self, x: Tensor, steps: Tensor, conditions: Conditions) -> Tensor:
@@ -85,6 +87,6 @@ class Denoiser(nn.Module):
         logits = conditions.logits + (conditions.key @ query + conditions.query @ key).squeeze(2)
         weight = (logits + x).softmax(dim=1)
         attended = self.project((weight.unsqueeze(1) @ conditions.value).squeeze(1) + value.squeeze(2))
-        from_query = F.linear(attended, self.decoder[0].weight[:, : attended.shape[1]])
+        from_query = F.linear(attended, self.decoder.get_parameter("0.weight")[:, : attended.shape[1]])
         hidden = conditions.hidden + from_query.unsqueeze(1)
         return self.decoder[2](self.decoder[1](hidden)).squeeze(2) + weight

@@ -72,6 +72,7 @@ class DiCoSA(RetrievalMethod):
 
     method = "dicosa"
     Options = DiCoSAOptions
+    options: DiCoSAOptions
     released_name = staticmethod(released_name)
 
     def build(self) -> None:
@@ -155,7 +156,7 @@ class DiCoSA(RetrievalMethod):
         """Compute all that does not depend on the text."""
         frames = video.tokens.unflatten(2, (self.options.center, -1))
         by_concept = frames.transpose(1, 2)
-        from_video = self.concept_weight[0].weight[:, frames.shape[3] :]
+        from_video = self.concept_weight.get_parameter("0.weight")[:, frames.shape[3] :]
         return _Videos(frames, video.mask, by_concept @ by_concept.mT, (frames @ from_video.T).flatten(2))
 
     def _compare(self, text: Tokens, video: _Videos) -> Tensor:
@@ -172,8 +173,9 @@ class DiCoSA(RetrievalMethod):
         square = ((weight.unsqueeze(1) @ video.gram) * weight.unsqueeze(1)).sum(dim=3).mT  # (B, A, C)
         cosine = product / (concepts.norm(dim=2).clamp(min=EPS) * square.clamp(min=EPS**2).sqrt())  # (B, A, C)
 
-        first, activation, last = self.concept_weight
-        from_text = torch.nn.functional.linear(concepts, first.weight[:, : concepts.shape[2]], first.bias).flatten(1)
+        _, activation, last = self.concept_weight
+        weight_of_text, bias = (self.concept_weight.get_parameter(f"0.{name}") for name in ("weight", "bias"))
+        from_text = torch.nn.functional.linear(concepts, weight_of_text[:, : concepts.shape[2]], bias).flatten(1)
         hidden = torch.baddbmm(from_text.unsqueeze(0), weight, video.hidden).unflatten(2, (self.options.center, -1))
         return (last(activation(hidden)).squeeze(3) * cosine).sum(dim=2).T
 

@@ -41,6 +41,7 @@ class DiffusionRet(RetrievalMethod):
 
     method = "diffusionret"
     Options = DiffusionRetOptions
+    options: DiffusionRetOptions
     released_name = staticmethod(released_name)
     add_arguments = staticmethod(add_diffusionret_arguments)
     options_from = staticmethod(diffusionret_options_from)
@@ -52,7 +53,7 @@ class DiffusionRet(RetrievalMethod):
         self.interaction = WeightedInteraction(width, recipe=self.recipe)
         if self.generates:
             self.diffusion = Diffusion(self.options.noise_schedule, self.options.diffusion_steps)
-            self.denoisers = nn.ModuleDict({side: Denoiser(width) for side in ("t2v", "v2t")})
+            self.denoisers: Any = nn.ModuleDict({side: Denoiser(width) for side in ("t2v", "v2t")})
         self.clamped: set[str] = set()
 
     def reset_parameters(self) -> None:
@@ -77,16 +78,15 @@ class DiffusionRet(RetrievalMethod):
     @classmethod
     def options_of_state(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """The stage of a checkpoint."""
-        generates = any(name.startswith(DENOISERS) for name in state)
-        return {"stage": "generation" if generates else "discrimination"}
+        return {"stage": "generation" if any(name.startswith(DENOISERS) for name in state) else "discrimination"}
 
     def complete(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Add untrained denoisers to the weights of the discriminative stage."""
         if not self.generates or any(name.startswith(DENOISERS) for name in state):
             return state
         logger.info("the denoisers start at random: the checkpoint is of the discriminative stage")
-        own = released_state(self)
-        return {**state, **{name: tensor for name, tensor in own.items() if name.startswith(DENOISERS)}}
+        own = {name: tensor for name, tensor in released_state(self).items() if name.startswith(DENOISERS)}
+        return {**own, **state}
 
     @property
     def weights(self) -> dict[str, float]:

@@ -66,6 +66,7 @@ class DRL(RetrievalMethod):
 
     method = "drl"
     Options = DRLOptions
+    options: DRLOptions
 
     def build(self) -> None:
         """Make the token weights, or the pair encoder."""
@@ -128,8 +129,7 @@ class DRL(RetrievalMethod):
 
     def text_tokens(self, ids: Tensor, text_mask: Tensor) -> Tensor:
         """See `TokenEncoder.text_tokens`; the recipe may let padding attend to padding, and enter CDCR."""
-        visible = torch.ones_like(text_mask) if self.recipe.padding_in_cdcr else text_mask
-        return super().text_tokens(ids, visible)
+        return super().text_tokens(ids, torch.ones_like(text_mask) if self.recipe.padding_in_cdcr else text_mask)
 
     @property
     def max_frames(self) -> float:
@@ -148,7 +148,7 @@ class DRL(RetrievalMethod):
         if self.tokens is None:
             return cosine_with_mean(text, video, dtype, unit_frames=self.recipe.unit_frames_in_mean)
         with torch.no_grad():
-            return self.tokens.similarity(TokenSet.original(*text), TokenSet.original(*video), memory, dtype)
+            return self.tokens.similarity(TokenSet.original(*text), TokenSet.original(*video), memory or 2**62, dtype)
 
     def token_levels(self) -> list[WeightedInteraction]:
         """The interaction of words with frames of ti and wti."""
@@ -190,8 +190,8 @@ class DRL(RetrievalMethod):
 
     def decorrelation(self, matches: list[Match]) -> Tensor:
         """Distance of the channels' correlation, averaged over `matches`, from the identity."""
-        over_samples = self.recipe.cdcr_over_samples
-        return self.channel_loss(sum(correlation(*x, over_samples=over_samples) for x in matches) / len(matches))
+        found = torch.stack([correlation(*x, over_samples=self.recipe.cdcr_over_samples) for x in matches])
+        return self.channel_loss(found.mean(dim=0))
 
     def channel_loss(self, matrix: Tensor) -> Tensor:
         """Distance of a correlation matrix (D, D) from the identity, weighted on and off the diagonal."""

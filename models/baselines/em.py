@@ -7,6 +7,7 @@ in the form of the released code (see `models.recipe`).
 
 import argparse
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ class EMMethod(RetrievalMethod):
     """A method with bases; they start from the buffer `mu` (1, K)."""
 
     method = "emcl"
+    options: EMOptions
+    mu: Tensor
     optional = frozenset({STATE})
     released_name = staticmethod(released_name)
 
@@ -60,7 +63,7 @@ class EMMethod(RetrievalMethod):
     def reconstruct(self, rows: Tensor) -> Tensor:
         """Add to features (M, D) their reconstruction; in training the start of the bases moves towards them."""
         options = self.options
-        settings = {"stages": options.stage_num, "lamd": options.lamd}
+        settings: dict[str, Any] = {"stages": options.stage_num, "lamd": options.lamd}
         bases, assignment = expectation_maximization(rows.detach(), self.mu, **settings)
         if self.training:
             with torch.no_grad():

@@ -49,6 +49,7 @@ class EMCL(EMMethod):
     """Text-video retrieval by sentence vectors and frames pooled by them, both reconstructed from common bases."""
 
     Options = EMCLOptions
+    options: EMCLOptions
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +90,7 @@ class EMCL(EMMethod):
             if not self.recipe.em_in_evaluation:
                 pair_bytes = 4 * 4 * video.mask.shape[1]
                 return in_blocks(self._compare, sentences, video, memory, pair_bytes, prepare=_with_gram)
-            side = self.block
+            side = self.options.block
             pairs = side * min(side, max(len(sentences.mask), 1))  # so that blocks have `side` videos
             return in_blocks(self.reconstructed_similarity, sentences, video, pairs, 1)
 

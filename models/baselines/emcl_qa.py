@@ -41,6 +41,7 @@ class EMCLQA(AnswerMethod, EMMethod):
     """Open-ended video question answering as classification over a vocabulary of answers."""
 
     Options = EMCLQAOptions
+    options: EMCLQAOptions
     weights = {"answer_ce": 1.0, "ce_t2v": 0.25, "ce_v2t": 0.25}
 
     def build(self) -> None:
@@ -78,9 +79,7 @@ class EMCLQA(AnswerMethod, EMMethod):
         sets = TokenSet.original(*text), TokenSet.original(*video)
         return self.head.project(*sets, padding=self.recipe.padding_in_pooling)
 
-    def losses(
-        self, text: Tokens, video: Tokens, video_ids: Tensor, labels: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def losses(self, text: Tokens, video: Tokens, video_ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of the answers (A,), and contrastive terms of reconstructed questions and videos.
 
         Features are gathered once; the released code gathers them twice, and counts a pair once for each process.

@@ -12,7 +12,8 @@ class WeightAverage:
 
     def __init__(self, parameters: Iterable[nn.Parameter], moment: float):
         """Args: parameters: those trained; moment: decay of the average in a step, in [0, 1]."""
-        self.parameters, self.moment = list(parameters), moment
+        self.parameters: list[Tensor] = list(parameters)
+        self.moment = moment
         self.values = [parameter.detach().clone() for parameter in self.parameters]
 
     @torch.no_grad()

@@ -68,7 +68,7 @@ def compile_towers(model: RetrievalMethod) -> None:
         raise InputError(
             f"--compile: cannot compile here ({reason}); install a C++ compiler such as g++ or leave out --compile"
         ) from error
-    torch._dynamo.config.recompile_limit = VARIANTS
+    torch._dynamo.config.recompile_limit = VARIANTS  # ty: ignore[invalid-assignment]  # not its default alone
     for tower in (model.clip.visual, model.clip):
         for block in tower.transformer.resblocks:
             block.compile()

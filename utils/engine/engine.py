@@ -4,12 +4,12 @@ import argparse
 import logging
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from utils.checkpoint import save_weights
 from utils.distributed import any_rank, barrier, from_main, is_main, restarts, world_size
@@ -35,14 +35,33 @@ class TrainedTask(Protocol):
     """Interface of a task in a run; see `utils.engine.task.Task`."""
 
     args: argparse.Namespace
-    evaluate_every: int | None
-    later_of_equals: bool
+    scalars: dict[str, float]
+
+    @property
+    def evaluate_every(self) -> int | None:
+        """Batches between evaluations; None: after each epoch only."""
+
+    @property
+    def later_of_equals(self) -> bool:
+        """Whether the later of equal scores is the best."""
 
     def select(self) -> float:
         """Evaluate; the score, higher is better, is the same on every process."""
 
     def state(self) -> dict[str, Tensor]:
         """The weights that are written, by name."""
+
+
+class TrainingLoader(Protocol):
+    """Batches of named tensors in the order of a `dataloaders.sampling.TrainingSampler`."""
+
+    batch_size: Any
+    dataset: Any
+    sampler: Any
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]: ...
 
 
 class Run:
@@ -52,7 +71,7 @@ class Run:
     resumed run begins.
     """
 
-    def __init__(self, task: TrainedTask, trainer: Trainer, loader: DataLoader, logger: logging.Logger):
+    def __init__(self, task: TrainedTask, trainer: Trainer, loader: TrainingLoader, logger: logging.Logger):
         """Prepare a run; the loader has a `dataloaders.sampling.TrainingSampler`."""
         self.task, self.trainer, self.loader, self.logger = task, trainer, loader, logger
         self.options = trainer.options
@@ -124,6 +143,7 @@ class Run:
             for epoch in range(self.done // len(self.loader), self.options.epochs):
                 self._train(epoch, scalars, stop)
         barrier()  # the file exists for all processes
+        assert self.best_file is not None
         return self.best_file
 
     def _train(self, epoch: int, scalars: Scalars, stop: StopRequest) -> None:

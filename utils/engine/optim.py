@@ -111,7 +111,7 @@ class BertAdam(Optimizer):
         states = [self._state_of(parameter) for parameter in parameters]
         first_moments = [state["first_moment"] for state in states]
         second_moments = [state["second_moment"] for state in states]
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
 
         _clip(gradients, norms)
         torch._foreach_lerp_(first_moments, gradients, 1 - BETAS[0])
@@ -140,7 +140,7 @@ class BertAdam(Optimizer):
         return state
 
 
-def _portions(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+def _portions(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
     """Divide parameters into lists of about `PORTION` elements, or of one larger parameter; on a GPU into one list."""
     portion, elements = [], 0
     for parameter in parameters:

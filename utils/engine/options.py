@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -43,5 +44,6 @@ class TrainingOptions:
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "TrainingOptions":
         """Take the options from the flags of an entry script."""
-        values = {field.name: getattr(args, field.name) for field in fields(cls)}
-        return cls(**values | {"output_dir": Path(args.output_dir)})
+        values: dict[str, Any] = {field.name: getattr(args, field.name) for field in fields(cls)}
+        values["output_dir"] = Path(args.output_dir)
+        return cls(**values)

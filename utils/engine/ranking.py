@@ -133,7 +133,7 @@ def write_predictions(
 
     def entry(row: int, column: int) -> dict:
         of_levels = {name: round(found[name][row, column].item(), 6) for name in sorted(levels)}
-        clip, score = found["clips"][row, column].item(), round(found["scores"][row, column].item(), 6)
+        clip, score = int(found["clips"][row, column]), round(found["scores"][row, column].item(), 6)
         return {"video": names[clip], "score": score, **({"levels": of_levels} if levels else {})}
 
     with atomic_write(path) as file:

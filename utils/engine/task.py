@@ -5,11 +5,12 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from models import RetrievalMethod, Tokens
 from models.export import model_digest
@@ -18,7 +19,7 @@ from utils.config import run_config, write_config
 from utils.devices import autocast, set_precision, to_device
 from utils.distributed import is_main, start
 from utils.engine.builders import build_optimizer
-from utils.engine.engine import Run
+from utils.engine.engine import Run, TrainingLoader
 from utils.engine.options import TrainingOptions
 from utils.engine.trainer import Trainer
 from utils.gather import gather_shards
@@ -52,7 +53,7 @@ class Task(ABC, Generic[Results]):
         """Build the model that the arguments describe."""
 
     @abstractmethod
-    def training_loader(self) -> DataLoader:
+    def training_loader(self) -> TrainingLoader:
         """Load the training batches."""
 
     @abstractmethod
@@ -131,6 +132,7 @@ class Task(ABC, Generic[Results]):
 
         parts = [run(batch) for batch in progress(loader, description, self.logger)]
         if not parts:  # take the shapes from an item of another process's shard
+            assert isinstance(loader.dataset, Subset)
             example = run(loader.collate_fn([loader.dataset.dataset[0]]))
             parts = [tuple(tensor[:0] for tensor in example)]
         return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
@@ -147,7 +149,7 @@ class Task(ABC, Generic[Results]):
         self.checkpoint = run.fit()
         self.load(read_weights(self.checkpoint), self.checkpoint)
 
-    def load(self, state: dict[str, Tensor], source: object) -> None:
+    def load(self, state: dict[str, Tensor], source: str | Path) -> None:
         """Load weights in the form of `state`."""
         load_weights(self.trained, state, source)
 

@@ -1,6 +1,7 @@
 """Optimiser steps."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ class Trainer:
         """
         self.model, self.optimizer, self.device, self.options = model, optimizer, device, options
         # The only buffers are constants and statistics that are never applied.
-        ddp = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+        ddp: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
         self.parallel = DistributedDataParallel(model, **ddp) if world_size() > 1 else model
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")
         self.finite, self.overflowed, self.gradient_norm, self._losses = True, False, 0.0, []
@@ -83,7 +84,7 @@ class Trainer:
                 torch._foreach_mul_(gradients, share)
             norms = {"norms": [share * norm for norm in norms]} if isinstance(self.optimizer, BertAdam) else {}
             self.scaler.step(self.optimizer, **norms)
-            self.model.after_step()
+            self.model.after_step()  # ty: ignore[not-callable]  # every trained model has it
             if self.average:
                 self.average.update()
         self.scaler.update()

@@ -140,10 +140,10 @@ def check_same_state(state: Mapping, folder: Path) -> None:
 
 def compare_arguments(then: Mapping, now: argparse.Namespace, say: Callable[[str], None]) -> None:
     """Report by `say` each argument that differs from the state's; a decisive one is an InputError."""
-    now = {name: value for name, value in json.loads(json.dumps(vars(now))).items() if name not in PASSING}
-    differing = [name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)]
+    given = {name: value for name, value in json.loads(json.dumps(vars(now))).items() if name not in PASSING}
+    differing = [name for name in sorted(given.keys() | then.keys()) if given.get(name) != then.get(name)]
     for name in differing:
-        difference = f"--{name}: {then.get(name)} in the state, {now.get(name)} now"
+        difference = f"--{name}: {then.get(name)} in the state, {given.get(name)} now"
         if name in DECISIVE:
             raise InputError(f"{difference}; give the same, or another --output_dir for a new run")
         say(difference)

@@ -134,6 +134,7 @@ class Video:
 
     def _run(self, key: Key) -> Iterator[av.VideoFrame]:
         """Intact frames from a key frame on, without those that are presented before it."""
+        assert self._stamps is not None
         frames, begin = self._decoded(key.packet), self._stamps[key.position]
         try:
             first = next(frame for frame in islice(frames, MAX_REORDERING + 1) if frame.pts == begin)
@@ -192,5 +193,6 @@ def _reported(path: Path) -> Iterator[None]:
     try:
         yield
     except av.FFmpegError as error:
-        reason = error.log[2].strip() if error.log else error.strerror
+        log: Any = error.log  # level, name and message, which PyAV's stub has otherwise
+        reason = log[2].strip() if log else error.strerror
         raise VideoError.of(path, "undecodable", f"cannot be decoded ({reason})") from error

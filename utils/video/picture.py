@@ -5,6 +5,7 @@ n pictures, H and W their height and width as shown.
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -68,7 +69,8 @@ class Turn:
     @classmethod
     def of(cls, frame: av.VideoFrame) -> "Turn":
         """The one nearest to a frame's display matrix (ISO 14496-12, 8.2.2: x' = a x + c y, y' = b x + d y)."""
-        matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+        side_data: Any = frame.side_data  # PyAV's stub does not know that types are its keys
+        matrix = side_data.get(Type.DISPLAYMATRIX)
         if matrix is None:
             return cls()
         a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()

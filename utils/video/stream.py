@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -84,7 +85,7 @@ class PacketStream:
                 keys.append(Key(position[stamp], number))
         return keys
 
-    def timeline_of(self, stamps: list[int | None]) -> Timeline:
+    def timeline_of(self, stamps: list) -> Timeline:
         """Timeline of decoded frames with these stamps, whose order is right even if the stamps are not."""
         if self.is_counted:
             is_as_read = self._has_clock and len(stamps) == len(self.timeline.times)
@@ -96,9 +97,15 @@ class PacketStream:
         reason = "has time stamps that run backwards or are missing"
         raise VideoError.of(self.path, "unreliable", reason, "encode it again")
 
+    @property
+    def _unit(self) -> Fraction:
+        """Seconds of a step of the stamps; a stream that is read always has it."""
+        assert self.stream.time_base is not None
+        return self.stream.time_base
+
     def _by_stamps(self, stamps: list[int]) -> Timeline:
         """Timeline of increasing stamps."""
-        unit = self.stream.time_base
+        unit = self._unit
         times = (np.array(stamps) - stamps[0]) * unit.numerator / unit.denominator
         mean = (len(times) - 1) / (times[-1] or math.inf) or ASSUMED_RATE
         last = self._last_duration or round(1 / (mean * unit))
@@ -120,7 +127,7 @@ class PacketStream:
         if not len(known):
             return False
         numbers, ticks = (known - known[0]).T
-        drift = np.abs(ticks * float(self.stream.time_base) * self._rate() - numbers)
+        drift = np.abs(ticks * float(self._unit) * self._rate() - numbers)
         return bool(drift.max() <= MAX_REORDERING and np.median(drift) < 1.5)
 
     def _read(self) -> None:
@@ -193,7 +200,7 @@ def open_video(path: Path) -> av.container.InputContainer:
 def best_stream(container: av.container.InputContainer, path: Path) -> av.video.stream.VideoStream:
     """The video stream that players show, not a cover picture if there is another."""
     stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None:
+    if not isinstance(stream, av.video.stream.VideoStream) or stream.codec_context is None:
         raise VideoError.of(path, "undecodable", "cannot find video stream with a known codec")
     return stream
 
@@ -203,7 +210,7 @@ def are_distinct(stamps: Sequence[int | None]) -> bool:
     return None not in stamps and len(set(stamps)) == len(stamps)
 
 
-def _is_permutation(stamps: list[int | None]) -> bool:
+def _is_permutation(stamps: list) -> bool:
     """Whether stamps distinguish frames, and are as nearly in order as decoders need."""
     if not are_distinct(stamps):
         return False

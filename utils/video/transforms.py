@@ -4,6 +4,7 @@ n frames of a clip, H and W their height and width, R CLIP's resolution.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,6 @@ class ClipTransform:
             return torch.stack([pil_to_tensor(self._fit(Image.fromarray(frame))) for frame in frames])
         return self._fit(torch.from_numpy(frames).permute(0, 3, 1, 2)).contiguous()
 
-    def _fit(self, images: Tensor | Image.Image) -> Tensor | Image.Image:
+    def _fit(self, images: Any) -> Any:
         resized = resize(images, [self.resolution], interpolation=InterpolationMode.BICUBIC, antialias=True)
         return center_crop(resized, [self.resolution, self.resolution])
