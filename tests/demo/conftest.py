@@ -101,7 +101,9 @@ def address(explorer, tmp_path_factory):
 def serve(explorer, folder):
     """Serve the page on a free port of this machine; gives (host, port)."""
     app = Protection(build_app(explorer, Converter(folder / "converted"), EXAMPLES), "127.0.0.1")
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1
+    ))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until = time.monotonic() + PATIENCE
