@@ -10,7 +10,7 @@ case "${1:-}" in
   "") output=output/quickstart data=data/shapes corpus=(--train 1200 --test 200 --captions 3) pretraining=(--steps 1000)
       epochs=2 estimator_epochs=4 question_epochs=2 caption_epochs=3 batch=64 questions=128 ;;
   --fast) output=output/quickstart-fast data=data/shapes-fast corpus=(--train 240 --test 48 --captions 3)
-      pretraining=(--steps 300) epochs=2 estimator_epochs=2 question_epochs=2 caption_epochs=1 batch=32 questions=64 ;;
+      pretraining=(--steps 300) epochs=2 estimator_epochs=2 question_epochs=2 caption_epochs=2 batch=32 questions=64 ;;
   *) echo "usage: bash scripts/quickstart.sh [--fast]" >&2; exit 2 ;;
 esac
 
