@@ -44,7 +44,8 @@ NOT_HERE = {
     r"pip install|setup\.sh|venv |activate|rm -rf \.venv": "changes the installation",
     r"quickstart\.sh|scripts/test(_\w+)?\.sh|\.ci/run": "runs everything",
     r"scripts/demo\.py": "serves until it is interrupted; tests/demo does it",
-    r"ablation\.py|compare_methods\.py|benchmark\.py|pretrain_clip\.py|shapes-1000": "trains or measures for long",
+    r"ablation\.py|compare_methods\.py|pretrain_clip\.py|shapes-1000": "trains for long",
+    r"benchmark\.py|scripts\.benchmarks": "measures for long",
     r"USER/MODEL": "needs the Hub; tests/test_hub.py does it",
     r"--do_train": "trains; the quickstart does it",
     r"exported": "needs ONNX; tests/test_export.py does it",
@@ -76,13 +77,14 @@ def blocks(page, *languages):
         if language in languages:
             for name, used in STAND_INS.items():
                 text = re.sub(rf"{re.escape(name)}(?![\w-])", used, text)
-            yield re.sub(rf"{OUTPUT}/\w+/pytorch_model\.bin\.best\.\d+", best_checkpoint, text), says
+            yield re.sub(rf"{OUTPUT}/\w+/pytorch_model\.bin\.(best\.)?\d+", checkpoint, text), says
 
 
-def best_checkpoint(match):
-    """The best checkpoint of a run, whose epoch is another one than in the page."""
-    folder = Path(match[0]).parent
-    return "/".join((str(folder), next((path.name for path in (ROOT / folder).glob("*.best.*")), "none")))
+def checkpoint(match):
+    """A checkpoint that a page names, or the best one of the run, which has fewer epochs."""
+    path = ROOT / match[0]
+    best = "" if path.is_file() else next((best.name for best in path.parent.glob("*.best.*")), "")
+    return str(Path(match[0]).with_name(best or path.name))
 
 
 def pages_with(language):
