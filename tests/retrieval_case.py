@@ -2,6 +2,7 @@
 
 import json
 import socket
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,16 @@ def read_metrics(folder: Path) -> dict:
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics.pop("run")["config"]["kind"] == "run"
     return metrics
+
+
+def run_launcher(command: list[str], port: int, attempts: int = 3, **options) -> subprocess.CompletedProcess:
+    """Run a command whose launcher listens on a published port, again if another process took the port first."""
+    for _ in range(attempts):
+        wait_for_port(port)
+        result = subprocess.run(command, capture_output=True, text=True, **options)
+        if "EADDRINUSE" not in result.stderr:
+            break
+    return result
 
 
 def wait_for_port(port: int, seconds: float = 300) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.retrieval_case import build_corpus, read_metrics, wait_for_port
+from tests.retrieval_case import build_corpus, read_metrics, run_launcher
 
 ROOT = Path(__file__).parents[1]
 CLIPS = 12
@@ -58,8 +58,7 @@ def shell(tmp_path):
             "ESTIMATOR_PATH": corpus.estimator,
         }
         environment = os.environ | {variable: str(value) for variable, value in environment.items()}
-        wait_for_port(2502)
-        result = subprocess.run(["bash", "-euc", block], cwd=tree, env=environment, capture_output=True, text=True)
+        result = run_launcher(["bash", "-euc", block], 2502, cwd=tree, env=environment)
         assert result.returncode == 0, result.stderr
         assert "text to video" in result.stdout
         return tmp_path / name

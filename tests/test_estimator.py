@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
@@ -27,7 +26,7 @@ from models.estimator_training import EstimatorTraining, pair_features
 from models.ranked_estimator import RankedEstimator
 from models.recipe import RELEASED
 from tests.golden_case import GOLDEN, assert_close, filled_state, golden, inputs
-from tests.retrieval_case import Outcome, build_corpus, read_metrics, wait_for_port
+from tests.retrieval_case import Outcome, build_corpus, read_metrics, run_launcher
 from utils.checkpoint import load_weights, read_weights, released_state, save_weights
 from utils.errors import InputError
 from utils.files import MARKER
@@ -301,8 +300,7 @@ def test_published_command(tmp_path):
     )
     words = published.replace("${DATA_PATH}", str(corpus.folder)).replace("${OUTPUT_PATH}", str(output)).split()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    wait_for_port(2502)
-    result = subprocess.run([sys.executable, *words], cwd=tree, env=environment, capture_output=True, text=True)
+    result = run_launcher([sys.executable, *words], 2502, cwd=tree, env=environment)
     assert result.returncode == 0, result.stderr
     for epoch in range(10):
         load_weights(BanzhafModule(), read_weights(output / f"pytorch_model.bin.{epoch}"), f"epoch {epoch}")

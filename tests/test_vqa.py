@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import main_vqa
 from models import CLIP, HBIVQA, CLIPConfig, load_model
 from models.recipe import CORRECTED
 from tests.conftest import SMALL
-from tests.retrieval_case import Outcome, build_corpus, read_metrics, wait_for_port
+from tests.retrieval_case import Outcome, build_corpus, read_metrics, run_launcher
 from tests.test_hbi import on_fake_cuda
 from utils.checkpoint import read_weights
 from utils.engine.optim import BertAdam
@@ -246,8 +245,7 @@ def test_published_commands(corpus, tmp_path):
         launcher = f"-m torch.distributed.launch --master_port {port} --nproc_per_node={processes}".split()
         command = [sys.executable, *(launcher if processes > 1 else ()), "main_vqa.py", *words.split()]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        wait_for_port(port)
-        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        result = run_launcher(command, port, cwd=tmp_path, env=environment)
         assert result.returncode == 0, result.stderr[-3000:]
         return read_metrics(tmp_path / command[-1])
 
