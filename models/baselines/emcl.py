@@ -77,13 +77,9 @@ class EMCL(EMMethod):
     @torch.no_grad()
     @full_precision
     def similarity(
-        self,
-        text: TokensLike,
-        video: TokensLike,
-        *,
-        memory: int | None = SIMILARITY_MEMORY,
+        self, text: TokensLike, video: TokensLike, *, memory: int | None = SIMILARITY_MEMORY,
         dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Cosine (A, B) of sentence and pooled video; the recipe may reconstruct both, block by block."""
         sentences, video = Tokens(*text).sentences(), Tokens(*video)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
