@@ -36,6 +36,26 @@ def build_app(explorer: Explorer, converter: Converter, examples: list[str]) -> 
     segment of it as all browsers play it, "/thumbnail/<key>" a picture of a result; "POST /upload?name=" takes a file.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    _serve_videos(app, explorer, converter)
+
+    @app.post("/upload")
+    async def upload(request: Request, name: str) -> JSONResponse:
+        """Receive a picture or a video, and return its key."""
+        try:
+            return JSONResponse({"key": await explorer.uploads.receive(name, request.stream())})
+        except InputError as error:
+            return JSONResponse({"error": without_paths(str(error), explorer)}, 400)
+        except ClientDisconnect:
+            return JSONResponse({"error": "the file is too large, or came too slowly"}, 413)
+
+    page = build_page(explorer, examples)
+    options = {"css": STYLE, "head": SCRIPT, "footer_links": [], "show_error": False, "ssr_mode": False}
+    app.add_middleware(CheckedBodies, page=page)
+    return gradio.mount_gradio_app(app, page, path="/", max_file_size="1kb", **options)
+
+
+def _serve_videos(app: FastAPI, explorer: Explorer, converter: Converter) -> None:
+    """Add the addresses of videos, converted segments and thumbnails."""
 
     @app.get("/video/{name:path}")
     def video(name: str) -> FileResponse:
@@ -64,18 +84,3 @@ def build_app(explorer: Explorer, converter: Converter, examples: list[str]) -> 
         if content is None:
             raise HTTPException(404)
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
-
-    @app.post("/upload")
-    async def upload(request: Request, name: str) -> JSONResponse:
-        """Receive a picture or a video, and return its key."""
-        try:
-            return JSONResponse({"key": await explorer.uploads.receive(name, request.stream())})
-        except InputError as error:
-            return JSONResponse({"error": without_paths(str(error), explorer)}, 400)
-        except ClientDisconnect:
-            return JSONResponse({"error": "the file is too large, or came too slowly"}, 413)
-
-    page = build_page(explorer, examples)
-    options = {"css": STYLE, "head": SCRIPT, "footer_links": [], "show_error": False, "ssr_mode": False}
-    app.add_middleware(CheckedBodies, page=page)
-    return gradio.mount_gradio_app(app, page, path="/", max_file_size="1kb", **options)
