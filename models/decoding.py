@@ -14,7 +14,8 @@ from torch import Tensor
 class Selectable(Protocol):
     """State of decoding for each sentence."""
 
-    def select(self: "State", index: Tensor) -> "State": ...  # noqa: D102
+    def select(self: "State", index: Tensor) -> "State":
+        """The states at some positions."""
 
 
 State = TypeVar("State", bound=Selectable)

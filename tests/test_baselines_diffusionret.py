@@ -37,6 +37,11 @@ def tokens(case, lengths):
     return text, Tokens(model().frame_tokens(frames, video_mask), video_mask)
 
 
+def remember(seen, side, _, given, output):
+    """A forward hook that stores the input and the output of a side's denoiser."""
+    seen[side] = given[0], output
+
+
 @torch.no_grad()
 def test_discriminative_similarity():
     reference = recorded("diffret_sim_f1")
@@ -179,8 +184,7 @@ def test_generative_training(case):
     chosen.draw = lambda batch, width: (torch.tensor(reference["t"]), noise)
     seen = {}
     for side in SIDES:
-        hook = lambda _, given, output, side=side: seen.update({side: (given[0], output)})  # noqa: E731
-        chosen.denoisers[side].register_forward_hook(hook)
+        chosen.denoisers[side].register_forward_hook(partial(remember, seen, side))
     batch = *inputs(case, lengths=lengths_of(reference)), torch.tensor(reference["idx"])
     terms = chosen(*batch)
     for side in SIDES:
@@ -259,8 +263,7 @@ def test_captions_of_one_video_are_no_negatives_in_the_corrected_recipe(recipe):
     chosen.draw = lambda batch, width: (torch.tensor([0, 9, 4, 7, 6]), noise)
     seen = {}
     for side in SIDES:
-        hook = lambda _, given, output, side=side: seen.update({side: (given[0], output)})  # noqa: E731
-        chosen.denoisers[side].register_forward_hook(hook)
+        chosen.denoisers[side].register_forward_hook(partial(remember, seen, side))
     terms = chosen.losses(text, video, torch.tensor([0, 1, 1, 3, 4]))
     for side in SIDES:
         left_out = seen[side][0].isinf()
