@@ -100,6 +100,7 @@ class WeightedInteraction(nn.Module):
     """Token-wise interaction of two token sets, with or without learned token weights."""
 
     name = "tokens"  # of the level
+    reconstructs = False  # whether each pair is compared by tokens of its own
 
     def __init__(self, width: int, *, recipe: Recipe, weighted: bool = True, hidden: Sequence[int] | None = None):
         """Args: weighted: learned token weights, otherwise equal ones; hidden: see `TokenWeight`."""
@@ -194,6 +195,7 @@ class Level(WeightedInteraction):
         self.text_merge = MergeStage(width, rates[0], **options) if rates else None
         self.video_merge = MergeStage(width, rates[1], **options) if rates else None
         self.reconstruction = Reconstruction.build(*reconstruct)
+        self.reconstructs = self.reconstruction is not None and self.reconstruction.in_scores
 
     def forward(self, text: TokenSet, video: TokenSet) -> LevelOutput:
         """Compare every text with every video, with gradient."""
@@ -203,7 +205,7 @@ class Level(WeightedInteraction):
         self, text: TokenSet, video: TokenSet, memory: int = BLOCK_MEMORY
     ) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """See `WeightedInteraction.compare`; `memory`: bytes of the token similarities of a block."""
-        if self.reconstruction is None or not self.reconstruction.in_scores:
+        if self.reconstruction is None or not self.reconstructs:
             return super().compare(text, video)
         units = unit(text.tokens, text.mask), unit(video.tokens, video.mask)
         scores, weights = zip(self.token_weights(text, "text"), self.token_weights(video, "video"), strict=True)
@@ -212,6 +214,6 @@ class Level(WeightedInteraction):
 
     def similarity(self, text: TokenSet, video: TokenSet, memory: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """See `WeightedInteraction.similarity`; reconstructed tokens are compared in float32."""
-        if self.reconstruction is None or not self.reconstruction.in_scores:
+        if not self.reconstructs:
             return super().similarity(text, video, memory, dtype)
         return self.compare(text, video, memory)[0]

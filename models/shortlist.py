@@ -45,11 +45,16 @@ def vectors(
 
 
 def check_shortlist(model: RetrievalMethod) -> None:
-    """Raise an InputError for a model whose scores depend on the other videos."""
+    """Raise an InputError for a model whose scores depend on the other videos, or on tokens made for each pair."""
     if model.block:
         raise InputError(
             f"{type(model).__name__}: a score of the released recipe depends on the other captions and videos of its "
             "block, so there is no shortlist and no search; give a model of --recipe corrected"
+        )
+    if any(level.reconstructs for level in model.token_levels()):
+        raise InputError(
+            "--reconstruct score: every pair has tokens of its own, so there is no shortlist and no search; "
+            "give a model of --reconstruct none or game"
         )
 
 

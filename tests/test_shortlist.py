@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models import CLIP, HBI, METHODS, level, shortlist
-from models.shortlist import Gallery, Shortlist, pooled, vectors
+from models.shortlist import Gallery, Shortlist, check_shortlist, pooled, vectors
 from models.two_stage import TwoStageSimilarity
 from tests.allocations import Allocations
 from tests.conftest import SMALL
@@ -171,3 +171,11 @@ def test_a_score_that_depends_on_its_block_has_no_shortlist():
     tokens = ragged(3, 4, 5, width=SMALL.embed_dim)
     with pytest.raises(InputError, match="EMCL: a score of the released recipe depends on the other captions"):
         TwoStageSimilarity(model, tokens, tokens, 2)[:]
+
+
+def test_tokens_of_each_pair_have_no_shortlist():
+    clip = CLIP(SMALL)
+    model = HBI(clip, temporal_layers=1, reconstruct="score")
+    with pytest.raises(InputError, match="--reconstruct score: every pair has tokens of its own, so there is no"):
+        check_shortlist(model)
+    check_shortlist(HBI(clip, temporal_layers=1, reconstruct="game"))
