@@ -1,5 +1,6 @@
 """Start and end of an entry script."""
 
+import os
 import signal
 import sys
 import warnings
@@ -21,7 +22,8 @@ def run(main: Callable[[Sequence[str]], object]) -> None:
     """Run an entry script; `main` takes the words after the script's name.
 
     An InputError ends it with one line and code 2, or with its traceback under --debug; a request to stop with one line
-    and code 75 after the state is saved, or 130 after Ctrl-C without a state.
+    and code 75 after the state is saved, or 130 after Ctrl-C without a state; a closed standard output with one line
+    and code 141.
     """
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
@@ -34,6 +36,7 @@ def _outcome(main: Callable[[Sequence[str]], object]) -> int:
     """Run `main`, free its objects, and return the exit code."""
     try:
         main(sys.argv[1:])
+        sys.stdout.flush()
     except InputError as error:
         if "--debug" in sys.argv:
             raise
@@ -51,6 +54,10 @@ def _outcome(main: Callable[[Sequence[str]], object]) -> int:
     except KeyboardInterrupt:
         complain(f"{Path(sys.argv[0]).name}: interrupted")
         return 128 + signal.SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer has no reader
+        complain(f"{Path(sys.argv[0]).name}: the output was closed")
+        return 128 + signal.SIGPIPE
     except RuntimeError:
         if another_failed():  # it has printed the reason; collectives with it fail here
             return 2
