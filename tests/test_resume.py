@@ -266,6 +266,7 @@ def test_from_any_state_the_same_weights_come(step, whole, corpus, tmp_path):
         (["--resume", "auto", "--recipe", "corrected"], "--recipe: released in the state, corrected now; give"),
         (["--resume", "auto", "--num_hidden_layers", "2"], "--num_hidden_layers: 4 in the state, 2 now"),
         (["--resume", "auto", "--batch_size", "4"], "--batch_size: 2 in the state, 4 now"),
+        (["--resume", "auto", "--seed", "7"], "--seed: 42 in the state, 7 now"),
         (["--resume", "nowhere"], "nowhere: holds no complete training state"),
     ],
 )

@@ -6,6 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from utils.engine.average import WeightAverage
 from utils.engine.options import TrainingOptions
 from utils.engine.trainer import MAX_GRADIENT_NORM, Trainer
 
@@ -158,3 +159,19 @@ def test_every_loss_since_the_last_update_must_be_finite():
         trained.step(batch(), number, update=bool(number))
     assert not trained.finite
     assert all(torch.equal(p, old) for p, old in zip(trained.model.parameters(), before, strict=True))
+
+
+def test_an_average_follows_the_weights_and_is_lent_to_the_model():
+    weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+    average = WeightAverage([weight], moment=0.75)
+    with torch.no_grad():
+        weight += torch.tensor([4.0, 0.0])
+    average.update()
+    with pytest.raises(KeyError), average.applied():
+        assert weight.tolist() == average.values[0].tolist() == [2.0, 2.0]
+        raise KeyError
+    assert weight.tolist() == [5.0, 2.0] and average.values[0].tolist() == [2.0, 2.0]
+    average.load([torch.tensor([7.0, 8.0])])
+    assert average.values[0].tolist() == [7.0, 8.0]
+    with pytest.raises(ValueError):
+        average.load([])
