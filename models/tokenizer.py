@@ -4,6 +4,9 @@ A texts, N_t words.
 """
 
 from collections.abc import Sequence
+from copy import copy
+from functools import cache
+from typing import Any
 
 import regex
 import torch
@@ -20,6 +23,21 @@ LONG_WORD = regex.compile(r"(\S{256})\S+")  # the time of byte pair encoding is 
 END_OF_WORD = "</w>"
 
 
+@cache
+def _read_encoder() -> Any:
+    """open_clip's tokenizer with CLIP's special tokens; reading its byte pairs takes longer than most captions."""
+    from open_clip.tokenizer import SimpleTokenizer  # takes seconds to import
+
+    encoder = SimpleTokenizer()
+    pattern = encoder.pat.pattern
+    for theirs, ours in SPECIAL_TOKENS.items():
+        encoder.encoder[ours] = encoder.encoder.pop(theirs)
+        encoder.cache[ours] = encoder.cache.pop(theirs).replace(theirs, ours)
+        pattern = pattern.replace(theirs, regex.escape(ours))
+    encoder.pat = regex.compile(pattern, regex.IGNORECASE)
+    return encoder
+
+
 class Tokenizer:
     """CLIP's tokenizer: ftfy, white space, lower case, byte pairs; 49,408 entries.
 
@@ -27,15 +45,8 @@ class Tokenizer:
     """
 
     def __init__(self):
-        from open_clip.tokenizer import SimpleTokenizer  # takes seconds to import
-
-        self.encoder = SimpleTokenizer()
-        pattern = self.encoder.pat.pattern
-        for theirs, ours in SPECIAL_TOKENS.items():
-            self.encoder.encoder[ours] = self.encoder.encoder.pop(theirs)
-            self.encoder.cache[ours] = self.encoder.cache.pop(theirs).replace(theirs, ours)
-            pattern = pattern.replace(theirs, regex.escape(ours))
-        self.encoder.pat = regex.compile(pattern, regex.IGNORECASE)
+        self.encoder = copy(_read_encoder())
+        self.encoder.cache = dict(self.encoder.cache)  # it grows with each new word
 
     def __call__(
         self, captions: Sequence[str], max_words: int

@@ -52,3 +52,10 @@ def test_no_caption_gives_no_row(tokenizer):
 def test_misuse_is_refused(tokenizer, captions, max_words):
     with pytest.raises(ValueError):
         tokenizer(captions, max_words)
+
+
+def test_a_tokenizer_keeps_the_words_that_it_met_for_itself():
+    one, other = Tokenizer(), Tokenizer()
+    known = len(other.encoder.cache)
+    one(["qwzx vbnk"], 8)
+    assert len(other.encoder.cache) == known < len(one.encoder.cache)
