@@ -6,7 +6,7 @@ and the losses' weights, are this project's.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from models.encoder import Tokens
 from models.hbi import HBI
 from models.level import TokenSet
 from models.method import full_precision
+from models.token_merge import Clusters
 from models.tokenizer import Tokenizer
 from utils.errors import InputError
 from utils.gather import gather_features, shard
@@ -187,6 +188,7 @@ def has_decoder(state: Mapping[str, Tensor]) -> bool:
 
 
 def own_shard(tokens: TokenSet) -> TokenSet:
-    """This process's shard of the videos; fields that the decoder does not read stay whole."""
+    """This process's shard of the videos."""
     mask = None if tokens.mask is None else shard(tokens.mask)
-    return replace(tokens, tokens=shard(tokens.tokens), mask=mask)
+    clusters = Clusters(shard(tokens.clusters.index), shard(tokens.clusters.weight))
+    return TokenSet(shard(tokens.tokens), mask, shard(tokens.lengths), clusters)
