@@ -405,7 +405,7 @@ def test_rows_of_other_shapes_and_numbers_are_refused(column, value, says, copie
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_and_rates_that_are_not_finite_are_refused(value, weights, tmp_path):
     state = torch.load(weights, weights_only=True)
     state["clip.ln_final.weight"][3] = value
