@@ -3,7 +3,7 @@
 import argparse
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader
 from dataloaders import build_split, find_dataset, has_validation
 from dataloaders.augment import RandAugment
 from dataloaders.bad_videos import BadVideos
-from dataloaders.base import ClipDataset, Items, PairDataset, Split, TextDataset, Tokenize, collate
+from dataloaders.base import Clip, ClipDataset, Items, PairDataset, Split, TextDataset, Tokenize, collate
 from dataloaders.clips import read_clip
 from dataloaders.files import find_videos
 from dataloaders.formats.schema import read_ids
 from dataloaders.frame_cache import FrameCache
+from dataloaders.frame_shards import open_shards
 from dataloaders.isolation import IsolatedDecoder
 from dataloaders.loading import LoaderOptions, build_dataloader
 from utils.distributed import barrier, is_main, rank, world_size
@@ -97,7 +98,7 @@ def build_training_loader(
 def find_split(args: argparse.Namespace, name: str) -> tuple[Split, dict[str, Path]]:
     """Read a split's annotations and find its videos; with --skip_missing_videos those not found are left out."""
     split = read_split(args, name)
-    videos = find_files(args, name, [clip.video_id for clip in split.clips])
+    videos = find_files(args, name, split.clips)
     return split.keep_videos(videos), videos
 
 
@@ -111,21 +112,30 @@ def reader_options(args: argparse.Namespace) -> dict[str, str]:
     return {name: getattr(args, name) for name in find_dataset(args.datatype).options}
 
 
-def find_files(args: argparse.Namespace, name: str, video_ids: Iterable[str]) -> dict[str, Path]:
-    """Find the files of a split's videos except those in --skip_list; --output_dir gets a list of missing ones."""
-    wanted = dict.fromkeys(video_ids)
+def find_files(args: argparse.Namespace, name: str, clips: Sequence[Clip]) -> dict[str, Path]:
+    """Find the files of the videos of a split's clips, or their places in shards of frames.
+
+    Those in --skip_list are left out; --output_dir gets a list of missing ones.
+    """
+    wanted = dict.fromkeys(clip.video_id for clip in clips)
     if args.skip_list:
         skipped = wanted.keys() & set(read_ids(Path(args.skip_list)))
         logger.warning("%s: %d of the %d videos of %s are left out", args.skip_list, len(skipped), len(wanted), name)
         wanted = [video_id for video_id in wanted if video_id not in skipped]
         if not wanted:
             raise InputError(f"{args.skip_list}: leaves no video of {name}; give another --skip_list")
-    return find_videos(
+    shards = open_shards(args.video_path)
+    found = find_videos(
         args.video_path,
         wanted,
         skip_missing=args.skip_missing_videos,
         missing_list=Path(args.output_dir) / f"missing_videos_{name}.txt",
+        files=shards.videos if shards else None,
     )
+    if shards:
+        places = ((found[clip.video_id], clip.start, clip.end) for clip in clips if clip.video_id in found)
+        shards.check(places, sampling_options(args))
+    return found
 
 
 def build_bad_videos(args: argparse.Namespace, videos: int) -> BadVideos:
@@ -143,22 +153,35 @@ def build_augmentation(args: argparse.Namespace) -> RandAugment | None:
     return None if config == "none" else RandAugment(config)
 
 
+def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Fields of `utils.video.positions.Sampling`, but the window, from the flags."""
+    dataset = find_dataset(args.datatype)
+    return {
+        "framerate": args.video_framerate,
+        "max_frames": args.max_frames,
+        "rule": RELEASED_RULES[args.frame_rule] if args.frame_rule else dataset.frame_rule,
+        "slice_framepos": args.slice_framepos,
+        "whole_seconds": dataset.whole_seconds,
+    }
+
+
 def clip_reader(args: argparse.Namespace, resolution: int, augment: RandAugment | None = None) -> Callable[..., Tensor]:
     """Bind the arguments of `read_clip` except path and times."""
-    dataset = find_dataset(args.datatype)
-    cache = args.frame_cache, args.frame_cache_gb, args.frame_cache_form
-    kept = args.frame_cache and FrameCache(*cache, videos=args.video_path, measure=is_main())
+    shards, cache, decode = open_shards(args.video_path), None, None
+    if shards and args.frame_cache:
+        raise InputError(f"--frame_cache: {args.video_path} holds decoded frames already; leave --frame_cache out")
+    if args.frame_cache:
+        options = args.frame_cache, args.frame_cache_gb, args.frame_cache_form
+        cache = FrameCache(*options, videos=args.video_path, measure=is_main())
+    if shards or args.isolate_decoder:
+        decode = shards.read if shards else IsolatedDecoder(args.isolate_decoder)
     return partial(
         read_clip,
         transform=ClipTransform(resolution, exact=args.exact_resize),
-        framerate=args.video_framerate,
-        max_frames=args.max_frames,
-        rule=RELEASED_RULES[args.frame_rule] if args.frame_rule else dataset.frame_rule,
-        slice_framepos=args.slice_framepos,
-        whole_seconds=dataset.whole_seconds,
         augment=augment,
-        cache=kept or None,
-        decode=IsolatedDecoder(args.isolate_decoder) if args.isolate_decoder else None,
+        cache=cache,
+        decode=decode,
+        **sampling_options(args),
     )
 
 

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
@@ -26,19 +26,20 @@ class Matches:
     missing: list[str] = field(default_factory=list)
 
 
-def match_videos(video_path: str | Path, video_ids: Iterable[str]) -> Matches:
+def match_videos(video_path: str | Path, video_ids: Iterable[str], files: Sequence[Path] | None = None) -> Matches:
     """Find the file of every video by one scan of the folder and its subfolders.
 
     An id is the name of a file or its path within the folder, with or without the ending; a name may lack or have the
     prefix "v_", and its accents may be composed or not. Of several matches the least deep wins, then the order of
     `VIDEO_SUFFIXES`; matches in different folders of the same depth are ambiguous. Links to folders are not followed.
+    `files` are the paths to choose from; None: those on the disk.
     """
     folder = Path(video_path)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of videos; check --video_path")
-    files, matches = _scan(folder), Matches()
+    named, matches = _by_name(folder, list_videos(folder) if files is None else files), Matches()
     for video_id in dict.fromkeys(video_ids):
-        paths = next(filter(None, map(files.get, _spellings(normalize("NFC", video_id)))), [])
+        paths = next(filter(None, map(named.get, _spellings(normalize("NFC", video_id)))), [])
         rivals = [path for path in paths if len(path.parts) == len(paths[0].parts) and path.parent != paths[0].parent]
         if rivals:
             matches.ambiguous[video_id] = [paths[0], *rivals]
@@ -55,13 +56,14 @@ def find_videos(
     *,
     skip_missing: bool = False,
     missing_list: str | Path | None = None,
+    files: Sequence[Path] | None = None,
 ) -> dict[str, Path]:
     """Find the file of every video, as `match_videos` does; `missing_list` receives the ids of missing ones.
 
     Raises:
         InputError: there is no such folder, a video is ambiguous or missing without `skip_missing`, or all are missing.
     """
-    matches = match_videos(video_path, video_ids)
+    matches = match_videos(video_path, video_ids, files)
     for video_id, paths in matches.ambiguous.items():
         names = " or ".join(printable(path.relative_to(video_path).as_posix()) for path in paths[:SHOWN])
         remedy = "write the path in the annotation, or rename a file"
@@ -94,9 +96,8 @@ def list_videos(folder: Path) -> list[Path]:
     )
 
 
-def _scan(folder: Path) -> dict[str, list[Path]]:
-    paths = list_videos(folder)
-    paths.sort(key=lambda path: (len(path.parts), VIDEO_SUFFIXES.index(path.suffix.lower())))
+def _by_name(folder: Path, paths: Sequence[Path]) -> dict[str, list[Path]]:
+    paths = sorted(paths, key=lambda path: (len(path.parts), VIDEO_SUFFIXES.index(path.suffix.lower())))
     files: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
         within = path.relative_to(folder)

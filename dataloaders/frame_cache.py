@@ -27,6 +27,8 @@ FORMS = ("lossless", "compact")
 JPEG_QUALITY = 95
 ENTRY = r"[0-9a-f]{64}\.safetensors"
 DAY = 24 * 3600
+DAMAGES = SafetensorError, KeyError, ValueError, cv2.error
+"""What reading damaged frames may raise."""
 
 logger = logging.getLogger("hbi")
 
@@ -81,13 +83,13 @@ class FrameCache:
         entry = self.folder / name[:2] / f"{name}.safetensors"
         if is_regular(entry):
             try:
-                return _unpack(load_file(entry))
-            except (OSError, SafetensorError, KeyError, ValueError, cv2.error):  # cut short, or damaged otherwise
+                return unpack(load_file(entry))
+            except (OSError, *DAMAGES):  # cut short, or damaged otherwise
                 remove(entry, ENTRY)
-        packed = _pack(make(), self.form)
+        packed = pack(make(), self.form)
         if self.capacity and not os.path.lexists(entry):
             self._keep(entry, save(packed))
-        return _unpack(packed)
+        return unpack(packed)
 
     def _keep(self, entry: Path, content: bytes) -> None:
         """Write an entry if it fits; otherwise warn once and keep nothing more."""
@@ -134,7 +136,8 @@ def _write(count: IO[bytes], number: int) -> None:
     count.write(b"%d" % number)
 
 
-def _pack(frames: np.ndarray, form: str) -> dict[str, np.ndarray]:
+def pack(frames: np.ndarray, form: str) -> dict[str, np.ndarray]:
+    """Put frames, uint8 (n, H, W, 3), into the arrays of a safetensors file, in one of `FORMS`."""
     if form == "lossless":
         return {"frames": np.ascontiguousarray(frames)}
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
@@ -144,7 +147,8 @@ def _pack(frames: np.ndarray, form: str) -> dict[str, np.ndarray]:
     return {"pictures": np.concatenate(pictures), "lengths": np.array([len(picture) for picture in pictures])}
 
 
-def _unpack(arrays: dict[str, np.ndarray]) -> np.ndarray:
+def unpack(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """The frames that `pack` took; arrays of another content are one of `DAMAGES`."""
     if "frames" in arrays:
         frames = arrays["frames"]
     else:

@@ -195,6 +195,7 @@ def find_questions(
 ) -> tuple[list[Question], dict[str, Path], dict[str, int]]:
     """Read and count a split's questions and their videos; with --skip_missing_videos those without are left out."""
     questions = read_questions(args.datatype, path)
-    files = find_files(args, name, [question.video_id for question in questions])
-    counts = as_split(questions).keep_videos(files).counts("questions")
+    split = as_split(questions)
+    files = find_files(args, name, split.clips)
+    counts = split.keep_videos(files).counts("questions")
     return [question for question in questions if question.video_id in files], files, counts

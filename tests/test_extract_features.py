@@ -15,6 +15,8 @@ from scripts import extract_features
 from tests.conftest import write_video
 from tests.test_distributed import free_port
 from utils.errors import InputError
+from utils.video.decode import decode_clip
+from utils.video.transforms import ClipTransform
 
 ROOT = Path(__file__).parents[1]
 FRAMES = 4
@@ -101,6 +103,16 @@ def test_the_clips_of_a_data_set(extract, msrvtt_folder, capsys):
     folder = extract("features", *words)
     assert [row["video"] for table in tables(folder) for row in table.to_pylist()] == ["video4", "video5"]
     assert "2 clips in parts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("flag", "rule"), [("cv2", "by_second"), ("decord", "stepped")])
+def test_the_frame_rule_of_the_command_line(extract, model, videos, flag, rule):
+    folder = extract(flag, "--frame_rule", flag, "--video_framerate", 3)
+    frames = decode_clip(videos / "a.mp4", rule=rule, framerate=3, max_frames=FRAMES)
+    stack = ClipTransform(model.clip.config.resolution)(frames)[None]
+    expected = model.frame_tokens(stack, torch.ones(stack.shape[:2], dtype=torch.long))
+    (row,) = (row for table in tables(folder) for row in table.to_pylist() if row["video"] == "a.mp4")
+    assert torch.allclose(torch.tensor(row["tokens"]).view_as(expected), expected, atol=1e-5)
 
 
 def test_two_processes_share_the_parts(extract, checkpoint, videos, tmp_path):

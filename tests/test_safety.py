@@ -21,7 +21,7 @@ import main_vqa
 from dataloaders.frame_cache import FrameCache
 from models import CLIP, HBI, load_model
 from models.tokenizer import Tokenizer
-from scripts import check_data, compare_methods, compress_videos, export, make_shapes, search
+from scripts import check_data, compare_methods, compress_videos, export, make_shapes, search, shard_frames
 from scripts.searching.query import VideoIndex
 from scripts.searching.store import ABOUT, SEGMENTS
 from tests.conftest import SMALL, write_video
@@ -109,6 +109,8 @@ def attempts(corpus, weights, users, elsewhere):
         "corpus = videos": (make_shapes.main, ["--output", users, "--train", "1", "--test", "1"]),
         "compressed = videos": (compress_videos.main, ["--input", users, "--output", users]),
         "compressed = other files": (compress_videos.main, ["--input", str(corpus.videos), "--output", users]),
+        "shards = videos": (shard_frames.main, ["--video_path", users, "--output", users]),
+        "shards = other files": (shard_frames.main, ["--video_path", str(corpus.videos), "--output", users]),
         "export = videos": (export.main, [*model, "--output", users, "--without_onnx"]),
         "comparison = videos": (compare_methods.main, ["--output", users, "--methods", "hbi", "--seeds", "0"]),
         "report = videos": (check_data.main, [*data[:2], "--video_path", users, "--output_dir", users]),

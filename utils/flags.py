@@ -14,6 +14,7 @@ INEFFECTIVE_FOR_QUESTIONS = (
     "--negative_weighting", "--num_labels", "--rank", "--sampled_use_mil", "--sim_header", "--task_type",
     "--text_num_hidden_layers", "--train_frame_order", "--use_mil", "--video_dim", "--visual_num_hidden_layers",
 )  # fmt: skip
+VIDEOS = "folder of the videos, or of their frames by scripts/shard_frames.py"
 
 
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +39,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--msrvtt_split", choices=("9k", "7k", "full", "1kB"), default="9k",
                        help="split of MSR-VTT: 1k-A with 9,000 or 7,010 training videos, the official one, or 1k-B")
     group.add_argument("--anno_path", required=True, help="folder of the annotation files")
-    group.add_argument("--video_path", required=True, help="folder of the videos")
+    group.add_argument("--video_path", required=True, help=VIDEOS)
     group.add_argument("--video_framerate", type=COUNT, default=1, help="frames taken from a second of video")
     add_token_arguments(group)
 
@@ -79,7 +80,7 @@ def add_question_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--val_csv", required=True, help="file of the evaluation questions")
     group.add_argument("--data_path", help="file of the answer vocabulary, answer to label; left out: made of the "
                                            "training answers and written to --output_dir")
-    group.add_argument("--features_path", dest="video_path", required=True, help="folder of the videos")
+    group.add_argument("--features_path", dest="video_path", required=True, help=VIDEOS)
     group.add_argument("--feature_framerate", dest="video_framerate", type=COUNT, default=1,
                        help="frames taken from a second of video")
     group.add_argument("--questions_per_clip", type=COUNT, default=1,
