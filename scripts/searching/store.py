@@ -24,7 +24,7 @@ from utils.texts import parse_json
 SEGMENTS, ABOUT = "segments", "about"
 ANN_ROWS = 50_000
 """Number of rows from which an inverted file with quantised vectors is used; fewer are searched exhaustively."""
-PROBES, REFINED = 48, 4
+PROBES, REFINED = 256, 2
 """Partitions of the inverted file that a query searches, and rows compared exactly as a multiple of the result."""
 GRACE = timedelta(hours=1)
 """Time for which files of an earlier state are kept for processes that read them."""
