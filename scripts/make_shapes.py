@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from scripts.parallel import map_videos
 from scripts.shapes import grammar
 from scripts.shapes.questions import ask
+from scripts.shapes.scene import CLASSES
 from scripts.shapes.stories import Family, draw_test, draw_train
 from scripts.shapes.writing import Entry, write_activitynet, write_captions, write_msrvtt, write_questions, write_video
 from utils.errors import InputError
@@ -24,7 +25,14 @@ from utils.texts import read_json
 
 
 def make_corpus(
-    output: Path, *, train: int = 1200, test: int = 200, captions: int = 5, seed: int = 0, workers: int = 2
+    output: Path,
+    *,
+    train: int = 1200,
+    test: int = 200,
+    captions: int = 5,
+    classes: str = "all",
+    seed: int = 0,
+    workers: int = 2,
 ) -> bool:
     """Write the corpus into `output`, unless it exists, made with the same settings and code.
 
@@ -33,6 +41,7 @@ def make_corpus(
         train: number of training videos, at least 1.
         test: number of test videos, at least 1; a multiple of 8 makes a quarter of each kind of hard negative.
         captions: of each training video, at least 1.
+        classes: name of CLASSES that the videos show.
         seed: the same seed and counts give the same files, whatever the number of workers.
         workers: processes that render; 0 for this one.
 
@@ -46,14 +55,21 @@ def make_corpus(
         raise InputError(
             f"--train {train}, --test {test} and --captions {captions} must be 1 or more, --workers {workers} 0 or more"
         )
-    settings = {"train": train, "test": test, "captions": captions, "seed": seed, "code": _code_digest()}
+    settings = {
+        "train": train,
+        "test": test,
+        "captions": captions,
+        "classes": classes,
+        "seed": seed,
+        "code": _code_digest(),
+    }
     marker = output / "made_with.json"
     if _read_settings(marker) == settings:
         return False
     claim_folder(output, "corpus", flag="--output")
     remove(marker, r"made_with\.json")
-    train_entries = _entries(draw_train(seed, train), first=0, captions=captions, seed=seed)
-    test_entries = _entries(draw_test(seed, test), first=train, captions=1, seed=seed)
+    train_entries = _entries(draw_train(seed, train, CLASSES[classes]), first=0, captions=captions, seed=seed)
+    test_entries = _entries(draw_test(seed, test, CLASSES[classes]), first=train, captions=1, seed=seed)
     entries = train_entries + test_entries
     videos = output / "MSRVTT_Videos"
     paths = [videos / f"{entry.video_id}.mp4" for entry in entries]
@@ -103,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--train", type=int, default=1200, help="training videos (%(default)s)")
     parser.add_argument("--test", type=int, default=200, help="test videos (%(default)s)")
     parser.add_argument("--captions", type=int, default=5, help="captions of a training video (%(default)s)")
+    parser.add_argument("--classes", choices=CLASSES, default="all", help="what videos show (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another corpus (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes that render, 0 for none (%(default)s)")
     options = parser.parse_args(arguments)
@@ -111,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train=options.train,
         test=options.test,
         captions=options.captions,
+        classes=options.classes,
         seed=options.seed,
         workers=options.workers,
     )

@@ -25,6 +25,7 @@ from models.tokenizer import Tokenizer
 from scripts.shapes.initialisation import set_positions
 from scripts.shapes.pictures import draw_pictures, draw_sentences, is_true
 from scripts.shapes.reading import Reader
+from scripts.shapes.scene import CLASSES, Classes
 from utils.distributed import is_main, rank, start, world_size
 from utils.files import atomic_write
 from utils.run import run
@@ -36,7 +37,7 @@ ALIKE = 4
 READING = 8.0  # weight of the reader's loss
 
 
-def batches(seed: int, pictures: int, resolution: int, steps: int) -> Iterator[dict[str, Tensor]]:
+def batches(seed: int, pictures: int, resolution: int, steps: int, classes: Classes) -> Iterator[dict[str, Tensor]]:
     """Yield training batches, different on every process.
 
     Training begins with pictures of one thing, from which shapes are learnt soonest; the share of pictures of two, from
@@ -47,15 +48,16 @@ def batches(seed: int, pictures: int, resolution: int, steps: int) -> Iterator[d
         pictures: B.
         resolution: R.
         steps: number of batches.
+        classes: what the pictures show.
     """
     rng, tokenizer = np.random.default_rng((seed, rank())), Tokenizer()
     for step in range(steps):
         singles = float(np.interp(step / steps, *SINGLES))
-        yield draw_batch(rng, tokenizer, pictures, resolution, singles=singles, alike=ALIKE)
+        yield draw_batch(rng, tokenizer, pictures, resolution, classes=classes, singles=singles, alike=ALIKE)
 
 
 def draw_batch(
-    rng: np.random.Generator, tokenizer: Tokenizer, count: int, resolution: int, **looks: float
+    rng: np.random.Generator, tokenizer: Tokenizer, count: int, resolution: int, *, classes: Classes, **looks: float
 ) -> dict[str, Tensor]:
     """Draw pictures and a sentence about each; arguments as for `draw_pictures`.
 
@@ -63,7 +65,7 @@ def draw_batch(
         `pictures` uint8 (B, 3, R, R), their `facts` int64 (B, THINGS, 5), `ids` and `mask` int64 (B, N_t), and `truth`
         bool (B, B): which sentence is true of which picture.
     """
-    pictures, facts = draw_pictures(rng, count, resolution, **looks)
+    pictures, facts = draw_pictures(rng, count, resolution, classes=classes, **looks)
     sentences, claims = draw_sentences(rng, facts)
     ids, mask = tokenizer(sentences, MAX_WORDS)
     longest = int(mask.sum(dim=1).max())
@@ -125,7 +127,7 @@ class Lesson(nn.Module):
         return loss + contrastive_loss(self.word_scale.exp() * by_words, batch["truth"])
 
 
-def pretrain(config: CLIPConfig, *, steps: int, batch_size: int, lr: float, seed: int) -> CLIP:
+def pretrain(config: CLIPConfig, *, steps: int, batch_size: int, lr: float, seed: int, classes: Classes) -> CLIP:
     """Train a CLIP from scratch, each process on its own pictures.
 
     The result depends only on the arguments, the number of processes and the machine's arithmetic.
@@ -136,6 +138,7 @@ def pretrain(config: CLIPConfig, *, steps: int, batch_size: int, lr: float, seed
         batch_size: pictures of a process in a step.
         lr: largest learning rate.
         seed: of weights and pictures.
+        classes: what the pictures show.
     """
     torch.manual_seed(seed)
     clip = CLIP(config)
@@ -145,7 +148,7 @@ def pretrain(config: CLIPConfig, *, steps: int, batch_size: int, lr: float, seed
     optimizers = build_optimizers(lesson, patches)
     parallel = DistributedDataParallel(lesson) if world_size() > 1 else lesson
     bar = tqdm(
-        batches(seed, batch_size, config.resolution, steps),
+        batches(seed, batch_size, config.resolution, steps, classes),
         total=steps,
         desc="pretraining",
         unit="step",
@@ -185,9 +188,9 @@ def build_optimizers(lesson: Lesson, patches: nn.Parameter) -> list[torch.optim.
 
 
 @torch.no_grad()
-def accuracy(clip: CLIP, seed: int) -> tuple[float, float]:
+def accuracy(clip: CLIP, seed: int, classes: Classes) -> tuple[float, float]:
     """Share of unseen sentences that are true of the best of 256 pictures, by end token and by all words."""
-    batch = draw_batch(np.random.default_rng(seed), Tokenizer(), 256, clip.config.resolution)
+    batch = draw_batch(np.random.default_rng(seed), Tokenizer(), 256, clip.config.resolution, classes=classes)
     right = [
         batch["truth"].gather(1, sim.argmax(dim=1, keepdim=True)).float().mean().item()
         for sim in similarities(clip, batch, clip.encode_frames(batch["pictures"]))
@@ -205,6 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, default=64, help="pictures of a process in a step")
     parser.add_argument("--lr", type=float, default=5e-3, help="largest learning rate")
     parser.add_argument("--seed", type=int, default=1, help="of weights and pictures")
+    parser.add_argument(
+        "--classes", choices=CLASSES, default="all", help="what the pictures show, as of make_shapes.py"
+    )
     parser.add_argument("--resolution", type=int, default=48, help="of the pictures, a multiple of the patch")
     parser.add_argument("--patch", type=int, default=8, help="side of a patch in pixels")
     parser.add_argument("--width", type=int, default=128, help="of both towers and of the embedding, a multiple of 64")
@@ -220,13 +226,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text_layers=options.text_layers,
         embed_dim=options.width,
     )
+    classes = CLASSES[options.classes]
     start("cpu")
-    clip = pretrain(config, steps=options.steps, batch_size=options.batch_size, lr=options.lr, seed=options.seed)
+    clip = pretrain(
+        config, steps=options.steps, batch_size=options.batch_size, lr=options.lr, seed=options.seed, classes=classes
+    )
     if not is_main():
         return
     with atomic_write(options.output, "wb") as file:
         torch.save(clip.state_dict(), file)
-    by_end, by_words = accuracy(clip, seed=options.seed + 1)
+    by_end, by_words = accuracy(clip, seed=options.seed + 1, classes=classes)
     print(f"{options.output}: right picture of 256 by end token {by_end:.0%}, by all words {by_words:.0%}")
 
 

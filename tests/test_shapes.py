@@ -21,7 +21,7 @@ from scripts.shapes import grammar, pictures, sampling
 from scripts.shapes.motion import looks_at
 from scripts.shapes.questions import QUESTIONS, Question, ask
 from scripts.shapes.rendering import render
-from scripts.shapes.scene import COLOURS, FRAMERATE, PICTURE, ROUND, SHAPES, Action, Event, Scene, Thing
+from scripts.shapes.scene import CLASSES, COLOURS, FRAMERATE, PICTURE, ROUND, SHAPES, Action, Event, Scene, Thing
 from scripts.shapes.stories import draw_test, draw_train
 from utils.errors import InputError
 from utils.video.decode import Video
@@ -225,8 +225,9 @@ def test_variants_differ_in_one_respect(scenes):
             assert Counter(ordered.story) == Counter(scene.story)
 
 
-def test_subsets_hold_what_their_names_say():
-    families = draw_test(0, 40)
+@pytest.mark.parametrize("classes", CLASSES)
+def test_subsets_hold_what_their_names_say(classes):
+    families = draw_test(0, 40, CLASSES[classes])
     assert Counter(f.subset for f in families for _ in f.scenes) == {"": 20, "action": 10, "event": 10}
     for family in families:
         stories = [scene.story for scene in family.scenes]

@@ -6,13 +6,14 @@ Letters: B pictures, A sentences, R side of a picture in pixels.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
 from scripts.shapes.grammar import ADJECTIVES
 from scripts.shapes.motion import SCALE, Looks
 from scripts.shapes.rendering import render
-from scripts.shapes.scene import COLOURS, PICTURE, ROUND, SHAPES, SIZES, Scene, Thing
+from scripts.shapes.scene import ALL, COLOURS, PICTURE, ROUND, SHAPES, SIZES, Classes, Scene, Thing
 
 THINGS = 2
 NOTHING = -2  # fact: there is no such thing
@@ -39,7 +40,13 @@ RADII = np.array([SIZES["small"] / SCALE, SIZES["small"], SIZES["big"], SIZES["b
 
 
 def draw_pictures(
-    rng: np.random.Generator, count: int, resolution: int, *, singles: float = 0.5, alike: int = 1
+    rng: np.random.Generator,
+    count: int,
+    resolution: int,
+    *,
+    singles: float = 0.5,
+    alike: int = 1,
+    classes: Classes = ALL,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw pictures of one or two things, with independent looks.
 
@@ -50,14 +57,15 @@ def draw_pictures(
         singles: share of pictures of one thing; the others have two.
         alike: size of groups of pictures with the same number of things, colours and sizes, which differ in shape, tilt
             and place alone.
+        classes: the colours and shapes to draw from.
 
     Returns:
         Pictures (B, R, R, 3), uint8 RGB, and their facts (B, THINGS, 5).
     """
     row = np.arange(count) // alike
     size = rng.choice(len(RADII), p=(0.15, 0.35, 0.35, 0.15), size=(count, THINGS))[row]
-    colour, shape = (_draw_different(rng, count, len(values)) for values in (COLOURS, SHAPES))
-    colour = colour[row]
+    colour = _draw_different(rng, count, tuple(COLOURS), classes.colours)[row]
+    shape = _draw_different(rng, count, SHAPES, classes.shapes)
     tilt = (rng.random(shape.shape) < 0.25) & ~np.isin(shape, [SHAPES.index(name) for name in ROUND])
     radius = RADII[size] * rng.uniform(0.93, 1.07, size.shape)
     shares = (singles, 1 - singles)
@@ -77,9 +85,10 @@ def draw_pictures(
     return np.stack(pictures), np.where(there[..., None], facts, NOTHING)
 
 
-def _draw_different(rng: np.random.Generator, count: int, values: int) -> np.ndarray:
-    """Draw THINGS different numbers below `values` for each of `count` pictures."""
-    return rng.random((count, values)).argsort(axis=1)[:, :THINGS]
+def _draw_different(rng: np.random.Generator, count: int, values: Sequence[str], used: Sequence[str]) -> np.ndarray:
+    """Draw the places among `values` of THINGS different `used` ones, for each of `count` pictures."""
+    places = np.array([values.index(value) for value in used])
+    return places[rng.random((count, len(used))).argsort(axis=1)[:, :THINGS]]
 
 
 def _render(rng: np.random.Generator, looks: Looks, which: int, shapes: np.ndarray, resolution: int) -> np.ndarray:

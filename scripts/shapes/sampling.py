@@ -8,15 +8,14 @@ import numpy as np
 
 from scripts.shapes.motion import looks_at
 from scripts.shapes.scene import (
-    COLOURS,
+    ALL,
     DIRECTIONS,
     FRAMERATE,
-    KINDS,
     PICTURE,
     ROUND,
-    SHAPES,
     SIZES,
     Action,
+    Classes,
     Event,
     Scene,
     Thing,
@@ -27,23 +26,23 @@ COUNTS = (1, 1, 2)  # of things, equally likely
 SHOWN = 8.0  # pixels a bouncing thing must be off its place in some frame
 
 
-def random_scene(rng: Random) -> Scene:
-    """Draw a scene that `is_clear`; two in three show one thing, the others two."""
+def random_scene(rng: Random, classes: Classes = ALL) -> Scene:
+    """Draw a scene of these classes that `is_clear`; two in three show one thing, the others two."""
     count = rng.choice(COUNTS)
     while True:
-        scene = _draw(rng, count)
+        scene = _draw(rng, count, classes)
         for _ in range(20):  # enough layouts, so that actions which need space do not become rare
             if is_clear(scene):
                 return scene
             scene = _lay_out(scene, rng)
 
 
-def other_action(scene: Scene, rng: Random) -> Scene | None:
+def other_action(scene: Scene, rng: Random, classes: Classes = ALL) -> Scene | None:
     """Return the scene with the action of one event exchanged, all else equal, or None if no draw `is_clear`."""
     for _ in range(50):
         index = rng.randrange(len(scene.events))
         event = scene.events[index]
-        action = _draw_action(rng)
+        action = _draw_action(rng, classes)
         if action.kind == event.action.kind == "turn" or action == event.action:
             continue
         changed = dataclasses.replace(event, action=action)
@@ -74,11 +73,11 @@ def is_clear(scene: Scene) -> bool:
     return _is_describable(scene) and _has_space(scene) and _shows(scene)
 
 
-def _draw(rng: Random, count: int) -> Scene:
+def _draw(rng: Random, count: int, classes: Classes) -> Scene:
     """Draw `count` things and their events, whether or not they fit together; the things are in a corner."""
     things = tuple(
         Thing(rng.choice(tuple(SIZES)), colour, shape, 0, 0)
-        for colour, shape in zip(rng.sample(tuple(COLOURS), count), rng.sample(SHAPES, count), strict=True)
+        for colour, shape in zip(rng.sample(classes.colours, count), rng.sample(classes.shapes, count), strict=True)
     )
     subjects = list(range(count))
     while len(subjects) < 2 or (len(subjects) < 3 and rng.random() < 0.4):
@@ -88,7 +87,7 @@ def _draw(rng: Random, count: int) -> Scene:
     time = rng.randint(4, 7)
     for subject in subjects:
         end = time + rng.randint(14, 20)
-        events.append(Event(subject, _draw_action(rng), time / FRAMERATE, end / FRAMERATE))
+        events.append(Event(subject, _draw_action(rng, classes), time / FRAMERATE, end / FRAMERATE))
         time = end + rng.randint(1, 3)
     return Scene(things, tuple(events), (time + 4) / FRAMERATE, rng.getrandbits(32))
 
@@ -103,10 +102,10 @@ def _lay_out(scene: Scene, rng: Random) -> Scene:
     return dataclasses.replace(scene, things=tuple(things))
 
 
-def _draw_action(rng: Random) -> Action:
+def _draw_action(rng: Random, classes: Classes) -> Action:
     """Draw an action; the four directions are as likely together as three other kinds."""
-    kind = rng.choice((*KINDS, "move", "move"))
-    details = {"move": tuple(DIRECTIONS), "turn": tuple(COLOURS)}
+    kind = rng.choice((*classes.kinds, "move", "move"))
+    details = {"move": tuple(DIRECTIONS), "turn": classes.colours}
     return Action(kind, rng.choice(details.get(kind, ("",))))
 
 

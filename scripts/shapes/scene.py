@@ -22,6 +22,26 @@ FRAMERATE = 10
 
 
 @dataclass(frozen=True)
+class Classes:
+    """What scenes are drawn from: some of COLOURS, of SHAPES, and of KINDS with "move" among them."""
+
+    colours: tuple[str, ...] = tuple(COLOURS)
+    shapes: tuple[str, ...] = SHAPES
+    kinds: tuple[str, ...] = KINDS
+
+
+ALL = Classes()
+CLASSES = {
+    "all": ALL,
+    "few": Classes(
+        colours=("red", "yellow", "green", "white"),
+        shapes=("circle", "cross", "star"),
+        kinds=("move", "grow", "leave"),
+    ),
+}
+
+
+@dataclass(frozen=True)
 class Thing:
     """A shape at the beginning of the scene; x and y are its centre in pixels, y downwards."""
 

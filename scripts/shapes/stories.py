@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from random import Random
 
 from scripts.shapes.sampling import other_action, other_order, random_scene
-from scripts.shapes.scene import Scene
-
-VARIANTS = {"action": other_action, "event": other_order}
+from scripts.shapes.scene import ALL, Classes, Scene
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Family:
     subset: str
 
 
-def draw_test(seed: int, count: int) -> list[Family]:
+def draw_test(seed: int, count: int, classes: Classes = ALL) -> list[Family]:
     """Draw `count` scenes, half of them single, a quarter in pairs of each kind of hard negative.
 
     No sentence about one of them is true of another, even one that leaves out sizes.
@@ -34,7 +32,7 @@ def draw_test(seed: int, count: int) -> list[Family]:
     accepted = []
     for subset in ["action"] * pairs + ["event"] * pairs + [""] * (count - 4 * pairs):
         while True:
-            family = _draw_family(rng, subset, 2)
+            family = _draw_family(rng, subset, 2, classes)
             stories = [scene.story for scene in family.scenes]
             if not any(_is_described_by(one, other) for one, other in _pairs(stories, accepted)):
                 break
@@ -43,7 +41,7 @@ def draw_test(seed: int, count: int) -> list[Family]:
     return families
 
 
-def draw_train(seed: int, count: int) -> list[Family]:
+def draw_train(seed: int, count: int, classes: Classes = ALL) -> list[Family]:
     """Draw `count` scenes: half of them single, half in families of three that differ as the test's pairs do."""
     rng = Random(f"train {seed}")
     families = []
@@ -51,26 +49,26 @@ def draw_train(seed: int, count: int) -> list[Family]:
     for subset in itertools.cycle(("", "", "", "action", "", "", "", "event")):
         if not left:
             return families
-        family = _draw_family(rng, subset, min(3, left))
+        family = _draw_family(rng, subset, min(3, left), classes)
         families.append(family)
         left -= len(family.scenes)
 
 
-def _draw_family(rng: Random, subset: str, size: int) -> Family:
+def _draw_family(rng: Random, subset: str, size: int, classes: Classes) -> Family:
     """Draw one scene and, where `subset` names a way to differ, `size` - 1 different variants of it."""
     if not subset:
-        return Family((random_scene(rng),), subset)
+        return Family((random_scene(rng, classes),), subset)
     while True:
-        first = random_scene(rng)
-        variants = {scene.story: scene for scene in (first, *_draw_variants(first, subset, rng))}
+        first = random_scene(rng, classes)
+        variants = {scene.story: scene for scene in (first, *_draw_variants(first, subset, rng, classes))}
         if len(variants) >= size:
             return Family(tuple(variants.values())[:size], subset)
 
 
-def _draw_variants(scene: Scene, subset: str, rng: Random) -> Iterator[Scene]:
+def _draw_variants(scene: Scene, subset: str, rng: Random, classes: Classes) -> Iterator[Scene]:
     """Yield some scenes that differ from the given one, each in a single respect."""
     for _ in range(8):
-        variant = VARIANTS[subset](scene, rng)
+        variant = other_action(scene, rng, classes) if subset == "action" else other_order(scene, rng)
         if variant is not None:
             yield variant
 
