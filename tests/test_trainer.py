@@ -1,5 +1,7 @@
 """Optimiser steps against a plain PyTorch loop: scaling, clipping, accumulation, skipped steps, draws."""
 
+import copy
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -175,3 +177,36 @@ def test_an_average_follows_the_weights_and_is_lent_to_the_model():
     assert average.values[0].tolist() == [7.0, 8.0]
     with pytest.raises(ValueError):
         average.load([])
+
+
+class Averaged(Regression):
+    moment = 0.5
+
+
+def averaged(lr, precision):
+    model = Averaged()
+    options = TrainingOptions(precision=precision)
+    return Trainer(model, torch.optim.Adam(model.parameters(), lr=lr), device=CPU, options=options)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_restored_state_goes_on_as_the_saved_run_would(precision):
+    """With the settings of its own optimiser."""
+    first, second = averaged(0.1, precision), averaged(0.3, precision)
+    first.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, enabled=precision == "fp16")
+    first.step(batch(scale=0.05), 0, update=True)
+    second.load_state(copy.deepcopy(first.state()))
+    assert second.optimizer.param_groups[0]["lr"] == 0.3 and second.scaler.get_scale() == first.scaler.get_scale()
+    first.optimizer.param_groups[0]["lr"] = 0.3
+    for trained in (first, second):
+        trained.step(batch(1, 3, scale=0.05), 1, update=True)
+    for found, expected in zip(second.model.parameters(), first.model.parameters(), strict=True):
+        assert torch.equal(found, expected)
+    assert all(torch.equal(*pair) for pair in zip(second.average.values, first.average.values, strict=True))
+
+
+def test_the_state_of_another_model_is_refused():
+    other = trainer()
+    other.model.linear = nn.Linear(2, 1)
+    with pytest.raises(RuntimeError):
+        trainer().load_state(other.state())
