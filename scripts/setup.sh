@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Update .venv to requirements.txt, and with "demo" and "dev" to those lists; return at once if it is up to date.
-#   PYTHON=python3.12 bash scripts/setup.sh [demo] [dev]
+# Update .venv to requirements.txt, and with "demo", "dev" and "mutation" to those lists; return at once if it is up to date.
+#   PYTHON=python3.12 bash scripts/setup.sh [demo] [dev] [mutation]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -42,7 +42,7 @@ STAND_INS = {
 NOT_HERE = {
     r"torchrun|-m torch\.distributed|sbatch|scripts/(torchrun|slurm|train)_?\w*\.sh": "processes, CLIP's weights",
     r"pip install|setup\.sh|venv |activate|rm -rf \.venv": "changes the installation",
-    r"quickstart\.sh|scripts/test(_\w+)?\.sh|\.ci/run": "runs everything",
+    r"quickstart\.sh|scripts/(test(_\w+)?|mutation)\.sh|pytest|\.ci/run": "runs everything",
     r"scripts/demo\.py": "serves until it is interrupted; tests/demo does it",
     r"ablation\.py|compare_methods\.py|pretrain_clip\.py|shapes-1000": "trains for long",
     r"benchmark\.py|scripts\.benchmarks": "measures for long",

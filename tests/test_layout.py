@@ -18,6 +18,7 @@ from models import ANSWER_METHODS, CAPTION_METHODS, METHODS
 from models.baselines.dicosa import DiCoSAOptions
 from models.baselines.diffusionret_options import DiffusionRetOptions
 from models.hbi_options import add_estimator_arguments
+from scripts.mutation import GROUPS
 from utils.args import caption_parser, estimator_parser, question_parser, retrieval_parser
 from utils.engine.options import TrainingOptions
 
@@ -95,6 +96,12 @@ def test_every_import_is_a_requirement():
 def test_constraints_name_every_requirement():
     lists = (file.name for file in ROOT.glob("requirements*.txt"))
     assert required_packages(*lists) <= required_packages("constraints.txt")
+
+
+def test_mutation_testing_names_files_that_exist():
+    for files, tests in GROUPS:
+        named = [f"{file}.py" for file in files.split()] + [f"tests/test_{name}.py" for name in tests.split()]
+        assert not [name for name in named if not (ROOT / name).is_file()]
 
 
 def test_every_flag_is_read_and_every_argument_read_is_a_flag():
