@@ -36,7 +36,7 @@ def make_index(model, checkpoint, videos, address, **options):
 
 def content(address):
     """All rows of an index, in the order of their places in the videos."""
-    table = Store(address)._connect().open_table(SEGMENTS).to_arrow()
+    table = Store(address)._connection.open_table(SEGMENTS).to_arrow()
     return sorted(table.to_pylist(), key=lambda row: (row["video"], row["number"]))
 
 

@@ -3,12 +3,17 @@
 import json
 import os
 
+import numpy as np
 import pytest
 
 from models import CLIPConfig
 from scripts.benchmark import main
 from scripts.benchmarks import model as benchmark_model
 from scripts.benchmarks.films import join
+from scripts.benchmarks.gallery import fill
+from scripts.benchmarks.search import SAMPLING
+from scripts.searching.about import Manifest
+from scripts.searching.store import Store
 from tests.retrieval_case import build_corpus
 from utils.video.decode import Video
 
@@ -42,6 +47,19 @@ def test_an_index_of_a_hundred_thousand_finds_what_is_nearest(small_model, tmp_p
     assert row["recall"] >= 0.98
     assert row["GB on disk"] < 0.7
     assert row["peak GiB"] < 2.5
+
+
+def test_an_open_index_sees_the_one_that_replaces_it(tmp_path):
+    sampling = {**SAMPLING, "max_frames": 2}
+    manifest = Manifest(folder="/videos", model={"checkpoint": "x"}, digest="0" * 64,
+                        sampling=sampling, max_words=32, bits=4)  # fmt: skip
+    reader = Store(tmp_path)
+    for size in (300, 200):
+        queries = fill(Store(tmp_path), manifest, 64, size, 3)
+        assert reader.count() == size
+        for vector, nearest in zip(queries.vectors, queries.nearest, strict=True):
+            rows = reader.nearest(vector.astype(np.float32), 1, None, ["video", "number"]).to_pylist()
+            assert [100 * int(row["video"][:-4]) + row["number"] for row in rows] == [nearest]
 
 
 def test_films_hold_the_clips_where_they_say(tmp_path):

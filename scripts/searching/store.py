@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 
 import lancedb
@@ -61,9 +62,9 @@ class Store:
         if self.folder is not None and not self.folder.is_dir():
             return None
         with self._reported():
-            if not {SEGMENTS, ABOUT} <= set(self._connect().list_tables(limit=1000).tables):
+            if not {SEGMENTS, ABOUT} <= set(self._connection.list_tables(limit=1000).tables):
                 return None
-            (text,) = self._connect().open_table(ABOUT).to_arrow()["json"].to_pylist()
+            (text,) = self._connection.open_table(ABOUT).to_arrow()["json"].to_pylist()
             values = parse_json(text, self.address)
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise InputError(f"{self.address}: is not of version {FORMAT}; {REBUILD}")
@@ -77,15 +78,15 @@ class Store:
             self._earlier = False
         with self._reported():
             for name in (ABOUT, SEGMENTS):  # even damaged ones; overwriting would read them
-                self._connect().drop_table(name, ignore_missing=True)
-            self._connect().create_table(SEGMENTS, schema=schema(manifest, width))
+                self._connection.drop_table(name, ignore_missing=True)
+            self._connection.create_table(SEGMENTS, schema=schema(manifest, width))
         self.write_manifest(manifest)
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace the manifest."""
         with self._reported():
             row = pa.table({"json": [manifest.model_dump_json()]})
-            self._connect().create_table(ABOUT, row, mode="overwrite")
+            self._connection.create_table(ABOUT, row, mode="overwrite")
 
     def videos(self, *columns: str) -> list[dict]:
         """Name and identity of every video, and other columns of its first segment."""
@@ -158,11 +159,12 @@ class Store:
             query = query.nprobes(PROBES).refine_factor(REFINED).limit(count).select([*columns, "_distance"])
             return (query.where(condition, prefilter=True) if condition else query).to_arrow()
 
-    def _connect(self) -> lancedb.DBConnection:
+    @cached_property
+    def _connection(self) -> lancedb.DBConnection:  # it keeps what was read of the inverted file
         return lancedb.connect(self.address)
 
     def _table(self) -> lancedb.table.Table:
-        return self._connect().open_table(SEGMENTS)
+        return self._connection.open_table(SEGMENTS)
 
     @contextmanager
     def _reported(self, part: str = "") -> Iterator[None]:
