@@ -9,4 +9,4 @@ export OMP_NUM_THREADS=1 # the tests run in parallel, one per core
 .venv/bin/ruff check .
 .venv/bin/ty check
 .venv/bin/pylint .
-.venv/bin/python -m pytest -n auto --dist loadgroup "$@"
+.venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@"

@@ -22,5 +22,5 @@ for end in oldest newest; do
     -r requirements.txt -r requirements-demo.txt -r requirements-dev.txt
   echo "== $end: $("$work/venv/bin/python" -c \
     'import torch, torchvision; print("torch", torch.__version__, "torchvision", torchvision.__version__)')"
-  "$work/venv/bin/python" -m pytest -n auto --dist loadgroup "$@"
+  "$work/venv/bin/python" -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@"
 done

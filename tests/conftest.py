@@ -1,7 +1,12 @@
 """Fixtures: small real videos, annotation folders and a model."""
 
 import csv
+import ctypes
+import gc
 import json
+import os
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -42,6 +47,22 @@ def write_video(path: Path, *, seconds=3, fps=10, hue=0, width=64, height=48, co
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.astype(np.uint8), format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+def pytest_collection_modifyitems(items):
+    """Under xdist, begin with the files that have the most slow tests, so that all workers end at about one time."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freed_memory_goes_back():
+    """Entry scripts let their process keep what it freed (utils/memory.py): tests would add up to gigabytes."""
+    yield
+    gc.collect()
+    with suppress(AttributeError):  # a C library without it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture
