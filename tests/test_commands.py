@@ -37,24 +37,32 @@ def keep_first(path, count):
     path.write_text(json.dumps(json.loads(path.read_text())[:count]))
 
 
-@pytest.fixture
-def shell(tmp_path):
-    """Runs a block in a copy of the project and returns its output folder.
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the project, and data.
 
     CLIP's weights are in models/, MSR-VTT's annotations in data/, all else in DATA_PATH.
     """
-    tree, data = tmp_path / "tree", tmp_path / "data"
+    folder = tmp_path_factory.mktemp("project")
+    tree, data = folder / "tree", folder / "data"
     copy_tree(tree)
     corpus = build_corpus(data, train=26, test=CLIPS)  # 26 videos of 5 captions fill one batch of 128
     shutil.copy(corpus.clip, tree / "models" / "ViT-B-32.pt")
     shutil.copytree(corpus.annotations, tree / "data" / "MSR-VTT" / "anns")
     keep_first(data / "ActivityNet" / "train_ids.json", 16)
     keep_first(data / "ActivityNet" / "val_ids.json", 6)
+    return tree, corpus
+
+
+@pytest.fixture
+def shell(project, tmp_path):
+    """Runs a block in the copy of the project and returns its output folder."""
+    tree, corpus = project
 
     def call(name, block, checkpoint=""):
         environment = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1",
-            "DATA_PATH": data, "OUTPUT_PATH": tmp_path / name, "CHECKPOINT_PATH": checkpoint,
+            "DATA_PATH": corpus.folder, "OUTPUT_PATH": tmp_path / name, "CHECKPOINT_PATH": checkpoint,
             "ESTIMATOR_PATH": corpus.estimator,
         }
         environment = os.environ | {variable: str(value) for variable, value in environment.items()}

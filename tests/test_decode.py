@@ -1,5 +1,6 @@
 """Decoded frames against decoding in order: random files, and each kind of file that decoders get wrong."""
 
+import os
 import random
 from collections import Counter
 from fractions import Fraction
@@ -122,5 +123,6 @@ def test_drawn_files_give_the_frames_of_decoding_in_order(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("HBI_TEST_LONG" not in os.environ, reason="takes minutes: set HBI_TEST_LONG=1 to run it")
 def test_many_drawn_files_give_the_frames_of_decoding_in_order(tmp_path):
     assert check_many(tmp_path, range(200, 2200))["read"] >= 1980

@@ -272,7 +272,8 @@ def copy_video(source: Path, target: Path, codec: str | None) -> None:
                         part.stream = copy
                         writer.mux(part)
             return
-        copy = writer.add_stream(codec, rate=pictures.average_rate, options={"x265-params": "log-level=none"})
+        fast = {"preset": "ultrafast", "x265-params": "log-level=none"}
+        copy = writer.add_stream(codec, rate=pictures.average_rate, options=fast)
         copy.width, copy.height, copy.pix_fmt, copy.bit_rate = pictures.width, pictures.height, "yuv420p", 4_000_000
         copy.sample_aspect_ratio = pictures.sample_aspect_ratio
         for frame in reader.decode(pictures):
