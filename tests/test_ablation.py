@@ -11,6 +11,7 @@ from scripts.experiments import runs
 from scripts.experiments.effects import paired_effect
 from scripts.experiments.grid import read_grid
 from scripts.score_stories import score_run
+from tests.processes import script_runner
 from tests.retrieval_case import build_corpus
 from utils.errors import InputError
 
@@ -37,7 +38,6 @@ def command_line(corpus, folder, grid, *flags):
     return [str(word) for word in (grid, "--output", folder / "out", *flags, "--", *data)]
 
 
-@pytest.mark.slow
 def test_a_grid_runs_goes_on_and_is_summarised(corpus, tmp_path, monkeypatch, capsys):
     variants = {
         "entity": {"flags": "--num_levels 1 --skl 0 --kl 0"},
@@ -47,6 +47,7 @@ def test_a_grid_runs_goes_on_and_is_summarised(corpus, tmp_path, monkeypatch, ca
     }
     grid = write_grid(tmp_path / "grid.json", variants, [("levels", "entity"), ("levels, mixed", "levels")])
     words = command_line(corpus, tmp_path, grid, "--seeds", "0", "1", "--jobs", "2")
+    monkeypatch.setattr(runs.subprocess, "run", script_runner(tmp_path / "log.txt"))
     found = ablation.main(words)
     assert list(found["variants"]) == ["entity", "levels", "levels, mixed"]
     for name, cells in found["variants"].items():
@@ -76,6 +77,7 @@ def test_a_grid_runs_goes_on_and_is_summarised(corpus, tmp_path, monkeypatch, ca
 
 @pytest.mark.slow
 def test_a_grid_runs_as_jobs(corpus, tmp_path):
+    """In processes of their own, as on a cluster."""
     variants = {"levels": {}, "mixed": {"flags": MIXED, "needs": {"--init_model": "levels"}}}
     flags = f"{FLAGS} --teacher exact"
     grid = write_grid(tmp_path / "grid.json", variants, flags=flags)
@@ -84,8 +86,7 @@ def test_a_grid_runs_as_jobs(corpus, tmp_path):
     assert list(found["variants"]) == ["levels", "mixed"] and found["effects"] == []
 
 
-@pytest.mark.slow
-def test_a_grid_of_captions(corpus, tmp_path):
+def test_a_grid_of_captions(corpus, tmp_path, monkeypatch):
     captions = "--beams 1 --retrieval_weight 0"
     variants = {
         "retrieval": {"script": "main_retrieval.py", "flags": "--teacher exact"},
@@ -96,6 +97,7 @@ def test_a_grid_of_captions(corpus, tmp_path):
     grid = write_grid(tmp_path / "grid.json", variants, [("levels", "entity")], flags, "main_captioning.py")
     words = command_line(corpus, tmp_path, grid, "--seeds", "0")
     words[words.index(str(corpus.annotations))] = str(corpus.folder / "captions")
+    monkeypatch.setattr(runs.subprocess, "run", script_runner(tmp_path / "log.txt"))
     found = ablation.main(words)
     assert list(found["variants"]) == ["entity", "levels"]  # the retrieval run is for its checkpoint alone
     for name, cells in found["variants"].items():

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import pickle
 import re
 import shutil
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 import main_retrieval
+from tests.processes import finish, script, start
 from tests.retrieval_case import Corpus, build_corpus
 from utils.run import run
 
@@ -273,25 +273,28 @@ def test_a_launcher_that_sets_a_part_of_its_variables(environment, named, compla
     assert complain().startswith(f"environment: {named} not set, or no number; start several processes with torchrun")
 
 
-@pytest.mark.slow
-def test_several_processes_complain_once(corpus):
+def assert_one_complaint(said, reason):
+    complaints = [line for line in said.splitlines() if line.startswith(f"{SCRIPT}: error: ")]
+    assert len(complaints) == 1 and reason in complaints[0], said
+    assert "[rank" not in said  # as torch begins each line of a process's traceback
+
+
+def test_several_processes_complain_once(corpus, tmp_path):
     """Whether all of them find it, the first alone, or another than the first."""
     (corpus.folder / "file").write_text("")
     cut_in_half(corpus.videos / "video9.mp4")
+    no_folder = ["--output_dir", corpus.folder / "file"]
+    cases = {"unknown": ["--datatype", "msr-vtt"], "cannot be written": no_folder, "bytes are missing": []}
+    for reason, words in cases.items():
+        log = tmp_path / f"{reason}.txt"
+        running = start(log, 2, script, main_retrieval.main, *command_line(corpus, *words))
+        assert finish(running) == [2, 2], log.read_text()
+        assert_one_complaint(log.read_text(), reason)
+
+
+def test_a_launcher_tells_the_code(corpus):
+    cut_in_half(corpus.videos / "video9.mp4")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", SCRIPT]
-    for words, reason in (
-        (["--datatype", "msr-vtt"], "unknown"),
-        (["--output_dir", corpus.folder / "file"], "cannot be written"),
-        ([], "bytes are missing"),
-    ):
-        result = subprocess.run(
-            [*launcher, *command_line(corpus, *words)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        complaints = [line for line in result.stderr.splitlines() if line.startswith(f"{SCRIPT}: error: ")]
-        assert len(complaints) == 1 and reason in complaints[0], result.stderr
-        assert "[rank" not in result.stderr  # as torch begins each line of a process's traceback
-        assert "exitcode  : 2 " in result.stderr
+    result = subprocess.run([*launcher, *command_line(corpus)], cwd=ROOT, capture_output=True, text=True)
+    assert_one_complaint(result.stderr, "bytes are missing")
+    assert "exitcode  : 2 " in result.stderr

@@ -1,8 +1,5 @@
 """DiCoSA and DiffusionRet through main_retrieval, load_model and two processes."""
 
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +11,9 @@ import main_retrieval
 from models import CLIP, METHODS, Tokens, load_model
 from tests.baseline_case_diffusion import filled, keys
 from tests.conftest import SMALL
+from tests.processes import run_together
 from tests.retrieval_case import build_corpus
-from tests.test_distributed import free_port
+from utils import distributed
 from utils.checkpoint import read_weights, released_state, save_weights
 from utils.engine.average import WeightAverage
 from utils.engine.builders import build_optimizer
@@ -23,7 +21,6 @@ from utils.engine.options import TrainingOptions
 from utils.engine.trainer import Trainer
 from utils.errors import InputError
 
-ROOT = Path(__file__).parents[1]
 SIZES = ["--max_words", "16", "--max_frames", "4", "--batch_size", "10", "--batch_size_val", "8", "--workers", "0"]
 SMALL_DIFFUSION = ["--diffusion_steps", "4", "--num", "3", "--t2v_num", "3", "--v2t_num", "1000"]
 FILES = {
@@ -177,30 +174,16 @@ def outcome(rank: int, world: int) -> dict[str, torch.Tensor]:
     return found
 
 
-PROGRAM = """
-import sys
-import torch
-from tests.test_baselines_diffusion_runs import outcome
-from utils import distributed
-
-distributed.start("cpu")
-found = outcome(distributed.rank(), distributed.world_size())
-if distributed.is_main():
-    torch.save(found, sys.argv[1])
-distributed.barrier()
-distributed.end(0)
-"""
+def save_outcome(file: Path) -> None:
+    distributed.start("cpu")
+    found = outcome(distributed.rank(), distributed.world_size())
+    if distributed.is_main():
+        torch.save(found, file)
 
 
 def test_two_processes_give_the_scores_and_gradients_of_one(tmp_path):
-    program, file = tmp_path / "program.py", tmp_path / "found.pt"
-    program.write_text(PROGRAM)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [*launcher, str(program), str(file)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr
+    file = tmp_path / "found.pt"
+    run_together(tmp_path / "log.txt", 2, save_outcome, file)
     together, alone = torch.load(file, weights_only=True), outcome(0, 1)
     assert together.keys() == alone.keys()
     for name, expected in alone.items():

@@ -1,24 +1,21 @@
 """CLIP4Clip, DRL and EMCL from the command line, and on one process and two."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 import main_retrieval
 import main_vqa
-from models import CLIP, METHODS, load_model
+from models import ANSWER_METHODS, CLIP, METHODS, Tokens, load_model
+from models.two_stage import TwoStageSimilarity
 from tests.conftest import SMALL
+from tests.processes import run_together
 from tests.retrieval_case import build_corpus
-from tests.test_distributed import free_port
+from utils import distributed
 from utils.checkpoint import read_weights, released_state, save_weights
 from utils.engine.training_state import read_state
 from utils.errors import InputError
+from utils.gather import gather_shards
 
-ROOT = Path(__file__).parents[1]
 SIZES = ["--max_words", "16", "--max_frames", "4", "--batch_size", "10", "--batch_size_val", "4", "--workers", "0"]
 RUNS = {
     "clip4clip meanP": [],
@@ -102,17 +99,6 @@ def test_a_method_without_answers_is_refused(corpus):
         load_model(base_encoder=corpus.clip, method="drl", answers=["yes"])
 
 
-PROGRAM = """
-import sys
-import torch
-from main_retrieval import own_blocks
-from models import ANSWER_METHODS, CLIP, METHODS, Tokens
-from models.two_stage import TwoStageSimilarity
-from tests.conftest import SMALL
-from utils import distributed
-from utils.gather import gather_shards
-from utils.run import run
-
 CASES = [
     ("clip4clip", {"sim_header": "meanP"}), ("clip4clip", {"sim_header": "tightTransf"}),
     ("drl", {"interaction": "wti", "cdcr": 3}), ("drl", {"interaction": "dp", "cdcr": 1}),
@@ -120,6 +106,7 @@ CASES = [
 ]
 RELEASED = [("emcl", {"recipe": "released", "block": 3})]  # whose gradients depend on the processes, as published
 PAIRS, WORDS, FRAMES = 4, 6, 3
+
 
 def build(method, options):
     torch.manual_seed(0)
@@ -133,6 +120,7 @@ def build(method, options):
             module.p = 0.0
     return model.train()
 
+
 def batch():
     torch.manual_seed(1)
     text_mask = (torch.arange(WORDS) < torch.tensor([6, 3, 5, 2])[:, None]).long()
@@ -143,9 +131,11 @@ def batch():
     return {"ids": ids, "text_mask": text_mask, "frames": frames, "video_mask": video_mask,
             "video_ids": torch.arange(PAIRS), "labels": labels}
 
+
 def results(model, module, batch):
     module(**batch)["loss"].backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+
 
 def similarity(model, batch):
     text = Tokens(model.text_tokens(batch["ids"], batch["text_mask"]), batch["text_mask"])
@@ -153,12 +143,14 @@ def similarity(model, batch):
     own = Tokens(*(x.chunk(distributed.world_size())[distributed.rank()] for x in text))
     if hasattr(model, "answers"):
         return gather_shards(model.mixed_logits(text, video))[:PAIRS]
-    sim = gather_shards(model.similarity(own_blocks(own, model.block), video))
+    sim = gather_shards(model.similarity(main_retrieval.own_blocks(own, model.block), video))
     if model.block:
         return sim
     return torch.stack([sim, gather_shards(TwoStageSimilarity(model, own, video, 2)[:])])
 
-def main(_):
+
+def check():
+    """Compare two processes with what this one computed before it joined them."""
     with torch.no_grad():
         blocks = [similarity(build(*case).eval(), batch()) for case in RELEASED]
     alone = []
@@ -168,7 +160,7 @@ def main(_):
         with torch.no_grad():
             alone.append((found, dict(model.named_buffers()), similarity(model.eval(), batch())))
     distributed.start("cpu")
-    for case, (expected, buffers, sim) in zip(CASES, alone):
+    for case, (expected, buffers, sim) in zip(CASES, alone, strict=True):
         model = build(*case)
         parallel = torch.nn.parallel.DistributedDataParallel(model)
         own = {name: x.chunk(2)[distributed.rank()] for name, x in batch().items()}
@@ -181,23 +173,9 @@ def main(_):
         with torch.no_grad():
             torch.testing.assert_close(similarity(model.eval(), batch()), sim, rtol=0, atol=1e-6)
     with torch.no_grad():
-        for case, sim in zip(RELEASED, blocks):
+        for case, sim in zip(RELEASED, blocks, strict=True):
             torch.testing.assert_close(similarity(build(*case).eval(), batch()), sim, rtol=0, atol=1e-6)
-    print("same\\n", end="")
-
-run(main)
-"""
 
 
 def test_two_processes_have_the_similarity_and_gradients_of_one(tmp_path):
-    (tmp_path / "program.py").write_text(PROGRAM)
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}",
-         str(tmp_path / "program.py")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.split() == ["same", "same"]
-
-
+    run_together(tmp_path / "log.txt", 2, check)

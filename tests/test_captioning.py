@@ -2,10 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,13 +10,13 @@ import main_captioning
 from dataloaders import build_split
 from models import load_model
 from scripts.shapes.grammar import read_story
+from tests.processes import run_together, script
 from tests.retrieval_case import Outcome, build_corpus, read_metrics
 from utils.caption_metrics import caption_metrics
 from utils.checkpoint import read_weights, save_weights
 from utils.errors import InputError
 from utils.files import MARKER
 
-ROOT = Path(__file__).parents[1]
 SIZES = ["--max_words", "20", "--max_frames", "4", "--batch_size", "12", "--workers", "0", "--augment", "none"]
 SIZES += ["--recipe", "corrected", "--beams", "2"]
 
@@ -30,29 +26,35 @@ def corpus(tmp_path_factory):
     return build_corpus(tmp_path_factory.mktemp("captions"), train=20, test=8)
 
 
+def command(corpus, folder, *words, **files) -> list[str]:
+    files = {"anno_path": corpus.folder / "captions", "video_path": corpus.videos, "output_dir": folder} | files
+    named = [str(word) for name, path in files.items() for word in (f"--{name}", path)]
+    return [*named, "--datatype", "csv", *SIZES, *map(str, words)]
+
+
+def training(corpus) -> list:
+    return ["--do_train", "--base_encoder", corpus.clip, "--teacher", "exact", "--epochs", "1"]
+
+
 @pytest.fixture(scope="session")
 def launch(corpus, tmp_path_factory):
     """Calls main with words of the command line added to the files and the small sizes."""
 
     def call(*words, **files) -> Outcome:
         folder = tmp_path_factory.mktemp("output")
-        files = {"anno_path": corpus.folder / "captions", "video_path": corpus.videos, "output_dir": folder} | files
-        named = [str(word) for name, path in files.items() for word in (f"--{name}", path)]
-        return Outcome(folder, main_captioning.main([*named, "--datatype", "csv", *SIZES, *map(str, words)]))
+        return Outcome(folder, main_captioning.main(command(corpus, folder, *words, **files)))
 
     return call
 
 
 @pytest.fixture(scope="session")
 def train(corpus, launch):
-    return lambda *words, **files: launch(
-        "--do_train", "--base_encoder", corpus.clip, "--teacher", "exact", "--epochs", "1", *words, **files
-    )
+    return lambda *words, **files: launch(*training(corpus), *words, **files)
 
 
 @pytest.fixture(scope="session")
 def trained(train):
-    return train("--save_every", "1")
+    return train("--save_every", "4")
 
 
 def best_of(outcome):
@@ -112,22 +114,14 @@ def test_describe_gives_the_caption_of_the_evaluation(trained, corpus):
     assert said.caption == line["caption"]
 
 
-def spawn(processes, folder, corpus, *words):
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, *(launcher if processes > 1 else ()), "main_captioning.py", "--datatype", "csv", *SIZES]
-    files = {"anno_path": corpus.folder / "captions", "video_path": corpus.videos, "output_dir": folder}
-    command += [str(word) for name, path in files.items() for word in (f"--{name}", path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run([*command, *map(str, words)], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return Outcome(folder, read_metrics(folder))
-
-
-@pytest.mark.slow
-def test_two_processes_train_and_caption_as_one(corpus, tmp_path):
+def test_two_processes_train_and_caption_as_one(corpus, train, tmp_path):
     """Without dropout, which is drawn for each process's own captions."""
-    words = ["--do_train", "--base_encoder", corpus.clip, "--teacher", "exact", "--epochs", "1", "--dropout", "0"]
-    one, two = (spawn(count, tmp_path / str(count), corpus, *words) for count in (1, 2))
+    options = "--dropout", "0", "--device", "cpu"
+    one, folder = train(*options), tmp_path / "two"
+    run_together(
+        tmp_path / "said.txt", 2, script, main_captioning.main, *command(corpus, folder, *training(corpus), *options)
+    )
+    two = Outcome(folder, read_metrics(folder))
     ours, theirs = (read_weights(best_of(outcome)) for outcome in (one, two))
     moved = read_weights(corpus.clip)["token_embedding.weight"]
     start = ours["decoder.embedding.weight"] - moved

@@ -6,11 +6,11 @@ import pytest
 
 from scripts import compare_methods
 from scripts.experiments import runs
+from tests.processes import script_runner
 from tests.retrieval_case import build_corpus
 from utils.errors import InputError
 
 
-@pytest.mark.slow
 def test_methods_are_trained_compared_and_not_trained_again(tmp_path, monkeypatch, capsys):
     corpus = build_corpus(tmp_path / "shapes", train=8, test=8)
     common = [
@@ -19,6 +19,7 @@ def test_methods_are_trained_compared_and_not_trained_again(tmp_path, monkeypatc
     ]  # fmt: skip
     words = ["--methods", "dicosa", "diffusionret", "--seeds", "0", "--output", str(tmp_path / "out"), "--options"]
     words += ["dicosa=--center 4", "diffusionret=--num 3 --diffusion_steps 2", "--", *map(str, common)]
+    monkeypatch.setattr(runs.subprocess, "run", script_runner(tmp_path / "log.txt"))
     found = compare_methods.main(words)
     assert list(found) == ["dicosa", "diffusionret discrimination", "diffusionret generation"]
     assert {"scores", "plain"} == found["dicosa"].keys() == found["diffusionret generation"].keys()

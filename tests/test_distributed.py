@@ -1,5 +1,4 @@
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.processes import free_port
 from utils import distributed
 from utils.errors import InputError
 from utils.gather import gather_features, gather_shards
@@ -80,12 +80,6 @@ def main(_):
 
 run(main)
 """
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.parametrize("launcher", ["torch.distributed.run", "torch.distributed.launch"])

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import sys
 from dataclasses import replace
 from functools import cache
@@ -12,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -26,6 +24,7 @@ from models.estimator_training import EstimatorTraining, pair_features
 from models.ranked_estimator import RankedEstimator
 from models.recipe import RELEASED
 from tests.golden_case import GOLDEN, assert_close, filled_state, golden, inputs
+from tests.processes import run_together, script
 from tests.retrieval_case import Outcome, build_corpus, read_metrics, run_launcher
 from utils.checkpoint import load_weights, read_weights, released_state, save_weights
 from utils.errors import InputError
@@ -153,24 +152,12 @@ def test_a_checkpoint_s_estimator_is_evaluated_and_trained_further(trained, corp
     assert other.weights.keys() == RankedEstimator().state_dict().keys()
 
 
-def process(rank: int, port: int, words: list[str]) -> None:
-    """One of two processes, with the environment that a launcher gives it."""
-    torch.set_num_threads(1)
-    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", **address}
-    banzhaf_estimator.run(lambda _: banzhaf_estimator.main(words))
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
-
-
 def test_two_processes_train_the_estimator_of_one(trained, corpus, tmp_path):
-    mp.spawn(process, (free_port(), command(corpus, tmp_path, *TRAINING)), nprocs=2)
-    assert_same_weights(read_weights(tmp_path / "pytorch_model.bin.1"), trained.weights)
-    assert read_metrics(tmp_path) == pytest.approx(trained.metrics, rel=1e-4)
+    output = tmp_path / "output"
+    words = command(corpus, output, *TRAINING)
+    run_together(tmp_path / "said.txt", 2, script, banzhaf_estimator.main, *words)
+    assert_same_weights(read_weights(output / "pytorch_model.bin.1"), trained.weights)
+    assert read_metrics(output) == pytest.approx(trained.metrics, rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,5 @@
 """Features of a folder and of a data set: values, resuming, several processes."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +10,7 @@ import torch
 from models.shortlist import vectors
 from scripts import extract_features
 from tests.conftest import write_video
-from tests.test_distributed import free_port
+from tests.processes import run_together, script
 from utils.errors import InputError
 from utils.video.decode import decode_clip
 from utils.video.transforms import ClipTransform
@@ -115,21 +112,17 @@ def test_the_frame_rule_of_the_command_line(extract, model, videos, flag, rule):
     assert torch.allclose(torch.tensor(row["tokens"]).view_as(expected), expected, atol=1e-5)
 
 
+def extract_in_parts(words):
+    extract_features.PART = 2
+    script(extract_features.main, *words)
+
+
 def test_two_processes_share_the_parts(extract, checkpoint, videos, tmp_path):
     alone = extract()
-    program = tmp_path / "program.py"
-    program.write_text(
-        "from scripts import extract_features\nfrom utils.run import run\nextract_features.PART = 2\n"
-        "run(extract_features.main)\n"
-    )
     words = ["--checkpoint", checkpoint, "--video_path", videos, "--output", tmp_path / "two", "--workers", 0,
              "--max_frames", FRAMES, "--batch_size", 2, "--device", "cpu"]  # fmt: skip
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [*launcher, str(program), *map(str, words)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count("4 clips in parts") == 1
+    said = run_together(tmp_path / "log.txt", 2, extract_in_parts, words)
+    assert said.count("4 clips in parts") == 1
     for name in ("vectors.npy", "tokens.npy"):
         np.testing.assert_allclose(np.load(tmp_path / "two" / name), np.load(alone / name), atol=1e-6)
     assert [table.drop(["vector", "tokens"]) for table in tables(tmp_path / "two")] == [

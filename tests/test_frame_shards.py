@@ -22,6 +22,7 @@ from models import ANSWER_METHODS, CLIP, HBI, HBIVQA, METHODS
 from scripts import shard_frames
 from tests.conftest import SMALL, write_video
 from tests.formats import FORMATS, write_format
+from tests.processes import run_together, script
 from tests.retrieval_case import read_metrics
 from tests.test_safety import snapshot
 from utils.args import question_parser, retrieval_parser
@@ -130,11 +131,9 @@ def test_a_shard_cut_short_is_written_again(videos, shards, tmp_path):
 
 
 def test_two_processes_with_workers_write_the_same_shards(videos, shards, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*launcher, "scripts/shard_frames.py", *words(videos, tmp_path / "two", "--workers", 1)]
-    result = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count("4 clips in 3 shards") == result.stdout.count("skipped c.mp4") == 1
+    parts = words(videos, tmp_path / "two", "--workers", 1)
+    said = run_together(tmp_path / "log.txt", 2, script, shard_frames.main, *parts)
+    assert said.count("4 clips in 3 shards") == said.count("skipped c.mp4") == 1
     assert snapshot(tmp_path / "two") == snapshot(shards)
 
 

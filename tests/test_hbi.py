@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models import CLIP, HBI, CLIPConfig, Tokens, load_model
@@ -14,6 +13,7 @@ from models.recipe import CORRECTED, RELEASED
 from models.tokenizer import Tokenizer
 from tests.allocations import Allocations
 from tests.conftest import SMALL
+from tests.processes import run_together
 from utils.checkpoint import released_state, save_weights
 
 FRAMES = 9
@@ -215,10 +215,10 @@ def gradients(model) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def process(rank: int, processes: int, folder: str, recipe) -> None:
+def process(folder: str, recipe) -> None:
     """One of several processes: its shard of the batch, and DDP."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     model = build(recipe=recipe)
     parallel = torch.nn.parallel.DistributedDataParallel(model)
     data = batch()
@@ -228,15 +228,13 @@ def process(rank: int, processes: int, folder: str, recipe) -> None:
     parallel(**{name: frames if name == "frames" else x[share] for name, x in data.items()})["loss"].backward()
     if rank == 0:
         torch.save(gradients(model), f"{folder}/gradients.pt")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("recipe", ["corrected", "released"])
 def test_two_processes_give_the_gradients_of_one(tmp_path, recipe):
     """Exactly so with the corrected recipe; the released one keeps its own slice and gives half of the encoders'."""
     chosen = replace(RELEASED, cluster_noise=0.0) if recipe == "released" else CORRECTED
-    mp.spawn(process, (2, str(tmp_path), chosen), nprocs=2)
+    run_together(tmp_path / "log.txt", 2, process, str(tmp_path), chosen)
     ours = torch.load(tmp_path / "gradients.pt", weights_only=True)
     model = build(recipe=chosen)
     model(**batch())["loss"].backward()

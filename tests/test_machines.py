@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import main_retrieval
 from tests.chaos.training import command_line
+from tests.processes import finish, script, start
 from tests.retrieval_case import build_corpus
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +57,7 @@ def machines():
             shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
 
 
-def start(machine: str, words: list[str], log: Path) -> subprocess.Popen:
+def launch(machine: str, words: list[str], log: Path) -> subprocess.Popen:
     """The line of torchrun_train.sh on one machine, in a separate session, with two processes."""
     environment = {**os.environ, "PROCESSES": "2", "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
     line = ["ip", "netns", "exec", machine, "bash", str(SCRIPT), HEAD, "2", str(ROOT / "main_retrieval.py"), *words]
@@ -80,24 +82,24 @@ def wait_for(text: str, log: Path, launchers: list[subprocess.Popen], seconds: f
 @pytest.mark.slow
 @pytest.mark.skipif(not can_make_namespaces(), reason="needs root, and iproute2 with network namespaces")
 def test_two_machines_train_lose_one_and_resume(machines, tmp_path):
-    corpus, run = build_corpus(tmp_path / "corpus", train=16, test=4), tmp_path / "run"
+    corpus, run = build_corpus(tmp_path / "corpus", train=8, test=4), tmp_path / "run"
     words = command_line(corpus, "--device", "cpu", "--batch_size", 4, "--save_every", 2, "--output_dir", run)
     logs = [tmp_path / f"log_{machine}" for machine in machines]
-    launchers = [start(machine, words, log) for machine, log in zip(machines, logs, strict=True)]
+    launchers = [launch(machine, words, log) for machine, log in zip(machines, logs, strict=True)]
     try:
-        wait_for("epoch 1, step 6 of 20", logs[0], launchers)
+        wait_for("epoch 1, step 6 of 10", logs[0], launchers)
         kill(machines[1])
         launchers[1].wait(30)
-        launchers[1] = start(machines[1], words, logs[1])
+        launchers[1] = launch(machines[1], words, logs[1])
         assert [launcher.wait(300) for launcher in launchers] == [0, 0], [log.read_text()[-3000:] for log in logs]
     finally:
         for machine in machines:
             kill(machine)
     text = logs[0].read_text()
     assert "resumed" in text
-    losses = re.findall(r"epoch (\d), step (\d+) of 20: loss ([\d.]+)", text)
+    losses = re.findall(r"epoch (\d), step (\d+) of 10: loss ([\d.]+)", text)
     steps = [(int(epoch), int(step)) for epoch, step, _ in losses]
-    assert {(epoch, step) for epoch in (1, 2) for step in range(1, 21)} == set(steps)
+    assert {(epoch, step) for epoch in (1, 2) for step in range(1, 11)} == set(steps)
     assert len(set(losses)) == len(set(steps)), "a step that was repeated had another loss"
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["t2v"]["R10"] == 100
@@ -113,42 +115,26 @@ def test_a_wrong_line_is_refused(words, line):
     assert result.returncode == 2 and line in result.stderr and len(result.stderr.splitlines()) == 1
 
 
-STARTED_ELSEWHERE = """
-import os, sys
-os.chdir(sys.argv.pop(1 + int(os.environ["RANK"])))
-del sys.argv[1]
-sys.path.insert(0, sys.argv.pop(1))
-import main_retrieval
-from utils.run import run
-sys.argv[0] = "main_retrieval.py"
-run(main_retrieval.main)
-"""
+def train_in(folders: list[Path], words: list[str]) -> None:
+    """Train in the folder of this process."""
+    os.chdir(folders[int(os.environ["RANK"])])
+    script(main_retrieval.main, *words)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("second", ["another state", "no state"])
-def test_processes_that_see_different_states_end_in_one_line(second, tmp_path):
+def test_processes_that_see_different_states_end_in_one_line(second, tmp_path, monkeypatch):
     """Two processes that start in folders of their own, where the same path leads to other files."""
     corpus = build_corpus(tmp_path / "corpus", train=4, test=4)
     folders = [tmp_path / name for name in ("first", "second")]
-    words = list(
-        map(
-            str,
-            command_line(
-                corpus, "--device", "cpu", "--workers", 0, "--epochs", 1, "--save_every", 1, "--output_dir", "run"
-            ),
-        )
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    options = "--device", "cpu", "--workers", 0, "--epochs", 1, "--save_every", 1, "--output_dir", "run"
+    words = command_line(corpus, *options, "--seed")
     for seed, folder in enumerate(folders):
         folder.mkdir()
         if seed == 0 or second == "another state":
-            line = [sys.executable, ROOT / "main_retrieval.py", *words, "--seed", str(seed)]
-            subprocess.run(line, cwd=folder, env=environment, check=True, capture_output=True)
-    program = tmp_path / "program.py"
-    program.write_text(STARTED_ELSEWHERE)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    line = [*launcher, program, *folders, ROOT, *words, "--seed", "0", "--resume", "auto"]
-    result = subprocess.run(list(map(str, line)), env=environment, capture_output=True, text=True, timeout=120)
-    errors = [text for text in result.stderr.splitlines() if text.startswith("main_retrieval.py: error")]
-    assert result.returncode and len(errors) == 1 and "must share --output_dir" in errors[0], result.stderr
+            monkeypatch.chdir(folder)
+            main_retrieval.main([*words, str(seed)])
+    log = tmp_path / "log.txt"
+    processes = start(log, 2, train_in, folders, [*words, "0", "--resume", "auto"])
+    assert finish(processes) == [2, 2], log.read_text()
+    errors = [text for text in log.read_text().splitlines() if text.startswith("main_retrieval.py: error")]
+    assert len(errors) == 1 and "must share --output_dir" in errors[0], log.read_text()

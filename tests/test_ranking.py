@@ -7,23 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 
-from tests.test_estimator import free_port
+from tests.processes import run_together
 from utils import distributed
 from utils.engine.ranking import Ranking, find_best, rank_split, write_predictions, write_similarity
 from utils.errors import InputError
 from utils.gather import gather_to_main
 from utils.metrics import rank_statistics, retrieval_metrics, sharded_ranks, text_to_video_ranks, video_to_text_ranks
-
-
-def start(rank, port, world):
-    torch.set_num_threads(1)
-    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"RANK": str(rank), "WORLD_SIZE": str(world), **address}.items():
-            patch.setenv(name, value)
-        distributed.start("cpu", rank)
 
 
 def cases():
@@ -43,8 +33,9 @@ def shards_of(captions, world):
     yield [0] * (world - 1) + [captions]
 
 
-def check(rank, port, world, folder):
-    start(rank, port, world)
+def check(folder):
+    distributed.start("cpu")
+    rank, world = distributed.rank(), distributed.world_size()
     for sim, owner in cases():
         expected = {"t2v": text_to_video_ranks(sim, owner), "v2t": video_to_text_ranks(sim, owner)}
         other = sim.flip(1)
@@ -64,15 +55,11 @@ def check(rank, port, world, folder):
     broken = torch.full((2, 4), torch.nan if rank == world - 1 else 1.0)
     with pytest.raises(InputError, match="not all finite"):
         sharded_ranks(broken, broken, torch.arange(2 * world) % 4)
-    distributed.stop()
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_shards_have_the_ranks_of_the_whole(world, tmp_path):
-    if world == 1:
-        check(0, 0, 1, tmp_path)
-    else:
-        mp.spawn(check, (free_port(), world, tmp_path), nprocs=world)
+    run_together(tmp_path / "log.txt", world, check, tmp_path)
 
 
 CAPTIONS, CLIPS = 59_800, 2_990
@@ -102,26 +89,24 @@ class Peak(threading.Thread):
         self.growth = max(self.highest, self.now()) - self.before
 
 
-def measure(rank, port, world, folder, save):
-    """Rank a matrix by shards, and write how much more memory this process took than before it had its shard."""
-    start(rank, port, world)
+def measure(folder):
+    """Rank a matrix by shards, save it, and write how much more memory this process took than before its shard."""
+    distributed.start("cpu")
+    rank, world = distributed.rank(), distributed.world_size()
     owner = torch.arange(CAPTIONS) * CLIPS // CAPTIONS
     with Peak() as peak:
         sim = torch.rand(len(owner) // world + (rank < len(owner) % world), CLIPS)
         found = rank_split(sim, (sim, sim), owner, {})
         find_best(found, owner, lambda clips: [])
-        if save:
-            write_similarity(folder / "similarity.npy", sim)
-    (folder / f"{rank}.txt").write_text(str(peak.growth))
-    distributed.stop()
+        write_similarity(folder / "similarity.npy", sim)
+    (folder / f"{rank}.growth").write_text(str(peak.growth))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("save", [False, True], ids=["ranks alone", "saved"])
-def test_all_processes_together_hold_little_more_than_the_matrix(save, tmp_path):
+def test_all_processes_together_hold_little_more_than_the_matrix(tmp_path):
     """MSR-VTT's full split, 715 MB; on top come temporaries, also where it is saved."""
-    mp.spawn(measure, (free_port(), 4, tmp_path, save), nprocs=4)
-    taken = sum(int(file.read_text()) for file in tmp_path.glob("*.txt"))
+    run_together(tmp_path / "log.txt", 4, measure, tmp_path)
+    taken = sum(int(file.read_text()) for file in tmp_path.glob("*.growth"))
     assert taken < 2 * 4 * CAPTIONS * CLIPS, f"{taken / (4 * CAPTIONS * CLIPS):.2f} times the matrix"
 
 

@@ -1,14 +1,11 @@
-"""Saved states: intact or refused; from each of them training resumes exactly."""
+"""Training that is interrupted: from each saved state it resumes exactly."""
 
-import logging
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,21 +14,20 @@ import torch
 import main_retrieval
 from dataloaders.sampling import DrawnDataset, TrainingSampler
 from models import HBI
+from tests.chaos import kill
 from tests.chaos.training import command_line
+from tests.processes import run_together
 from tests.retrieval_case import build_corpus, read_metrics
 from utils.checkpoint import read_weights
 from utils.engine.options import TrainingOptions
 from utils.engine.trainer import Trainer
-from utils.engine.training_state import TrainingStates, check_state, read_state
+from utils.engine.training_state import read_state
 from utils.errors import InputError
-from utils.files import claim_folder
 from utils.preemption import StopRequest, ignore_foreign_signals
 from utils.randomness import derived_seed, draws_of, seed_all
 from utils.run import run
 
-ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
-LOGGER = logging.getLogger("states")
 
 
 def draw_all():
@@ -86,72 +82,6 @@ def test_a_batch_depends_on_its_place_alone():
     assert batches(0, [0]) != whole
 
 
-@pytest.fixture
-def states(tmp_path):
-    """Three states, of which two are kept."""
-    claim_folder(tmp_path, "output")
-    states = TrainingStates(tmp_path / "training_state", keep=2)
-    for step in (9, 10, 11):
-        states.save(step, {"weight": torch.full((1000,), float(step))}, {"lr": 0.1, "resume": "auto"}, 1)
-    return states
-
-
-def test_the_newest_states_are_kept_and_found(states, caplog):
-    assert sorted(path.name for path in states.folder.iterdir()) == ["step_10", "step_11"]
-    assert states.find(LOGGER) == states.path(11)
-    assert check_state(states.path(11))["arguments"] == {"lr": 0.1}
-    assert read_state(states.path(10))["weight"][0] == 10
-
-
-def flip_a_byte(folder):
-    content = bytearray((folder / "state.pt").read_bytes())
-    content[len(content) // 2] ^= 1
-    (folder / "state.pt").write_bytes(content)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        flip_a_byte,
-        lambda folder: (folder / "state.pt").unlink(),
-        lambda folder: (folder / "state.json").unlink(),
-        lambda folder: (folder / "state.json").write_text("{"),
-        lambda folder: (folder / "state.json").write_text("[]"),
-    ],
-    ids=["flipped", "no_tensors", "no_description", "half_description", "other_description"],
-)
-def test_a_damaged_state_gives_its_place_to_the_one_before(damage, states, caplog):
-    damage(states.path(11))
-    with caplog.at_level("WARNING"):
-        assert states.find(LOGGER) == states.path(10)
-    assert "step_11" in caplog.text and "the state before is taken" in caplog.text
-    with pytest.raises(InputError, match="step_11.*--resume"):
-        check_state(states.path(11))
-
-
-def test_a_damaged_state_takes_no_place_from_others(states):
-    flip_a_byte(states.path(11))
-    alone = TrainingStates(states.folder, keep=1)
-    alone.save(10, {"weight": torch.zeros(1)}, {}, 1)
-    assert [path.name for path in states.folder.iterdir()] == ["step_10"]
-    assert alone.find(LOGGER) == states.path(10)
-
-
-def test_a_full_disk_leaves_the_states_before(states):
-    """A limit on the size of files stands in for the disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
-    try:
-        with pytest.raises(InputError, match="state.pt: cannot be written .File too large.; free space"):
-            states.save(12, {"weight": torch.zeros(2**20)}, {}, 1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert not list(states.folder.glob("**/.*"))
-    states.path(12).rmdir()  # which holds nothing
-    assert states.find(LOGGER) == states.path(11) and read_state(states.path(11))["weight"][0] == 11
-    assert states.path(10).is_dir()
-
-
 def test_signals_are_noted_and_then_as_before():
     before = signal.getsignal(signal.SIGTERM)
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
@@ -174,10 +104,9 @@ class Slow(torch.utils.data.Dataset):
         return os.getpid()
 
 
-def test_loading_processes_outlive_signals_but_not_their_parent():
+def test_loading_processes_outlive_signals_but_not_their_parent(tmp_path):
     """In a separate process: LanceDB, which other tests import, starts threads in forked processes."""
-    line = "from tests.test_resume import check_loading_processes; check_loading_processes()"
-    subprocess.run([sys.executable, "-c", line], cwd=Path(__file__).parents[1], check=True)
+    run_together(tmp_path / "log.txt", 1, check_loading_processes)
 
 
 def check_loading_processes():
@@ -185,7 +114,7 @@ def check_loading_processes():
     iterator = iter(loader)
     worker = next(iterator).item()
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        subprocess.run(["kill", f"-{int(number)}", str(worker)], check=True)
+        subprocess.run(["kill", f"-{int(number)}", str(worker)], check=True)  # from another process than its parent
     assert [item.item() for item in iterator] == [worker] * 39
     again = iter(loader)
     next(again)
@@ -346,10 +275,7 @@ def test_steps_that_are_not_finite_are_reported_and_end_the_run(corpus, tmp_path
 
 
 @pytest.mark.slow
-def test_killed_trainings_end_with_the_same_weights():
+def test_killed_trainings_end_with_the_same_weights(capsys):
     """The short form of tests/chaos/kill.py: in one process, and in two under torchrun."""
-    command = [sys.executable, "-m", "tests.chaos.kill", "--kills", "1", "0", "--videos", "1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("weights bit-identical") == 3
+    kill.main(["--kills", "1", "0", "--videos", "1"])
+    assert capsys.readouterr().out.count("weights bit-identical") == 3

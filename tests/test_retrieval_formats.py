@@ -1,11 +1,7 @@
 """Training and evaluation of every data set through main_retrieval.py, in one process and in two."""
 
-import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +12,11 @@ from main_retrieval import main
 from models.clip import CLIP
 from tests.conftest import SMALL
 from tests.formats import FORMATS, write_format
+from tests.processes import run_together
 from tests.retrieval_case import read_metrics
-from utils.errors import InputError
-
-ROOT = Path(__file__).parents[1]
-
-# Several commands in one pair of processes: starting them takes longer than what they do.
-SEVERAL = """
-import json, sys
-import main_retrieval
-from utils.distributed import start, stop
+from utils import distributed
 from utils.engine import task
-device = start("cpu")
-task.start = lambda *arguments: device
-for words in json.load(open(sys.argv[1])):
-    main_retrieval.main(words)
-stop()
-"""
+from utils.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +32,7 @@ def formats(tmp_path_factory):
     return {name: write_format(name, tmp_path_factory.mktemp(name)) for name in FORMATS}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def command(encoder):
     """The words of a command that trains for an epoch on the folder `root`, with further words."""
 
@@ -63,38 +47,49 @@ def command(encoder):
     return make
 
 
+@pytest.fixture(scope="module")
+def train(formats, command, tmp_path_factory):
+    """Trains on a data set, the first time that it is called for it, and returns the output folder."""
+
+    @cache
+    def call(datatype):
+        folder = tmp_path_factory.mktemp("output")
+        assert main(command(datatype, formats[datatype], folder)) == read_metrics(folder)
+        return folder
+
+    return call
+
+
 SELECTS_ON_TEST = {"msrvtt", "activity"}
 
 
 @pytest.mark.parametrize("datatype", FORMATS)
-def test_one_process(formats, command, tmp_path, datatype):
-    metrics = main(command(datatype, formats[datatype], tmp_path))
-    assert read_metrics(tmp_path) == metrics
-    assert (tmp_path / "pytorch_model.bin.0").exists()
-    on_test = "selected on the test split, as published" in (tmp_path / "log.txt").read_text()
+def test_one_process(train, datatype):
+    folder = train(datatype)
+    assert (folder / "pytorch_model.bin.0").exists()
+    on_test = "selected on the test split, as published" in (folder / "log.txt").read_text()
     assert on_test == (datatype in SELECTS_ON_TEST)
 
 
+def run_several(commands):
+    """Commands one after the other in the processes of one group."""
+    device = distributed.start("cpu")
+    task.start = lambda *arguments: device
+    for words in commands:
+        main(words)
+
+
 @pytest.mark.slow
-def test_two_processes_give_the_metrics_of_one(formats, command, tmp_path):
-    checkpoints, commands = {}, []
+def test_two_processes_give_the_metrics_of_one(formats, command, train, tmp_path):
+    commands = []
     for datatype, root in formats.items():
-        main(command(datatype, root, tmp_path / datatype))
-        checkpoints[datatype] = str(tmp_path / datatype / "pytorch_model.bin.0")
         commands.append(command(datatype, root, tmp_path / f"{datatype} trained by two"))
-        words = ["--do_train", "0", "--do_eval", "1", "--init_model", checkpoints[datatype], "--save_similarity"]
+        checkpoint = str(train(datatype) / "pytorch_model.bin.0")
+        words = ["--do_train", "0", "--do_eval", "1", "--init_model", checkpoint, "--save_similarity"]
         words += ["--shortlist", "2"] if datatype == "msvd" else []
         commands.append(command(datatype, root, tmp_path / f"{datatype} by two", *words))
         main(command(datatype, root, tmp_path / f"{datatype} by one", *words))
-    (tmp_path / "commands.json").write_text(json.dumps(commands))
-    (tmp_path / "several.py").write_text(SEVERAL)
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    arguments = [str(tmp_path / "several.py"), str(tmp_path / "commands.json")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *launcher, *arguments], check=True, cwd=ROOT, env=environment, timeout=300)
+    run_together(tmp_path / "log.txt", 2, run_several, commands)
     for datatype in formats:
         assert (tmp_path / f"{datatype} trained by two" / "metrics.json").exists()
         by_one, by_two = (tmp_path / f"{datatype} by {number}" for number in ("one", "two"))

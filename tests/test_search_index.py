@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,8 @@ import pytest
 import torch
 
 from models import CLIP, HBI
+from scripts import search
+from scripts.searching import build
 from scripts.searching.about import Sampling
 from scripts.searching.compression import compress, restore
 from scripts.searching.query import VideoIndex
@@ -21,24 +21,25 @@ from scripts.searching.spans import longer, shots, windows
 from scripts.searching.store import Store
 from tests.conftest import SMALL, write_video
 from tests.numbered import numbers_of, write_numbered
-from tests.search_case import ROOT, SAMPLING, SIZES, command_line, content, counts, make_index, write_videos
+from tests.processes import finish, run_together, script, start
+from tests.search_case import SAMPLING, SIZES, content, counts, make_index, write_videos
 from utils.checkpoint import released_state, save_weights
 from utils.errors import InputError
 
-KILLED = """
-import os, signal, sys
-from scripts.searching import build, store
-build.ROWS_TOGETHER = 1
-call, calls = getattr(store.Store, {method!r}), []
-def killed(self, *arguments, **options):
-    if len(calls) == {after}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    calls.append(1)
-    return call(self, *arguments, **options)
-setattr(store.Store, {method!r}, killed)
-from scripts.search import main
-main(sys.argv[1:])
-"""
+
+def be_killed(method, after, words):
+    """Run scripts/search.py in this process, which is killed at a call of a method of its store."""
+    build.ROWS_TOGETHER = 1
+    call, calls = getattr(Store, method), []
+
+    def killed(self, *arguments, **options):
+        if len(calls) == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        calls.append(1)
+        return call(self, *arguments, **options)
+
+    setattr(Store, method, killed)
+    script(search.main, *words)
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +150,10 @@ def test_segments_hold_the_frames_of_their_times(tmp_path):
     assert spans[:2] == [(0, 8), (6, 14)]
     frames = torch.cat([part.frames for part in parts])
     shown = [len(some) for part in parts for some in part.times]
-    for (start, stop), some, said in zip(
+    for (first, last), some, said in zip(
         spans, frames.split(shown), (some for part in parts for some in part.times), strict=True
     ):
-        moments = range(int(start), int(stop) + 1)
+        moments = range(int(first), int(last) + 1)
         expected = sorted({max(n for n, time in enumerate(times) if time <= 10 * moment) for moment in moments})
         assert numbers_of(some.numpy()) == expected
         assert said == pytest.approx([times[number] / 10 for number in expected], abs=1e-3)
@@ -178,8 +179,8 @@ def test_a_kill_leaves_what_the_next_run_completes(update, videos, checkpoint, t
         update("cut")
         write_video(videos / "b.mp4", hue=6, seconds=2)
         (videos / "a.mp4").unlink()
-    killed = command_line(*words, code=KILLED.format(method=method, after=after))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    log = tmp_path / "log.txt"
+    assert finish(start(log, 1, be_killed, method, after, words)) == [-signal.SIGKILL], log.read_text()
     assert VideoIndex(tmp_path / "cut").search("noise")  # can be queried
     update("whole")
     assert sum(counts(update("cut"))[:2]) == 4 - (method != "add")
@@ -188,14 +189,10 @@ def test_a_kill_leaves_what_the_next_run_completes(update, videos, checkpoint, t
 
 def test_two_processes_make_the_same_index(videos, checkpoint, tmp_path):
     (videos / "empty.mp4").touch()
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for name, launcher in (("alone", []), ("shared", launch)):
+    for name, processes in (("alone", 1), ("shared", 2)):
         words = ["index", videos, "--checkpoint", checkpoint, "--index", tmp_path / name, "--device", "cpu", *SIZES]
-        command = [sys.executable, *launcher, "scripts/search.py", *map(str, words)]
-        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # sums in one order, so that the numbers are equal
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=one_thread)
-        assert done.returncode == 0, done.stderr
-        assert "4 videos computed, 0 kept, 0 moved, 0 removed, 1 skipped" in done.stdout
+        said = run_together(tmp_path / f"{name}.txt", processes, script, search.main, *words)
+        assert said.count("4 videos computed, 0 kept, 0 moved, 0 removed, 1 skipped") == 1
     assert content(tmp_path / "shared") == content(tmp_path / "alone")
 
 
@@ -282,6 +279,6 @@ def test_a_process_that_reads_sees_what_another_adds(update, videos, checkpoint,
     index = VideoIndex(tmp_path / "index")
     write_video(videos / "added.mp4", hue=7)
     words = ["index", videos, "--checkpoint", checkpoint, "--index", tmp_path / "index", "--device", "cpu", *SIZES]
-    assert "1 videos computed, 4 kept" in command_line(*words).stdout
+    assert "1 videos computed, 4 kept" in run_together(tmp_path / "log.txt", 1, script, search.main, *words)
     assert "added.mp4" in {hit.file for hit in index.search("noise", top=20)}
     assert Store(tmp_path / "index").count() == 8

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
+from tests.processes import run_together
 from utils.engine.average import WeightAverage
 from utils.engine.options import TrainingOptions
 from utils.engine.trainer import MAX_GRADIENT_NORM, Trainer
@@ -127,9 +127,10 @@ def test_draws_depend_on_seed_and_step_alone():
     assert len(set(whole)) == 4 and not set(draws([0, 1], seed=1)) & set(whole)
 
 
-def one_of_two(rank: int, folder: str) -> None:
+def one_of_two(folder: str) -> None:
     """Train on two processes: in step 1 the loss of process 1 alone is infinite, and no gradient is."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     model = Drawing()
     trained = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), device=CPU, options=TrainingOptions())
     weights = []
@@ -138,12 +139,10 @@ def one_of_two(rank: int, folder: str) -> None:
         trained.step(batch(2 * rank, 2 * rank + 2, scale=0.05), number, update=True)
         weights.append(model.linear.weight.detach().clone())
     torch.save({"weights": weights, "drawn": model.drawn}, f"{folder}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def test_two_processes_skip_a_step_together_and_draw_apart(tmp_path):
-    mp.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    run_together(tmp_path / "log.txt", 2, one_of_two, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(*pair) for pair in zip(first["weights"], second["weights"], strict=True))
     start, skipped, last = first["weights"]

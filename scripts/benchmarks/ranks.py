@@ -44,7 +44,8 @@ def measure(**options: int) -> list[Row]:
     case, peak = Case(**options), 0
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        context = mp.spawn(_evaluate, (case, Path(folder)), nprocs=case.processes, join=False)
+        arguments = case, Path(folder)
+        context = mp.start_processes(_evaluate, arguments, case.processes, join=False, start_method="forkserver")
         while not context.join(timeout=0.05):
             peak = max(peak, sum(map(_memory, context.pids())))
         seconds = time.perf_counter() - began

@@ -69,7 +69,7 @@ def _row(address: Path, size: int, queries: int, *, checkpoint: str, digest: str
     began = time.perf_counter()
     drawn = fill(Store(address), manifest, random_model(temporal=None).clip.config.embed_dim, size, queries)
     built = time.perf_counter() - began
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with multiprocessing.get_context("forkserver").Pool(1) as pool:
         found = pool.apply(partial(ask, str(address), drawn, torch.get_num_threads()))
     disk = sum(file.stat().st_size for file in address.rglob("*") if file.is_file()) / 1e9
     busy = os.getloadavg()[0]

@@ -13,30 +13,33 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from tests.chaos.training import command_line, start
+import main_retrieval
+from tests.chaos.training import command_line
+from tests.processes import Group, script, start
 from tests.retrieval_case import build_corpus
 from utils.checkpoint import read_weights
 
 LONGEST_WAIT = 60  # seconds in which the others must end after one process was killed
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Kill until there were enough kills and the last training has finished."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--kills", type=int, nargs="+", default=[20, 20], help="for each number of processes")
     parser.add_argument("--videos", type=int, default=2, help="to train on; five pairs each, two a step")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    torch.set_num_threads(1)  # a forked process does not inherit OpenMP's threads, and would wait for them
+    args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         corpus = build_corpus(folder / "shapes", train=args.videos, test=2)
         words = command_line(corpus, "--save_every", 1, "--resume", "auto")
+        finish(start(folder / "imports.log", 1, print))  # done before the first training is timed
         for processes, kills in zip(args.processes, args.kills, strict=True):
             runs = folder / str(processes)
             runs.mkdir()
@@ -48,8 +51,8 @@ def main() -> None:
 def check(folder: Path, words: list[str], kills: int, processes: int, draw: random.Random) -> None:
     """Train undisturbed, then with kills, and compare; a training that ends before its kill is followed by another."""
     started = time.monotonic()
-    codes = finish(start([*words, "--output_dir", str(folder / "whole")], folder / "whole.log", processes))
-    assert not any(codes), (folder / "whole.log").read_text()
+    codes = finish(train(words, folder / "whole", processes))
+    assert not any(codes), log_of(folder / "whole").read_text()
     duration = time.monotonic() - started
     print(f"undisturbed: {duration:.1f} s", flush=True)
     moments, slowest, trainings = Counter(), 0.0, 0
@@ -58,25 +61,34 @@ def check(folder: Path, words: list[str], kills: int, processes: int, draw: rand
         output = folder / f"killed{trainings}"
         killed = True
         while killed:
-            log = folder / f"killed{trainings}.log"
             fresh, began = not output.exists(), time.monotonic()
-            running = start([*words, "--output_dir", str(output)], log, processes)
+            running = train(words, output, processes)
             killed = sum(moments.values()) < kills and wait(running, draw.uniform(0, 0.9 * duration))
             if killed:
                 draw.choice(running).kill()
-                moments[moment(output, log)] += 1
+                moments[moment(output)] += 1
                 killed_at = time.monotonic()
             codes = finish(running)
             if killed:
                 slowest = max(slowest, time.monotonic() - killed_at)
             else:
-                assert not any(codes), log.read_text()
+                assert not any(codes), log_of(output).read_text()
                 duration = min(duration, time.monotonic() - began) if fresh else duration
         compare(folder / "whole", output)
         shutil.rmtree(output)
     print(f"{kills} kills of {processes} processes in {trainings} trainings: weights bit-identical")
     print(", ".join(f"{number} {name}" for name, number in moments.most_common()))
     print(f"the others ended {slowest:.1f} s after a kill at the latest", flush=True)
+
+
+def train(words: list[str], output: Path, processes: int) -> Group:
+    """Begin or resume a training; what it prints is in a file next to its output folder."""
+    return start(log_of(output), processes, script, main_retrieval.main, *words, "--output_dir", output)
+
+
+def log_of(output: Path) -> Path:
+    """Where the training with this output folder prints."""
+    return output.with_suffix(".log")
 
 
 def check_restart(folder: Path, words: list[str], processes: int) -> None:
@@ -99,13 +111,13 @@ def check_restart(folder: Path, words: list[str], processes: int) -> None:
     print("one killed under torchrun --max-restarts=1: weights bit-identical", flush=True)
 
 
-def wait(running: list, seconds: float) -> bool:
+def wait(running: Group, seconds: float) -> bool:
     """Wait, and return whether all processes still run."""
     time.sleep(seconds)
     return all(process.is_alive() for process in running)
 
 
-def finish(running: list) -> list[int]:
+def finish(running: Group) -> list[int]:
     """Wait for the end of all processes and return their exit codes; after a kill none may hang."""
     killed_at = None
     while any(process.is_alive() for process in running):
@@ -116,12 +128,12 @@ def finish(running: list) -> list[int]:
     return [process.exitcode for process in running]
 
 
-def moment(output: Path, log: Path) -> str:
+def moment(output: Path) -> str:
     """What the training was doing, by its files."""
     # Older ones are left from an earlier kill.
     if any(time.time() - path.stat().st_mtime < 0.5 for path in output.glob("**/.*")):
         return "while a file was being written"
-    lines = log.read_text().splitlines() if log.exists() else []
+    lines = log_of(output).read_text().splitlines() if log_of(output).exists() else []
     steps = [line for line in lines if "epoch" in line or "R@1" in line or "resumed" in line]
     if not steps:
         return "before the first step"
