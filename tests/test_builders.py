@@ -59,7 +59,8 @@ def test_flags_reach_a_model_that_starts_from_clip(tmp_path, monkeypatch):
     compiled, freed = [], []
     monkeypatch.setattr(builders, "compile_towers", compiled.append)
     monkeypatch.setattr(builders, "keep_freed_memory", lambda *, below: freed.append(below))
-    model = build_model(arguments(**flags, grad_checkpointing=True), torch.device("cpu"), trained_levels=2)
+    model = build_model(arguments(**flags, grad_checkpointing=True), torch.device("meta"), trained_levels=2)
+    assert all(parameter.is_meta for parameter in model.parameters())
     assert len(model.temporal.transformer.resblocks) == 2
     assert model.options.trained_levels == 2 and compiled == [model] and freed == [2**20]
     assert model.clip.transformer.grad_checkpointing and model.clip.visual.transformer.grad_checkpointing
@@ -72,6 +73,14 @@ def test_a_checkpoint_decides_and_nothing_is_compiled_or_recomputed(checkpoint, 
     assert not model.clip.transformer.grad_checkpointing
     with pytest.raises(InputError, match="--max_words 78: the model has 77 positions"):
         build_model(arguments(init_model=checkpoint, max_words=78), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_an_archive_is_trusted_only_if_the_flag_says_so(trusted, model, monkeypatch):
+    given = {}
+    monkeypatch.setattr(builders, "load_model", lambda _, **options: given.update(options) or model)
+    build_model(arguments(init_model="archive", trust_checkpoint=trusted), torch.device("cpu"))
+    assert given["trust_checkpoint"] is trusted
 
 
 @pytest.mark.parametrize("words", [1, 78])

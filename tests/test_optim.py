@@ -68,7 +68,7 @@ def test_steps_equal_a_naive_optimiser(scale):
     assert counts.pop("transformerClip.weight") == 4 and set(counts.values()) == {8}
 
 
-@pytest.mark.parametrize("scale", [0.01, 10.0])
+@pytest.mark.parametrize("scale", [0.01, 0.4, 10.0])  # the largest norm below 1, between 1 and 2, and far above
 def test_given_norms_clip_as_those_that_are_computed(scale):
     weights = []
     for given in (False, True):
@@ -187,3 +187,9 @@ def test_a_closure_is_evaluated_with_gradients():
 def test_settings_outside_their_range_are_refused(settings):
     with pytest.raises(ValueError, match="total_steps"):
         BertAdam([torch.nn.Parameter(torch.zeros(1))], **{"lr": 0.1, "total_steps": 10, **settings})
+
+
+@pytest.mark.parametrize("settings", [{"total_steps": 1}, {"warmup": 0.0}, {"warmup": 1.0}, {"lr": 0.0}])
+def test_settings_at_the_ends_of_their_range_are_allowed(settings):
+    group = BertAdam([torch.nn.Parameter(torch.zeros(1))], **{"lr": 0.1, "total_steps": 10, **settings}).param_groups[0]
+    assert settings.items() <= group.items()
