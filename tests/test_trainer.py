@@ -9,6 +9,7 @@ from torch import nn
 
 from tests.processes import run_together
 from utils.engine.average import WeightAverage
+from utils.engine.optim import BertAdam
 from utils.engine.options import TrainingOptions
 from utils.engine.trainer import MAX_GRADIENT_NORM, Trainer
 
@@ -124,7 +125,8 @@ def test_draws_depend_on_seed_and_step_alone():
     whole = draws([0, 1, 2, 3])
     torch.rand(5)
     assert draws([2, 3]) == whole[2:]
-    assert len(set(whole)) == 4 and not set(draws([0, 1], seed=1)) & set(whole)
+    for drawn, others in zip(zip(*whole, strict=True), zip(*draws([0, 1], seed=1), strict=True), strict=True):
+        assert len(set(drawn)) == 4 and not set(drawn) & set(others)
 
 
 def one_of_two(folder: str) -> None:
@@ -209,3 +211,17 @@ def test_the_state_of_another_model_is_refused():
     other.model.linear = nn.Linear(2, 1)
     with pytest.raises(RuntimeError):
         trainer().load_state(other.state())
+
+
+def test_the_released_optimiser_gets_the_norms_of_the_clipped_gradients():
+    model, plain = Regression(), Regression()
+    optimisers = [BertAdam(each.parameters(), lr=0.1, total_steps=9, warmup=0.0) for each in (model, plain)]
+    trained = Trainer(model, optimisers[0], device=CPU, options=TrainingOptions())
+    for scale in (5.0, 0.05):
+        trained.step(batch(scale=scale), update=True)
+        optimisers[1].zero_grad()
+        plain(**batch(scale=scale))["loss"].backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), MAX_GRADIENT_NORM)
+        optimisers[1].step()
+    for found, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
