@@ -91,12 +91,12 @@ def _peak_memory(call: Callable[[], Result]) -> tuple[Result, float | None]:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the high-water mark
     except OSError:
         return call(), None
-    before = _resident_size("VmRSS")
+    before = resident_size("VmRSS")
     result = call()
-    return result, _resident_size("VmHWM") - before
+    return result, resident_size("VmHWM") - before
 
 
-def _resident_size(kind: str) -> float:
+def resident_size(kind: str) -> float:
     """Megabytes of this process, present (VmRSS) or largest so far (VmHWM)."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(re.search(rf"^{kind}:\s+(\d+) kB", status, re.MULTILINE).group(1)) / 1024

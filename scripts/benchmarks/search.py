@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 from argparse import ArgumentParser
@@ -15,7 +14,7 @@ import torch
 
 from models.export import model_digest
 from scripts.benchmarks.gallery import Queries, fill
-from scripts.benchmarks.measure import Row, count
+from scripts.benchmarks.measure import Row, count, resident_size
 from scripts.benchmarks.model import random_model
 from scripts.searching.about import Manifest
 from scripts.searching.compression import BITS
@@ -89,7 +88,7 @@ def ask(address: str, queries: Queries, threads: int) -> Row:
         times.append(time.perf_counter() - began)
     times = np.array(times[len(SENTENCES) :])  # without the first ones, which fill caches
     recall = np.mean([_found(index, *query) for query in zip(queries.vectors, queries.nearest, strict=True)])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = resident_size("VmHWM") / 1024  # ru_maxrss would be at least that of the process that started this one
     tail = {f"p{share} s": float(np.percentile(times, share)) for share in (50, 99)}
     return {"start s": opened, **tail, "recall": float(recall), "peak GiB": peak}
 
