@@ -120,8 +120,12 @@ def sharded_ranks(t2v: Scores, v2t: Scores, clip_of_caption: Tensor) -> dict[str
 
 def _text_ranks(sim: Scores, clip_of_caption: Tensor) -> Tensor:
     own = clip_of_caption[:, None]
-    # A block that is computed twice may differ in the last bits, so a bound comes from the block it is compared with.
-    return torch.cat([(block >= block.gather(1, own[rows])).sum(dim=1) for rows, block in blocks(sim)]) - 1
+    # Counts kept in a list would lie between the blocks, so that no block could have the memory of the one before.
+    counts = torch.empty_like(clip_of_caption)
+    for rows, block in blocks(sim):
+        # A block computed twice may differ in the last bits, so a bound comes from the block that it is compared with.
+        counts[rows] = (block >= block.gather(1, own[rows])).sum(dim=1)
+    return counts - 1
 
 
 def _video_ranks(sim: Scores, clip_of_caption: Tensor, own: slice | None = None) -> Tensor:
@@ -131,20 +135,27 @@ def _video_ranks(sim: Scores, clip_of_caption: Tensor, own: slice | None = None)
     divided = torch.zeros(len(clips), dtype=torch.bool, device=sim.device)  # captions on several processes
     if own is not None:
         divided = all_reduce(owner.bincount(minlength=len(clips)).clamp(max=1), "sum") > 1
-    counts = []
+    counts = torch.empty_like(places)  # see `_text_ranks`
     for chosen in places.split(max(_CHUNK_LINES, _CHUNK_CELLS // (len(sim) + len(clips)))):
-        block = sim[:, clips[chosen]]
-        found = block.new_full((len(clips), len(chosen)), -torch.inf)
-        found.scatter_reduce_(0, owner[:, None].expand(-1, len(chosen)), block, "amax")
-        bound = found.gather(0, chosen[None]).squeeze(0)  # the best of each chosen clip's own captions
-        if own is not None:
-            all_reduce(bound, "max")
-        reached = (found >= bound).to(torch.uint8)
-        if own is not None and divided.any():
-            reached[divided] = all_reduce(reached[divided], "max") * int(is_main())  # counted by one process
-        counts.append(reached.sum(dim=0))
-    counts = torch.cat(counts)
+        counts[chosen] = _reached(sim[:, clips[chosen]], chosen, owner, divided, shared=own is not None)
     return (counts if own is None else all_reduce(counts, "sum")) - 1
+
+
+def _reached(block: Tensor, chosen: Tensor, owner: Tensor, divided: Tensor, *, shared: bool) -> Tensor:
+    """For each of the chosen clips, the columns of `block`, the number of clips with a caption that scores as its own.
+
+    `owner` is the clip of each row, `divided` says which clips have captions on several processes, `shared` whether the
+    captions are divided at all.
+    """
+    found = block.new_full((len(divided), len(chosen)), -torch.inf)
+    found.scatter_reduce_(0, owner[:, None].expand(-1, len(chosen)), block, "amax")
+    bound = found.gather(0, chosen[None]).squeeze(0)  # the best of each chosen clip's own captions
+    if shared:
+        all_reduce(bound, "max")
+    reached = (found >= bound).to(torch.uint8)
+    if shared and divided.any():
+        reached[divided] = all_reduce(reached[divided], "max") * int(is_main())  # counted by one process
+    return reached.sum(dim=0)
 
 
 def correlation(x: Tensor, y: Tensor) -> float:
@@ -170,7 +181,10 @@ def _checked_clips(clip_of_caption: Tensor, shape: Sequence[int]) -> Tensor:
 
 def _total(sim: Scores) -> Tensor:
     """The sum in float64, without a float64 copy of the matrix."""
-    return torch.stack([block.sum(dtype=torch.float64) for _, block in blocks(sim)]).sum()
+    total = torch.zeros((), dtype=torch.float64, device=sim.device)  # not a list, see `_text_ranks`
+    for _, block in blocks(sim):
+        total += block.sum(dtype=torch.float64)
+    return total
 
 
 def _check_finite(totals: Tensor, shape: Sequence[int]) -> None:
