@@ -75,7 +75,6 @@ def shell(project, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("published port")
 def test_retrieval_commands(shell):
     (train,) = commands("Train on MSR-VTT")
     folder = shell("train", train)
@@ -102,7 +101,6 @@ def test_retrieval_commands(shell):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("published port")
 def test_activitynet_training_on_eight_processes(shell):
     """One epoch of small batches: the unchanged command takes seven minutes and 15 GB on two processors."""
     (train,) = commands("Train on ActivityNet Captions")

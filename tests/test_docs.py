@@ -112,7 +112,6 @@ def run_line(line, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("quickstart")
 @pytest.mark.parametrize("line", list(commands()))
 def test_a_command_of_the_pages_runs(quickstart, line):
     result = run_line(line, quickstart)
@@ -123,7 +122,6 @@ def test_a_command_of_the_pages_runs(quickstart, line):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("quickstart")
 @pytest.mark.parametrize("page", pages_with(""), ids=lambda page: page.name)
 def test_a_session_of_a_page_prints_what_it_shows(quickstart, page):
     for text, _ in blocks(page, ""):
@@ -133,7 +131,6 @@ def test_a_session_of_a_page_prints_what_it_shows(quickstart, page):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("quickstart")
 @pytest.mark.parametrize("page", pages_with("python"), ids=lambda page: page.name)
 def test_the_python_of_a_page_runs(quickstart, page, monkeypatch):
     monkeypatch.chdir(quickstart)
@@ -155,7 +152,6 @@ def players(pairs=2, words=5, frames=4):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("quickstart")
 def test_the_walkthrough_after_the_fast_quickstart(quickstart, monkeypatch):
     monkeypatch.chdir(quickstart)
     names, printed, _ = run_walkthrough(OUTPUT, DATA)

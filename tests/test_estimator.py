@@ -269,7 +269,6 @@ def test_a_scatter_picture_of_many_points(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("published port")
 def test_published_command(tmp_path):
     """The command as published, in four processes, in a copy of the tree with weights where it looks for CLIP."""
     tree, output = tmp_path / "tree", tmp_path / "output"

@@ -225,7 +225,6 @@ EVALUATION = f"--do_eval {COMMON} --init_model CHECKPOINT_PATH --output_dir"
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("published port")
 def test_published_commands(corpus, tmp_path):
     """Training with two processes, evaluation with two and with one: the same accuracy."""
     for folder in ("models", "dataloaders", "utils"):
