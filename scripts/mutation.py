@@ -19,7 +19,7 @@ LAYERS = ("models", "dataloaders", "utils")
 GROUPS = (
     (
         "models/banzhaf models/coalitions models/estimator models/expectations models/ranked_estimator models/teacher",
-        "banzhaf banzhaf_golden ranked_estimator teacher",
+        "banzhaf banzhaf_golden banzhaf_options ranked_estimator teacher",
     ),
     ("models/estimator_training", "estimator"),
     (

@@ -33,10 +33,10 @@ STAND_INS = {
     "output/run": f"{OUTPUT}/hbi_exact",
     "pytorch_model.bin.4": f"{OUTPUT}/hbi_exact/pytorch_model.bin.1",
     "${OUTPUT_PATH}": "output/evaluation",
-    "my_videos/match.mp4": f"{DATA}/MSRVTT_Videos/video240.mp4",
-    "my_video.mp4": f"{DATA}/MSRVTT_Videos/video240.mp4",
+    "my_videos/match.mp4": f"{DATA}/MSRVTT_Videos/video480.mp4",
+    "my_video.mp4": f"{DATA}/MSRVTT_Videos/video480.mp4",
     "my_videos": f"{DATA}/MSRVTT_Videos",
-    "video1200": "video240",
+    "video1200": "video480",
 }
 """Names in the pages -> files of the quickstart."""
 NOT_HERE = {

@@ -42,14 +42,15 @@ def draw_test(seed: int, count: int, classes: Classes = ALL) -> list[Family]:
 
 
 def draw_train(seed: int, count: int, classes: Classes = ALL) -> list[Family]:
-    """Draw `count` scenes: half of them single, half in families of three that differ as the test's pairs do."""
+    """Draw `count` scenes: half of them single, half in families that differ as the test's pairs do."""
     rng = Random(f"train {seed}")
     families = []
     left = count
-    for subset in itertools.cycle(("", "", "", "action", "", "", "", "event")):
+    singles = ("",) * classes.family
+    for subset in itertools.cycle((*singles, "action", *singles, "event")):
         if not left:
             return families
-        family = _draw_family(rng, subset, min(3, left), classes)
+        family = _draw_family(rng, subset, min(classes.family, left), classes)
         families.append(family)
         left -= len(family.scenes)
 
