@@ -40,8 +40,8 @@ class GameOptions:
     memory: int | None = None
     # Check the players, which needs host-device syncs. Unchecked, the standard game also allows a side of one token.
     check: bool = True
-    # Bound on the range of scores in a pair, see `models.expectations.expected_weights`; with it and without `check`
-    # the exact standard game needs no host-device sync.
+    # Bound on the range of scores in a pair of the exact standard game, see `models.expectations.expected_weights`; with
+    # it and without `check` no host-device sync is needed.
     span: float | None = None
     # Members (0 or 1) among words and frames instead of drawn ones; the players themselves and padding are removed.
     coalitions: Coalitions | None = None
@@ -123,7 +123,7 @@ def _standard_half(players: Players, span: float | None) -> Float[Tensor, "B N M
 
 def _released_half(players: Players, coalitions: int, options: GameOptions) -> Float[Tensor, "B N M"]:
     sim, rows, columns, weight, _ = players
-    absent, present = expected_weights(weight, rows, options.span)
+    absent, present = expected_weights(weight, rows)
     low, high = expected_maxima(sim.relu(), columns)
     # A maximum is negative only if all columns are valid and present: absent ones count as 0.
     everyone = sim.amax(-1).clamp(max=0) * columns.all(-1, keepdim=True) / 2 ** (sim.shape[-1] - 1)
