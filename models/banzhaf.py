@@ -40,8 +40,8 @@ class GameOptions:
     memory: int | None = None
     # Check the players, which needs host-device syncs. Unchecked, the standard game also allows a side of one token.
     check: bool = True
-    # Bound on the range of scores in a pair of the exact standard game, see `models.expectations.expected_weights`; with
-    # it and without `check` no host-device sync is needed.
+    # Bound on the range of scores in a pair of the exact standard game, see `models.expectations.expected_weights`.
+    # With it and without `check` no host-device sync is needed.
     span: float | None = None
     # Members (0 or 1) among words and frames instead of drawn ones; the players themselves and padding are removed.
     coalitions: Coalitions | None = None
