@@ -30,7 +30,7 @@ QUICKSTART_MODEL = ("--recipe", "corrected", "--rate", "0.4", "0.3", "0.3", "--m
 QUICKSTART_QUERIES = (
     "a big red circle moves left, then it spins",
     "a small blue star bounces and then it turns green",
-    "a big pink ring grows, and then a small white square leaves",
+    "a big pink ring grows, and then a small white cross leaves",
 )
 
 
