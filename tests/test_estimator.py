@@ -239,6 +239,27 @@ def test_sampled_labels_of_training_are_scaled_as_the_exact_ones():
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
+def test_labels_are_drawn_from_the_generator():
+    _, features = recorded_features()
+    estimator = BanzhafModule()
+    first, again, other = (
+        EstimatorTraining(estimator, num_samples=2, generator=torch.Generator().manual_seed(seed))(**features)["loss"]
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_batch_normalisation_is_not_trained():
+    training = EstimatorTraining(BanzhafModule().requires_grad_(False))
+    trained = {name for name, parameter in training.teacher.named_parameters() if parameter.requires_grad}
+    normalised = {
+        f"{name}.{kind}"
+        for name, module in training.teacher.named_modules() if isinstance(module, torch.nn.BatchNorm2d)
+        for kind in ("weight", "bias")
+    }  # fmt: skip
+    assert normalised and trained == {*dict(training.teacher.named_parameters())} - normalised
+
+
 class ChunkCount(TorchDispatchMode):
     """Counts the chunks in which samples are added up."""
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.temporal import SequenceLSTM, SequenceTransformer
+from models.temporal import SequenceLSTM, SequenceTransformer, build_temporal
 
 WIDTH = 64
 
@@ -31,3 +31,23 @@ def test_the_lstm_gives_no_output_at_padding_and_the_input_past_the_longest_clip
     assert torch.equal(encoded[1, :2], frames[1, :2] + states[1, :2])
     assert torch.equal(encoded[1, 2:4], frames[1, 2:4])
     assert torch.equal(encoded[:, 4:], 2 * frames[:, 4:])
+
+
+@torch.no_grad()
+def test_no_frame_sees_padding_in_a_transformer():
+    encoder, (frames, mask) = SequenceTransformer(WIDTH, layers=1), clips(6, [4, 2])
+    encoded = encoder(frames, mask)
+    for clip, alone, length in zip(encoded, frames, (4, 2), strict=True):
+        expected = encoder(alone[None, :length], torch.ones(1, length))[0]
+        torch.testing.assert_close(clip[:length], expected)
+
+
+@torch.no_grad()
+def test_encoders_are_built_by_name():
+    frames, mask = clips(6, [4, 2])
+    assert isinstance(build_temporal("seqLSTM", WIDTH, 1), SequenceLSTM)
+    assert build_temporal("seqTransf", WIDTH, 1, positions=6)(frames, mask).shape == frames.shape
+    for name in (None, "None"):
+        assert torch.equal(build_temporal(name, WIDTH, 1)(frames, mask), frames)
+    with pytest.raises(ValueError, match="unknown temporal encoder 'conv': choose seqTransf, seqLSTM or None"):
+        build_temporal("conv", WIDTH, 1)

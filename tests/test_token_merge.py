@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import token_merge
-from models.token_merge import Clusters, MergeStage, dpc_knn
+from models.token_merge import Clusters, MergeStage, TokenMerge, dpc_knn
 
 
 @pytest.mark.parametrize("over_batch", [False, True])
@@ -37,3 +37,9 @@ def test_evaluation_merges_some_samples_at_a_time_where_they_do_not_depend_on_ea
     torch.testing.assert_close(found, merged)
     assert torch.equal(membership.index, clusters.index)
     torch.testing.assert_close(membership.weight, clusters.weight)
+
+
+def test_a_merge_is_the_published_one_by_default():
+    merge = TokenMerge(8, 0.5)
+    assert merge.fill_over_batch and not merge.noise
+    assert [*merge.state_dict()] == ["conv.weight", "norm.weight", "norm.bias", "score.weight", "score.bias"]
