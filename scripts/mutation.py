@@ -27,7 +27,10 @@ GROUPS = (
         "models/token_levels models/token_merge",
         "attended_head reconstruction similarity temporal token_merge",
     ),
-    ("models/hbi models/hbi_vqa models/level models/losses", "golden hbi hbi_vqa similarity"),
+    (
+        "models/hbi models/hbi_vqa models/level models/losses",
+        "golden hbi hbi_options hbi_vqa reconstruction similarity",
+    ),
     (
         "models/caption_decoder models/clip models/decoding models/encoder models/shortlist models/tokenizer "
         "models/transformer models/two_stage",

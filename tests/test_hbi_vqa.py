@@ -6,6 +6,7 @@ import torch
 from models import CLIP, HBIVQA, Tokens
 from tests.conftest import SMALL
 from tests.test_hbi import batch
+from utils.checkpoint import released_state
 
 WIDTH = SMALL.embed_dim
 
@@ -34,6 +35,17 @@ def test_every_trainable_parameter_gets_a_gradient(levels):
     assert trained == reached
     heads = {name.split(".")[1] for name in trained if name.startswith("answer_heads.")}
     assert heads == {str(level) for level in range(levels)}
+
+
+@pytest.mark.parametrize("head", ["pooled", "attended"])
+def test_a_checkpoint_determines_its_answer_head(head):
+    assert HBIVQA.options_of_state(released_state(build(answer_head=head)))["answer_head"] == head
+
+
+def test_the_answers_are_mixed_by_the_rates():
+    model, (text, video) = build(rates=(0.5, 0.3, 0.2)).eval(), (ragged(0, 6, [6, 3]), ragged(1, 4, [4, 2]))
+    entity, action, event = model.answer_logits(text, video).values()
+    torch.testing.assert_close(model.mixed_logits(text, video), 0.5 * entity + 0.3 * action + 0.2 * event)
 
 
 def test_dropout_is_for_training_alone():
