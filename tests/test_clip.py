@@ -85,3 +85,29 @@ def test_gradients_in_bfloat16_are_those_in_float32():
         out.float().square().mean().backward()
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in tower.parameters()]))
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.999
+
+
+@pytest.mark.parametrize(("layers", "blocks"), [(-1, []), (0, []), (1, ["0"]), (2, ["0", "1"])])
+def test_embeddings_and_lower_blocks_are_frozen(layers, blocks):
+    clip = CLIP(SMALL)
+    clip.freeze(layers)
+    frozen = {name for name, parameter in clip.named_parameters() if not parameter.requires_grad}
+    for block in ("0", "1"):
+        for tower in ("", "visual."):
+            assert (f"{tower}transformer.resblocks.{block}.ln_1.weight" in frozen) == (block in blocks)
+    embeddings = {"token_embedding.weight", "positional_embedding", "visual.class_embedding", "visual.conv1.weight"}
+    assert embeddings & frozen == (embeddings if layers >= 0 else set())
+    assert not {"text_projection", "visual.proj", "logit_scale"} & frozen
+
+
+def test_floats_are_taken_as_they_are_and_zeros_appended():
+    clip, frames = CLIP(SMALL), torch.randn(3, 3, 32, 32)
+    assert clip.normalize(frames) is frames
+    padded = clip.normalize(frames, zeros=2)
+    assert torch.equal(padded[:3], frames) and padded.shape[0] == 5 and not padded[3:].any()
+
+
+def test_the_class_embedding_starts_at_clip_s_scale():
+    torch.manual_seed(0)
+    clip = CLIP(SMALL)
+    assert clip.visual.class_embedding.std().item() == pytest.approx(SMALL.vision_width**-0.5, rel=0.3)

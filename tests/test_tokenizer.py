@@ -59,3 +59,10 @@ def test_a_tokenizer_keeps_the_words_that_it_met_for_itself():
     known = len(other.encoder.cache)
     one(["qwzx vbnk"], 8)
     assert len(other.encoder.cache) == known < len(one.encoder.cache)
+
+
+def test_ids_are_joined_to_words_with_their_numbers(tokenizer):
+    ids, mask = tokenizer(["hops, Banzhaf café"], 16)
+    inside = ids[0][mask[0].bool()][1:-1].tolist()
+    assert tokenizer.words(inside) == [("hops", 1), (",", 1), ("banzhaf", 4), ("café", 1)]
+    assert tokenizer.words(inside[:4])[-1] == ("banz", 2)  # a word that was cut
