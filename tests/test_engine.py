@@ -2,12 +2,14 @@
 
 import argparse
 import logging
+import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
 from dataloaders.sampling import DrawnDataset, TrainingSampler
@@ -47,12 +49,13 @@ class CountingTask:
         return self.run.trainer.model.state_dict()
 
 
-def fit(folder: Path, task: CountingTask, epochs: int) -> Path:
+def fit(folder: Path, task: CountingTask, epochs: int, **options) -> Path:
     data, model = DrawnDataset(Rows()), Regression()
     loader = DataLoader(data, batch_size=2, sampler=TrainingSampler(data, num_replicas=1, rank=0))
-    options = TrainingOptions(output_dir=folder, epochs=epochs)
+    options = TrainingOptions(output_dir=folder, epochs=epochs, **options)
     trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), device=CPU, options=options)
     task.run = Run(task, trainer, loader, logging.getLogger("run"))
+    task.run.resume()
     return task.run.fit()
 
 
@@ -82,3 +85,19 @@ def test_every_step_is_in_training_mode_also_after_an_evaluation_within_an_epoch
     monkeypatch.setattr(Regression, "forward", noted)
     fit(tmp_path, CountingTask([float(score) for score in range(20)], evaluate_every=1), 2)
     assert modes == [True] * (2 * STEPS)
+
+
+def test_states_are_saved_after_so_many_steps_and_at_the_end_of_each_epoch(tmp_path):
+    fit(tmp_path, CountingTask([0.0, 0.0, 0.0]), 3, save_every=3, keep=20)
+    saved = {int(folder.name.removeprefix("step_")) for folder in (tmp_path / "training_state").iterdir()}
+    assert saved == {3, 4, 7, 8, 11, 12}
+
+
+def test_scalars_after_the_state_that_a_run_resumes_from_are_discarded(tmp_path):
+    fit(tmp_path, CountingTask([1.0, 1.0]), 2, save_every=3, keep=20, n_display=1)
+    state = tmp_path / "training_state"
+    for step in (7, 8):
+        shutil.rmtree(state / f"step_{step}")
+    fit(tmp_path, CountingTask([1.0, 1.0]), 2, save_every=3, keep=20, n_display=1, resume="auto")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [*range(1, 2 * STEPS + 1)]
