@@ -25,7 +25,7 @@ GROUPS = (
     (
         "models/attended_head models/interaction models/reconstruction models/similarity models/temporal "
         "models/token_levels models/token_merge",
-        "attended_head reconstruction similarity temporal token_merge",
+        "attended_head hbi reconstruction similarity temporal token_merge",
     ),
     (
         "models/hbi models/hbi_vqa models/level models/losses",
@@ -34,18 +34,18 @@ GROUPS = (
     (
         "models/caption_decoder models/clip models/decoding models/encoder models/shortlist models/tokenizer "
         "models/transformer models/two_stage",
-        "captioning_model clip decoding shortlist tokenizer",
+        "baselines_clip4clip captioning_model clip decoding shortlist tokenizer",
     ),
     (
         "utils/engine/average utils/engine/builders utils/engine/optim utils/engine/trainer",
         "builders optim trainer",
     ),
-    ("utils/engine/engine utils/engine/training_state", "engine resume training_state"),
-    ("utils/engine/ranking", "ranking"),
+    ("utils/engine/engine utils/engine/training_state", "engine resume retrieval training_state"),
+    ("utils/engine/ranking", "post_processing ranking retrieval"),
     (
         "dataloaders/augment dataloaders/base dataloaders/build dataloaders/clips dataloaders/files "
         "dataloaders/loading dataloaders/question_answering dataloaders/sampling",
-        "augment build datasets formats video vqa_data",
+        "augment build datasets formats frame_cache loading retrieval video vqa_data",
     ),
     ("dataloaders/frame_cache", "frame_cache"),
 )
