@@ -38,20 +38,20 @@ def batch(case: str):
     return inputs(case, words, frames, lengths=(texts, videos))
 
 
-def weight(name: str, shape) -> torch.Tensor:
+@cache
+def weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     """The weight called `name` in the released spelling."""
-    parts, x = name.split("."), generator(name).standard_normal(tuple(shape))
+    parts, mean, scale = name.split("."), 0, None
     if "bias" not in parts[-1]:
-        scale = None
         if parts[-2:-1] == ["ln_pool"]:
-            return torch.tensor((1 + 0.02 * x).astype(np.float32))
-        if parts[0] in ("t_w", "v_w"):
+            mean, scale = 1, 0.02
+        elif parts[0] in ("t_w", "v_w"):
             scale = 0.05
         elif len(shape) == 2 and name.startswith(WIDE):
             scale = shape[1] ** -0.5
-        if scale:
-            return torch.tensor((scale * x).astype(np.float32))
-    return fill(name, shape)
+    if scale is None:
+        return fill(name, shape)
+    return torch.tensor((mean + scale * generator(name).standard_normal(shape)).astype(np.float32))
 
 
 def keys(file: str, *parts: str) -> dict[str, list[int]]:
@@ -65,17 +65,9 @@ def keys(file: str, *parts: str) -> dict[str, list[int]]:
     return found
 
 
-@cache
-def tower_weights() -> dict[str, torch.Tensor]:
-    """CLIP's weights, which all cases share."""
-    shapes = keys("c4c_state_dict_tiny", "meanP_3d")
-    return {name: weight(name, shape) for name, shape in shapes.items()}
-
-
 def filled(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
     """The state dict of a golden model in the released spelling."""
-    return {name: tower_weights()[name] if name.startswith("clip.") else weight(name, shape)
-            for name, shape in shapes.items()}  # fmt: skip
+    return {name: weight(name, tuple(shape)) for name, shape in shapes.items()}
 
 
 def build(cls, shapes: dict[str, list[int]], *arguments, **options):
@@ -153,9 +145,7 @@ def assert_training(model, loss, reference: dict) -> None:
             assert_gradients(model, reference)
             for name in ("ce_t2v", "ce_v2t", "answer_ce"):
                 if f"component.{name}" in reference:
-                    np.testing.assert_allclose(
-                        terms[name].item(), reference[f"component.{name}"], rtol=1e-5, atol=1e-7
-                    )
+                    np.testing.assert_allclose(terms[name].item(), reference[f"component.{name}"], rtol=1e-5, atol=1e-7)
         total = np.linalg.norm([norm(x.grad) for x in parameters.values()])  # in double precision, as recorded
         np.testing.assert_allclose(total, reference["grad_total_norm"][step], rtol=1e-4)
         if "delta_norm" not in reference:

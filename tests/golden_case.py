@@ -3,6 +3,7 @@
 import json
 import os
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,14 @@ def generator(name: str) -> np.random.RandomState:
 
 
 def fill(name: str, shape) -> torch.Tensor:
-    """The weight called `name` in the released spelling."""
-    x = generator(name).standard_normal(tuple(shape))
+    """The weight called `name` in the released spelling; drawn once, so leave it unchanged."""
+    return draw_weight(name, tuple(shape))
+
+
+@cache
+def draw_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """The weight of `fill`."""
+    x = generator(name).standard_normal(shape)
     parts = name.split(".")
     first, last, parent = parts[0], parts[-1], parts[-2] if len(parts) > 1 else ""
     second = parts[1] if len(parts) > 1 else ""
@@ -66,7 +73,10 @@ def fill(name: str, shape) -> torch.Tensor:
 def filled_state(file: str, part: str = "retrieval") -> dict[str, torch.Tensor]:
     """A whole state dict, keys and shapes from a golden JSON file."""
     keys = json.loads((GOLDEN / file).read_text())[part]
-    return {name: fill(name, shape) for name, shape in keys.items()}
+    draw = (
+        draw_weight if "tiny" in file else draw_weight.__wrapped__
+    )  # weights of full size take too much memory to keep
+    return {name: draw(name, tuple(shape)) for name, shape in keys.items()}
 
 
 def inputs(case: str, words: int = 24, frames: int = 12, resolution: int = 64, lengths=None):
