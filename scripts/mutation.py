@@ -25,7 +25,7 @@ GROUPS = (
     (
         "models/attended_head models/interaction models/reconstruction models/similarity models/temporal "
         "models/token_levels models/token_merge",
-        "attended_head hbi reconstruction similarity temporal token_merge",
+        "attended_head baselines_emcl hbi reconstruction similarity temporal token_merge",
     ),
     (
         "models/hbi models/hbi_vqa models/level models/losses",

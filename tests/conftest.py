@@ -56,6 +56,11 @@ def pytest_collection_modifyitems(items):
         items.sort(key=lambda item: -slow[item.path])
 
 
+def pytest_collection_finish():
+    """What is imported stays: collections between tests need not look through it."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def freed_memory_goes_back():
     """Entry scripts let their process keep what it freed (utils/memory.py): tests would add up to gigabytes."""

@@ -48,9 +48,12 @@ def test_no_caption_gives_no_row(tokenizer):
     assert ids.shape == mask.shape == (0, 8)
 
 
-@pytest.mark.parametrize(("captions", "max_words"), [("a dog", 8), (["a dog"], 1)])
-def test_misuse_is_refused(tokenizer, captions, max_words):
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    ("captions", "max_words", "reason"),
+    [("a dog", 8, "captions must be a sequence of strings"), (["a dog"], 1, "start and end tokens, got 1")],
+)
+def test_misuse_is_refused(tokenizer, captions, max_words, reason):
+    with pytest.raises(ValueError, match=reason):
         tokenizer(captions, max_words)
 
 
