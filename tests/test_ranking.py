@@ -126,3 +126,10 @@ def test_predictions(tmp_path):
     assert lines[1]["found"][0] == {"video": "c", "score": 0.3, "levels": {"action": -0.3, "entity": 0.6}}
     ranks = torch.tensor([line["rank"] - 1 for line in lines])
     assert rank_statistics(ranks) == ranking.metrics["t2v"]
+
+
+def test_plain_ranks_are_given_beside_those_of_other_scores():
+    sim, owner = torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.arange(2)
+    assert "plain" not in rank_split(sim, (sim, sim), owner, {}).metrics
+    metrics = rank_split(sim, (1 - sim, 1 - sim), owner, {}).metrics
+    assert metrics["plain"]["t2v"]["R1"] == 0 and metrics["t2v"]["R1"] == 100
