@@ -45,6 +45,16 @@ def test_no_item_is_in_two_shards_of_an_epoch(count):
     assert len({*shards[0], *shards[1]}) == len(shards[0]) + len(shards[1]) == 8
 
 
+def test_a_data_set_that_can_gives_a_batch_at_once():
+    class Batches(Numbers):
+        def __getitems__(self, indices: list[int]) -> list[int]:
+            return [100 + index for index in indices]
+
+    options = LoaderOptions(batch_size=4, max_frames=1, training=True, workers=0)
+    (batch,) = build_dataloader(Batches(4), options, lambda items, max_frames: items)
+    assert sorted(batch) == [100, 101, 102, 103]
+
+
 def test_skipped_items_are_the_first_of_the_epoch():
     sampler = TrainingSampler(DrawnDataset(Numbers(10)), 1, 0, seed=3)
     sampler.set_epoch(2)
