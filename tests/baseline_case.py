@@ -145,7 +145,9 @@ def assert_training(model, loss, reference: dict) -> None:
             assert_gradients(model, reference)
             for name in ("ce_t2v", "ce_v2t", "answer_ce"):
                 if f"component.{name}" in reference:
-                    np.testing.assert_allclose(terms[name].item(), reference[f"component.{name}"], rtol=1e-5, atol=1e-7)
+                    np.testing.assert_allclose(
+                        terms[name].item(), reference[f"component.{name}"], rtol=1e-5, atol=1e-7
+                    )
         total = np.linalg.norm([norm(x.grad) for x in parameters.values()])  # in double precision, as recorded
         np.testing.assert_allclose(total, reference["grad_total_norm"][step], rtol=1e-4)
         if "delta_norm" not in reference:

@@ -37,7 +37,7 @@ def fill(name: str, shape) -> torch.Tensor:
 
 @cache
 def draw_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """The weight of `fill`."""
+    """The weight of `fill`, drawn at the first call."""
     x = generator(name).standard_normal(shape)
     parts = name.split(".")
     first, last, parent = parts[0], parts[-1], parts[-2] if len(parts) > 1 else ""
@@ -73,9 +73,8 @@ def draw_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
 def filled_state(file: str, part: str = "retrieval") -> dict[str, torch.Tensor]:
     """A whole state dict, keys and shapes from a golden JSON file."""
     keys = json.loads((GOLDEN / file).read_text())[part]
-    draw = (
-        draw_weight if "tiny" in file else draw_weight.__wrapped__
-    )  # weights of full size take too much memory to keep
+    # Weights of full size take too much memory to keep.
+    draw = draw_weight if "tiny" in file else draw_weight.__wrapped__
     return {name: draw(name, tuple(shape)) for name, shape in keys.items()}
 
 

@@ -59,12 +59,8 @@ def test_a_preempted_slurm_job_goes_back_into_the_queue(code, requeued, tmp_path
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
     environment = {
-        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
-        "CALLS": str(tmp_path / "calls"),
-        "CODE": str(code),
-        "SLURM_JOB_ID": "70123",
-        "SLURM_CPUS_PER_TASK": "5",
-        "SLURM_NTASKS_PER_NODE": "2(x2)",
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "CALLS": str(tmp_path / "calls"), "CODE": str(code),
+        "SLURM_JOB_ID": "70123", "SLURM_CPUS_PER_TASK": "5", "SLURM_NTASKS_PER_NODE": "2(x2)",
         "SLURM_JOB_NODELIST": "[first,second]",
     }
     script = ["bash", str(ROOT / "scripts" / "slurm_train.sh"), "main_retrieval.py", "--output_dir", "two words"]

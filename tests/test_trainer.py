@@ -37,7 +37,9 @@ class Regression(nn.Module):
 
 def trainer(lr=0.1, **options):
     model = Regression()
-    return Trainer(model, torch.optim.SGD(model.parameters(), lr=lr), device=CPU, options=TrainingOptions(**options))
+    return Trainer(
+        model, torch.optim.SGD(model.parameters(), lr=lr), device=CPU, options=TrainingOptions(**options)
+    )
 
 
 def batch(first=0, last=4, scale=1.0):
