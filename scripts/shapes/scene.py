@@ -41,7 +41,7 @@ CLASSES = {
         colours=("red", "yellow", "green", "white"),
         shapes=("circle", "cross", "star"),
         kinds=("move", "grow", "leave"),
-        family=2,  # few of these events can be told in three orders
+        family=2,  # few scenes of these kinds allow three orders of their events
     ),
 }
 
