@@ -102,12 +102,13 @@ def norm(x) -> float:
 
 
 def assert_gradients(model, reference: dict, key: str = "grad_norm") -> None:
-    """Compare the gradient norm of each parameter."""
+    """Compare the gradient norm of each parameter, up to the rounding of the largest one."""
     parameters, names = by_released_name(model), [str(name) for name in reference["param_names"]]
     assert sorted(parameters) == sorted(names)
     ours = np.array([norm(parameters[name].grad) for name in names])
     compared = np.array([not vanishes(name, names) for name in names])
-    np.testing.assert_allclose(ours[compared], reference[key][compared], rtol=1e-4, atol=1e-6)
+    rounding = np.finfo(np.float32).eps * 2 * reference[key].max()
+    np.testing.assert_allclose(ours[compared], reference[key][compared], rtol=1e-4, atol=max(rounding, 1e-6))
 
 
 def vanishes(name: str, names: list[str]) -> bool:
