@@ -36,17 +36,44 @@ GROUPS = (
         "models/transformer models/two_stage",
         "baselines_clip4clip captioning_model clip decoding shortlist tokenizer",
     ),
+    ("models/baselines/cdcr models/baselines/drl", "baselines_drl"),
+    ("models/baselines/clip4clip models/baselines/cross", "baselines_clip4clip"),
+    ("models/baselines/dicosa models/baselines/pooling", "baselines_dicosa baselines_diffusionret"),
+    (
+        "models/baselines/denoiser models/baselines/diffusion models/baselines/diffusionret "
+        "models/baselines/diffusionret_options",
+        "baselines_diffusion_runs baselines_diffusionret",
+    ),
+    ("models/baselines/em models/baselines/emcl models/baselines/emcl_qa", "baselines_emcl baselines_emcl_qa"),
+    ("models/answering", "attended_head baselines_emcl_qa hbi_vqa vqa vqa_golden"),
+    ("models/caption_options models/captioning", "caption_export captioning captioning_model"),
+    ("models/card models/export", "caption_export export hub"),
+    (
+        "models/__init__ models/hbi_options models/loading models/method models/pretrained models/recipe",
+        "args bad_input captioning_model checkpoint clip config export extending hbi hbi_options",
+    ),
+    ("models/released/__init__", "baselines_clip4clip baselines_emcl checkpoint"),
     (
         "utils/engine/average utils/engine/builders utils/engine/optim utils/engine/trainer",
         "builders optim trainer",
     ),
     ("utils/engine/engine utils/engine/training_state", "engine resume retrieval training_state"),
+    ("utils/engine/options utils/engine/task", "args builders engine resume retrieval trainer"),
     ("utils/engine/ranking", "post_processing ranking retrieval"),
     (
         "dataloaders/augment dataloaders/base dataloaders/build dataloaders/clips dataloaders/files "
         "dataloaders/loading dataloaders/question_answering dataloaders/sampling",
         "augment build datasets formats frame_cache loading retrieval video vqa_data",
     ),
+    (
+        "dataloaders/__init__ dataloaders/captioning dataloaders/formats/activity dataloaders/formats/csv_pairs "
+        "dataloaders/formats/didemo dataloaders/formats/lsmdc dataloaders/formats/msrvtt dataloaders/formats/msvd "
+        "dataloaders/formats/questions dataloaders/formats/schema dataloaders/formats/vatex",
+        "bad_input captioning check_data datasets formats retrieval_formats vqa_data",
+    ),
+    ("dataloaders/bad_videos dataloaders/isolation", "isolation video video_kinds"),
+    ("dataloaders/features", "estimator"),
+    ("dataloaders/frame_shards", "frame_shards"),
     ("dataloaders/frame_cache", "frame_cache"),
 )
 """Files, and the test files that are to notice a mistake in them."""

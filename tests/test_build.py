@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dataloaders import build, question_answering
+from dataloaders.base import Clip, Split
 from dataloaders.clips import read_clip
 from dataloaders.sampling import TrainingSampler
 from models import ANSWER_METHODS, HBI, HBIVQA, METHODS
@@ -127,6 +128,44 @@ def test_a_bank_is_a_draw_of_all_training_captions_that_the_seed_decides(retriev
     assert all(len(set(captions)) == 3 and set(captions) <= set(every) for captions in drawn.values())
     assert drawn["1"] == bank("--query_bank", "3", "--seed", "1") != drawn["2"]
     assert every[:3] not in drawn.values()
+
+
+@pytest.mark.parametrize("datatype", ["msrvtt", "lsmdc"])
+def test_a_bank_of_pairs_is_of_all_clips_and_their_first_captions(retrieval, monkeypatch, datatype):
+    clips = [Clip(f"video{number}") for number in (1, 0, 3)]
+    split = Split(clips, [f"caption {number}" for number in range(5)], [2, 0, 0, 1, 2])
+    read = []
+    monkeypatch.setattr(build, "build_split", lambda datatype, anno_path, name, **options: read.append(name) or split)
+    args = retrieval("--datatype", datatype, "--batch_size_val", "3", "--max_words", "7", "--workers", "1")
+    texts, videos = build.build_pair_bank_loaders(args, Tokenizer(), SIZE, CPU)
+    assert read == ["val" if datatype == "lsmdc" else "train"]
+    assert sorted(texts.dataset.dataset.captions) == ["caption 0", "caption 1", "caption 3"]
+    assert videos.dataset.dataset.clips == clips
+    assert texts.batch_size == videos.batch_size == 3 and (texts.num_workers, videos.num_workers) == (0, 1)
+    assert texts.dataset[0]["ids"].shape == (7,) and videos.dataset[0]["frames"].shape == (2, 3, SIZE, SIZE)
+
+
+def test_the_reason_of_a_broken_training_video_is_logged_and_kept(retrieval, msrvtt_folder, tmp_path, caplog):
+    videos = Path(shutil.copytree(msrvtt_folder / "videos", tmp_path / "videos"))
+    (videos / "video1.mp4").write_bytes(b"")
+    pairs = build.build_training_loader(retrieval("--max_bad_videos", "0.5", videos=videos), Tokenizer(), SIZE, CPU)
+    broken = [index for index, clip in enumerate(pairs.dataset.dataset.clip_of_caption) if clip == 1]
+    caplog.clear()
+    drawn = pairs.dataset.dataset[broken[0]]
+    assert drawn["video_id"] != 1
+    reason = f"{videos / 'video1.mp4'}: is empty"
+    assert f"broken video 1 of 2 allowed is skipped: {reason}" in caplog.text
+    (line,) = (tmp_path / "bad_videos.txt").read_text().splitlines()
+    assert line.startswith(f"video1\t{reason}")
+
+
+def test_left_out_videos_are_counted_by_split(retrieval, tmp_path, caplog):
+    (tmp_path / "skip.txt").write_text("video0\nvideo5\nelsewhere\n")
+    args = retrieval("--skip_list", str(tmp_path / "skip.txt"))
+    for split, whole in (("train", 4), ("test", 2)):
+        _, videos = build.find_split(args, split)
+        assert len(videos) == whole - 1
+        assert f"skip.txt: 1 of the {whole} videos of {split} are left out" in caplog.text
 
 
 def test_a_run_whose_videos_are_all_broken_ends(retrieval, msrvtt_folder, tmp_path):
