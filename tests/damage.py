@@ -1,6 +1,7 @@
-"""Random damage to bytes, JSON, tables and weights."""
+"""Random damage to bytes, JSON, tables and weights, and what a folder held before it."""
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,12 @@ def damage_state(state: dict[str, torch.Tensor], draw: random.Random) -> dict[st
         lambda: {name: tensor.to("meta")},
     ]
     return state | draw.choice(changes)()
+
+
+def snapshot(folder):
+    """Every file of a folder with its bytes, and every link with its target."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        found[name] = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+    return found
