@@ -5,12 +5,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from models.clip import CLIP
 from utils.answers import read_answers
-from utils.checkpoint import load_weights
+from utils.checkpoint import load_weights, released_names
 from utils.errors import InputError, one_line
+from utils.randomness import Undrawn
 
 CLASSIFIER = "classifier.2.weight"
 
@@ -34,9 +36,16 @@ def build_with_weights(
     known = {field.name for field in fields(method.Options)} | {"temporal", "temporal_layers"}
     if unknown := options.keys() - known:
         raise InputError(f"{source}: the method {method.method} has no option {min(unknown)}; leave it out")
-    clip = clip_of_checkpoint(state, source, quick_gelu=quick_gelu)
     options = temporal_options(state) | method.options_of_state(state) | options
-    model = method(clip, **options) if answers is None else method(clip, answers, **options)
+
+    def build() -> Any:
+        clip = clip_of_checkpoint(state, source, quick_gelu=quick_gelu)
+        return method(clip, **options) if answers is None else method(clip, answers, **options)
+
+    with Undrawn(), torch.random.fork_rng(devices=[]):
+        model = build()
+    if set(released_names(model).values()) - state.keys():
+        model = build()  # some weights stay untrained
     load_weights(model, model.complete(state), source)
     return model
 

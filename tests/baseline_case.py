@@ -12,6 +12,7 @@ from tests.golden_case import GOLDEN, fill, generator, golden, inputs
 from utils.checkpoint import load_weights, released_names
 from utils.engine.builders import build_optimizer
 from utils.engine.options import TrainingOptions
+from utils.randomness import Undrawn
 
 CASES = {
     "p1": ((16, 7, 4, 12, 9, 16), (8, 5, 8, 2, 6), 16, 8),
@@ -74,8 +75,9 @@ def build(cls, shapes: dict[str, list[int]], *arguments, **options):
     """A golden model with all dropout off, in evaluation mode."""
     gc.collect()  # the model of the test before, which may hold itself
     state = filled(shapes)
-    clip = CLIP.from_state_dict({name[5:]: x for name, x in state.items() if name.startswith("clip.")})
-    model = cls(clip, *arguments, **options)
+    with Undrawn():
+        clip = CLIP.from_state_dict({name[5:]: x for name, x in state.items() if name.startswith("clip.")})
+        model = cls(clip, *arguments, **options)
     load_weights(model, state, "golden")
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):

@@ -10,6 +10,7 @@ from tests.golden_case import GOLDEN, assert_close, fill, generator, golden
 from utils.checkpoint import load_weights, released_names
 from utils.engine.builders import build_optimizer
 from utils.engine.options import TrainingOptions
+from utils.randomness import Undrawn
 
 FOLDER = GOLDEN / "baselines"
 
@@ -61,8 +62,9 @@ def filled(method: str, *changes: str) -> dict[str, torch.Tensor]:
 def build(cls, method: str, *changes: str, **options):
     """A golden model, in evaluation mode."""
     state = filled(method, *changes)
-    clip = CLIP.from_state_dict({name[5:]: x for name, x in state.items() if name.startswith("clip.")})
-    model = cls(clip, **options)
+    with Undrawn():
+        clip = CLIP.from_state_dict({name[5:]: x for name, x in state.items() if name.startswith("clip.")})
+        model = cls(clip, **options)
     load_weights(model, state, method)
     return model.eval()
 

@@ -16,6 +16,7 @@ from models.token_merge import Clusters, dpc_knn
 from tests.golden_case import DEVICE, LENGTHS, assert_close, fill, filled_state, golden, inputs
 from utils.checkpoint import load_weights
 from utils.engine.optim import BertAdam, parameter_groups
+from utils.randomness import Undrawn
 
 QUIET = replace(RELEASED, cluster_noise=0.0)
 CASES = ("a1", "a2", "a5")
@@ -28,7 +29,8 @@ def clip_with(state):
 
 def build(**options) -> HBI:
     state = filled_state(TINY)
-    model = HBI(clip_with(state), recipe=QUIET, **options)
+    with Undrawn():
+        model = HBI(clip_with(state), recipe=QUIET, **options)
     load_weights(model, state, TINY)
     return model.eval().to(DEVICE)
 

@@ -16,6 +16,7 @@ from utils.checkpoint import load_weights, released_state, save_weights
 from utils.engine.builders import build_optimizer
 from utils.engine.options import TrainingOptions
 from utils.engine.trainer import Trainer
+from utils.randomness import Undrawn
 
 ANSWERS = [f"answer {label}" for label in range(50)]
 
@@ -26,7 +27,8 @@ def case():
     reference = golden("vqa_A_q2")
     state = filled_state(TINY, "vqa_num_labels_50")
     options = {"kl": float(reference["kl"]), "skl": float(reference["skl"]), "freeze_layer_num": -1}
-    model = HBIVQA(clip_with(state), ANSWERS, recipe=QUIET, **options)
+    with Undrawn():
+        model = HBIVQA(clip_with(state), ANSWERS, recipe=QUIET, **options)
     load_weights(model, state, TINY)
     return model.eval(), reference
 
@@ -89,7 +91,8 @@ def five_steps():
     def train(layers: int) -> tuple[list[float], HBIVQA, dict[str, torch.Tensor]]:
         reference = golden("vqa_A_q2")
         options = {"kl": float(reference["kl"]), "skl": float(reference["skl"]), "dropout": 0.0}
-        model = HBIVQA(clip_with(state), ANSWERS, recipe=QUIET, freeze_layer_num=layers, **options)
+        with Undrawn():
+            model = HBIVQA(clip_with(state), ANSWERS, recipe=QUIET, freeze_layer_num=layers, **options)
         load_weights(model, state, TINY)
         options = TrainingOptions(lr=1e-4, coef_lr=1.0)
         optimizer = build_optimizer(model, options, 5)
@@ -130,7 +133,8 @@ def test_freezing_is_that_of_the_released_training(five_steps):
 
 def test_blocks_are_frozen_in_both_towers():
     state = filled_state(TINY, "vqa_num_labels_50")
-    model = HBIVQA(clip_with(state), ANSWERS, freeze_layer_num=1)
+    with Undrawn():
+        model = HBIVQA(clip_with(state), ANSWERS, freeze_layer_num=1)
     frozen = {name for name, value in model.clip.named_parameters() if not value.requires_grad}
     blocks = {name for name, _ in model.clip.named_parameters() if ".resblocks.0." in f".{name}"}
     assert frozen == {name.removeprefix("clip.") for name in BELOW} | blocks

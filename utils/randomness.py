@@ -2,11 +2,20 @@
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+INITIALISERS = {
+    Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_,
+    nn.init.xavier_uniform_,
+}  # fmt: skip
+"""What torch's and our modules draw large weights with."""
 
 
 def seed_all(seed: int, *, deterministic: bool = False) -> None:
@@ -42,3 +51,19 @@ def draws_of(*key: int) -> Iterator[None]:
         torch.set_rng_state(before[0])
         np.random.set_state(before[1])
         random.setstate(before[2])
+
+
+class Undrawn(TorchFunctionMode):
+    """Inside this context new modules keep weights as allocated, for a file's to be loaded; nothing is drawn for them.
+
+    Drawing takes longer than loading.
+    """
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Return the tensor of an initialiser as it is, and call all other functions."""
+        kwargs = kwargs or {}
+        if function in INITIALISERS:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
