@@ -93,6 +93,13 @@ def test_captions_of_msvd_in_every_pickle_protocol(copy, protocol):
     assert pairs(build_split("msvd", anns, "test")) == spoken("test")
 
 
+def test_captions_of_msvd_as_python_2_wrote_them(copy):
+    anns = copy("msvd")
+    (anns / "test_list.txt").write_text("seven")
+    (anns / "raw-captions.pkl").write_bytes(b"(dS'seven'\n(l(lS'a'\naS'caf\\xc3\\xa9'\naas.")
+    assert pairs(build_split("msvd", anns, "test")) == [(Clip("seven"), "a café")]
+
+
 class Call:
     def __reduce__(self):
         return (Path.touch, (Path("called"),))
@@ -121,7 +128,9 @@ def test_splits_of_msrvtt(formats, variant, train, val, test):
     for name, numbers in (("train", train), ("val", val), ("test", test)):
         split = build_split("msrvtt", formats["msrvtt"] / "anns", name, msrvtt_split=variant)
         assert split.clips == [Clip(f"video{number}") for number in numbers]
-        if variant == "1kB" and name != "train":
+        if name == "train":
+            assert len(split.captions) > len(split.clips)
+        elif variant == "1kB":
             assert split.captions == [CAPTIONS["five"][0], CAPTIONS["six"][0]]
     if variant == "full":
         assert [caption for _, caption in pairs(split)] == [caption for _, caption in spoken("test")]
