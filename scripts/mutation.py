@@ -1,7 +1,7 @@
 """Puts small mistakes into the code, one at a time, and says which of them the tests do not notice.
 
 mutmut makes the mistakes, called mutants, in a copy of the working tree. GROUPS names the test files for each file; of
-their tests those run that pass through the changed function.
+their tests those run that pass through the changed function, or all if it runs only in processes that tests start.
 """
 
 import argparse
@@ -11,8 +11,10 @@ import random
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ("models", "dataloaders", "utils")
@@ -71,14 +73,17 @@ GROUPS = (
         "dataloaders/formats/questions dataloaders/formats/schema dataloaders/formats/vatex",
         "bad_input captioning check_data datasets formats retrieval_formats vqa_data",
     ),
-    ("dataloaders/bad_videos dataloaders/isolation", "isolation video video_kinds"),
+    ("dataloaders/bad_videos dataloaders/isolation", "build isolation"),
     ("dataloaders/features", "estimator"),
     ("dataloaders/frame_shards", "frame_shards"),
     ("dataloaders/frame_cache", "frame_cache"),
 )
 """Files, and the test files that are to notice a mistake in them."""
 NOTICED = (1, 3)
-"""Exit codes of pytest where tests fail; others are of mutants that no test notices or reaches, or that take long."""
+"""Exit codes of pytest where tests fail; others are of mutants that no test notices, or that take long."""
+UNREACHED, LATE = 33, 36
+"""mutmut's codes of a mutant that no test passes through in its own process, and of one that takes long."""
+PATIENCE = 300  # seconds
 UNUSED_PLUGINS = ("cacheprovider", "unraisableexception")
 """Of pytest; the second collects garbage after each run, which takes longer than most tests."""
 
@@ -110,6 +115,9 @@ class Copy:
     def __init__(self, folder: Path, files: list[str], tests: list[str]):
         """Copy what git tracks or would add, and make the mutants."""
         self.folder, self.files = folder, files
+        self.tests = [f"tests/test_{name}.py" for name in tests]
+        self.words = ["-m", "not slow and not gpu", *(f"-pno:{name}" for name in UNUSED_PLUGINS)]
+        self.codes: dict[str, int] = {}
         listed = self._output("git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard")
         for name in filter(lambda name: (ROOT / name).is_file(), listed.split("\0")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -118,11 +126,11 @@ class Copy:
             "source_paths": LAYERS,
             "only_mutate": files,
             "also_copy": [path.name for path in folder.iterdir() if path.name not in LAYERS],
-            "pytest_add_cli_args": ["-m", "not slow and not gpu", *(f"-pno:{name}" for name in UNUSED_PLUGINS)],
-            "pytest_add_cli_args_test_selection": [f"tests/test_{name}.py" for name in tests],
+            "pytest_add_cli_args": self.words,
+            "pytest_add_cli_args_test_selection": self.tests,
         }
         # torch must not be used before a fork; a busy machine takes seconds for a test of milliseconds.
-        lines = ["[mutmut]", "process_isolation = forkserver", "timeout_constant = 20"]
+        lines = ["[mutmut]", "process_isolation = forkserver", "timeout_constant = 20", "timeout_multiplier = 3"]
         lines += [f"{name} =\n    " + "\n    ".join(values) for name, values in settings.items()]
         (folder / "setup.cfg").write_text("\n".join(lines))
         self._output(sys.executable, "-c", "import mutmut.__main__; mutmut.__main__.create_mutants(1)")
@@ -137,6 +145,9 @@ class Copy:
         """Try these mutants; progress goes to standard error."""
         command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(jobs), *names]
         subprocess.run(command, cwd=self.folder, check=True, stdout=sys.stderr)
+        unreached = [name for file in self.files for name, code in self._exit_codes(file).items() if code == UNREACHED]
+        with ThreadPoolExecutor(jobs) as pool:
+            self.codes |= zip(unreached, pool.map(self._try_all_tests, unreached), strict=True)
 
     def report(self) -> list[str]:
         """Print the changes that no test noticed, and return a line of numbers for each file."""
@@ -150,9 +161,20 @@ class Copy:
                 print(self._output(sys.executable, "-m", "mutmut", "show", name))
         return rows
 
+    def _try_all_tests(self, name: str) -> int:
+        """The exit code of all tests with a mutant, which processes that they start have, too."""
+        command = [sys.executable, "-m", "pytest", "--quiet", "--exitfirst", "-n", "0", *self.words, *self.tests]
+        environment = {**os.environ, "MUTANT_UNDER_TEST": name}
+        try:
+            place: dict[str, Any] = {"cwd": self.folder / "mutants", "env": environment, "stdout": subprocess.DEVNULL}
+            return subprocess.run(command, **place, timeout=PATIENCE).returncode
+        except subprocess.TimeoutExpired:
+            return LATE
+
     def _exit_codes(self, file: str) -> dict[str, int | None]:
         """By name of a mutant; None if it was not tried."""
-        return json.loads((self.folder / "mutants" / f"{file}.meta").read_text())["exit_code_by_key"]
+        codes = json.loads((self.folder / "mutants" / f"{file}.meta").read_text())["exit_code_by_key"]
+        return {name: self.codes.get(name, code) for name, code in codes.items()}
 
     def _output(self, *command: str) -> str:
         return subprocess.run(command, cwd=self.folder, check=True, stdout=subprocess.PIPE, text=True).stdout
