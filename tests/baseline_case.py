@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from models.clip import CLIP
-from tests.golden_case import GOLDEN, fill, generator, golden, inputs
+from tests.golden_case import GOLDEN, fill, generator, golden, inputs, norm
 from utils.checkpoint import load_weights, released_names
 from utils.engine.builders import build_optimizer
 from utils.engine.options import TrainingOptions
@@ -96,11 +96,6 @@ def by_released_name(model) -> dict[str, torch.nn.Parameter]:
     """Parameters by their names in files."""
     names = released_names(model)
     return {names[name]: parameter for name, parameter in model.named_parameters()}
-
-
-def norm(x) -> float:
-    """Length of a tensor; 0 where there is none."""
-    return 0.0 if x is None else x.detach().double().norm().item()
 
 
 def assert_gradients(model, reference: dict, key: str = "grad_norm") -> None:

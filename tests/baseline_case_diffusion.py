@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from models.clip import CLIP
-from tests.golden_case import GOLDEN, assert_close, fill, generator, golden
+from tests.golden_case import GOLDEN, assert_close, fill, generator, golden, norm
 from utils.checkpoint import load_weights, released_names
 from utils.engine.builders import build_optimizer
 from utils.engine.options import TrainingOptions
@@ -67,11 +67,6 @@ def build(cls, method: str, *changes: str, **options):
         model = cls(clip, **options)
     load_weights(model, state, method)
     return model.eval()
-
-
-def norm(x) -> float:
-    """Length of a tensor; 0 where there is none."""
-    return 0.0 if x is None else x.detach().double().norm().item()
 
 
 def released_parameters(model) -> dict[str, torch.nn.Parameter]:

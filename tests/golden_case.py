@@ -106,3 +106,8 @@ def assert_close(ours, reference, tolerance: float = 2e-5) -> None:
     assert ours.shape == reference.shape, (ours.shape, reference.shape)
     difference = np.abs(ours - reference).max()
     assert difference <= tolerance * np.abs(reference).max(), f"difference {difference:.2e}"
+
+
+def norm(x: torch.Tensor | None) -> float:
+    """Length of a tensor, in double precision; 0 where there is none."""
+    return 0.0 if x is None else torch.linalg.vector_norm(x.detach(), dtype=torch.float64).item()

@@ -13,7 +13,7 @@ from models.recipe import RELEASED
 from models.released.hbi import released_name
 from models.temporal import build_temporal
 from models.token_merge import Clusters, dpc_knn
-from tests.golden_case import DEVICE, LENGTHS, assert_close, fill, filled_state, golden, inputs
+from tests.golden_case import DEVICE, LENGTHS, assert_close, fill, filled_state, golden, inputs, norm
 from utils.checkpoint import load_weights
 from utils.engine.optim import BertAdam, parameter_groups
 from utils.randomness import Undrawn
@@ -224,7 +224,3 @@ def level_loss(terms, name, skl):
     """One level's part of the loss."""
     banzhaf = terms[f"{name}.kl_banzhaf"] + terms[f"{name}.kl_banzhaf_reversed"]
     return ((terms[f"{name}.ce_t2v"] + terms[f"{name}.ce_v2t"]) / 2 + skl * banzhaf).item()
-
-
-def norm(x):
-    return 0.0 if x is None else x.detach().double().norm().item()

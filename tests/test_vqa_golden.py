@@ -10,8 +10,8 @@ import torch
 from models import load_model
 from models.hbi_vqa import HBIVQA
 from models.released.hbi import released_name
-from tests.golden_case import GOLDEN, assert_close, fill, filled_state, golden, inputs
-from tests.test_golden import QUIET, TINY, clip_with, norm
+from tests.golden_case import GOLDEN, assert_close, fill, filled_state, golden, inputs, norm
+from tests.test_golden import QUIET, TINY, clip_with
 from utils.checkpoint import load_weights, released_state, save_weights
 from utils.engine.builders import build_optimizer
 from utils.engine.options import TrainingOptions
