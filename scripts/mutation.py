@@ -52,7 +52,8 @@ GROUPS = (
     ("models/card models/export", "caption_export export hub"),
     (
         "models/__init__ models/hbi_options models/loading models/method models/pretrained models/recipe",
-        "args bad_input captioning_model checkpoint clip config export extending hbi hbi_options",
+        "args bad_input captioning_model checkpoint clip config export extending hbi hbi_options pretrained vqa_args "
+        "vqa_golden",
     ),
     ("models/released/__init__", "baselines_clip4clip baselines_emcl checkpoint"),
     (
