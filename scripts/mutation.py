@@ -1,7 +1,8 @@
 """Puts small mistakes into the code, one at a time, and says which of them the tests do not notice.
 
 mutmut makes the mistakes, called mutants, in a copy of the working tree. GROUPS names the test files for each file; of
-their tests those run that pass through the changed function, or all if it runs only in processes that tests start.
+their tests those run that pass through the changed function. If none fails, all run in a new process, since the
+function may run while modules are imported, or in processes that tests start.
 """
 
 import argparse
@@ -82,8 +83,8 @@ GROUPS = (
 """Files, and the test files that are to notice a mistake in them."""
 NOTICED = (1, 3)
 """Exit codes of pytest where tests fail; others are of mutants that no test notices, or that take long."""
-UNREACHED, LATE = 33, 36
-"""mutmut's codes of a mutant that no test passes through in its own process, and of one that takes long."""
+LATE = 36
+"""mutmut's code of a mutant with which tests take long."""
 PATIENCE = 300  # seconds
 ELSEWHERE = "tests/test_hub.py::test_torch_hub_loads_from_a_clone"
 """A test that starts the code in another folder, where mutmut does not find its settings."""
@@ -149,9 +150,10 @@ class Copy:
         """Try these mutants; progress goes to standard error."""
         command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(jobs), *names]
         subprocess.run(command, cwd=self.folder, check=True, stdout=sys.stderr)
-        unreached = [name for file in self.files for name, code in self._exit_codes(file).items() if code == UNREACHED]
+        codes = {name: code for file in self.files for name, code in self._exit_codes(file).items()}
+        alive = [name for name in names if codes[name] not in NOTICED]
         with ThreadPoolExecutor(jobs) as pool:
-            self.codes |= zip(unreached, pool.map(self._try_all_tests, unreached), strict=True)
+            self.codes |= zip(alive, pool.map(self._try_all_tests, alive), strict=True)
 
     def report(self) -> list[str]:
         """Print the changes that no test noticed, and return a line of numbers for each file."""
