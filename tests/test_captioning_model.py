@@ -199,6 +199,24 @@ def test_describe_says_what_each_word_attended_to(captioner, video_file):
         assert word.attention["entity"][3] == 0
 
 
+@torch.no_grad()
+def test_a_word_of_several_tokens_has_their_product_and_mean(captioner, video):
+    tokens = Tokenizer()(["a supercalifragilistic dog"], 20)[0][0]
+    ids = tokens[1 : 1 + tokens.argmax()]  # without start, with end
+    log_probs = -torch.rand(len(ids), generator=torch.Generator().manual_seed(0))
+    videos = captioner.memory_sets(Tokens(*(x[:1] for x in video)))
+    said = captioner.explain(ids, log_probs, videos)
+    assert [word.word for word in said.words] == ["a", "supercalifragilistic", "dog"]
+    inner = slice(1, len(ids) - 2)
+    assert inner.stop > 3
+    whole = [log_probs[0], log_probs[inner].sum(), log_probs[inner.stop]]
+    assert [word.probability for word in said.words] == pytest.approx([x.exp().item() for x in whole])
+    attention = captioner.decoder(tokens[None, : len(ids)], captioner.decoder.read(videos)).attention[0]
+    expected = torch.stack([attention[0], attention[inner].mean(dim=0), attention[inner.stop]])
+    found = torch.tensor([sum(word.attention.values(), []) for word in said.words])
+    assert torch.allclose(found, expected, atol=1e-6) and not torch.allclose(found[0], found[1], atol=1e-4)
+
+
 @pytest.mark.slow
 def test_eight_videos_are_learnt_by_heart(tmp_path):
     """Of CLIP's vocabulary only the tokens that occur, so that a step is short."""

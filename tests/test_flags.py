@@ -62,3 +62,9 @@ def test_every_default_is_the_documented_one_and_every_flag_is_listed(script, mo
 def test_every_flag_of_the_page_is_one_of_some_script():
     known = {flag for make in PARSERS.values() for flag in defaults(make())}
     assert {flag.partition(" ")[0] for flag in documented()} == known
+
+
+@pytest.mark.parametrize("script", PARSERS)
+def test_every_flag_says_what_it_is(script):
+    explained = (action for action in PARSERS[script]()._actions if action.default != argparse.SUPPRESS)
+    assert not [action.option_strings for action in explained if not action.help]
