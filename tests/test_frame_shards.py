@@ -262,14 +262,20 @@ DAMAGES = {
     "foreign": (lambda folder: foreign(folder / "000003.tar"), r"000003.tar: the frames of video7010.mp4 are damaged"),
     "missing": (lambda folder: (folder / "000002.tar").unlink(), r"000002.tar: is missing"),
     "foreign index": (lambda folder: (folder / "000001.json").write_text("[]"), r"000001.json: content: .*"),
-    "absolute path": (
-        lambda folder: edit(folder / "000001.json", "video2.mp4", "/etc/passwd.mp4"),
-        r"000001.json: clips.0.video: .*no video's path",
-    ),
-    "far offset": (
-        lambda folder: edit(folder / "000001.json", '"offset": ', '"offset": 9'),
-        r"000001.tar: has 30720 bytes, but \d+ were",
-    ),
+    **{
+        name: (
+            lambda folder, name=name: edit(folder / "000001.json", "video2.mp4", name),
+            r"000001.json: clips.0.video: .*no video's path",
+        )
+        for name in ("/etc/passwd.mp4", "../video2.mp4", "passwd")
+    },
+    **{
+        f"large {field}": (
+            lambda folder, field=field: edit(folder / "000001.json", f'"{field}": ', f'"{field}": 9'),
+            r"000001.tar: has 30720 bytes, but \d+ were",
+        )
+        for field in ("offset", "size")
+    },
     "foreign list": (lambda folder: (folder / "frame_shards.json").write_text("{}"), "frame_shards.json: sampling: "),
 }
 
