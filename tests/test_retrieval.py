@@ -80,7 +80,7 @@ def test_training_writes_checkpoints_log_metrics_and_scalars(trained):
             assert rank_statistics(torch.from_numpy(ranks[side])) == trained.metrics[side]
         for name, metrics in trained.metrics["subsets"].items():
             assert rank_statistics(torch.from_numpy(ranks[f"t2v {name}"])) == metrics
-    assert "epoch 1, step 4 of 4: loss" in trained.log
+    assert "epoch 1, step 4 of 4: loss" in trained.log and "precision fp32; float32 products" in trained.log
     assert read_metrics(trained.folder) == trained.metrics
     assert trained.scalars("learning_rate")[0][1] == pytest.approx(1e-4 * 0.5 * (1 + np.cos(np.pi * 3 / 20)), rel=1e-5)
     assert trained.scalars("gradient_norm")[0][1] > 0 and trained.scalars("samples_per_second")[0][1] > 0
