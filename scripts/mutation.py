@@ -38,15 +38,18 @@ GROUPS = (
         "models/transformer models/two_stage",
         "baselines_clip4clip captioning_model clip decoding shortlist tokenizer",
     ),
-    ("models/baselines/cdcr models/baselines/drl", "baselines_drl"),
-    ("models/baselines/clip4clip models/baselines/cross", "baselines_clip4clip"),
-    ("models/baselines/dicosa models/baselines/pooling", "baselines_dicosa baselines_diffusionret"),
+    ("models/baselines/cdcr models/baselines/drl", "baselines_drl baselines_runs flags"),
+    ("models/baselines/clip4clip models/baselines/cross", "baselines_clip4clip baselines_runs flags"),
+    (
+        "models/baselines/dicosa models/baselines/pooling",
+        "baselines_dicosa baselines_diffusion_runs baselines_diffusionret flags",
+    ),
     (
         "models/baselines/denoiser models/baselines/diffusion models/baselines/diffusionret "
         "models/baselines/diffusionret_options",
-        "baselines_diffusion_runs baselines_diffusionret",
+        "baselines_diffusion_runs baselines_diffusionret flags",
     ),
-    ("models/baselines/em models/baselines/emcl models/baselines/emcl_qa", "baselines_emcl baselines_emcl_qa"),
+    ("models/baselines/em models/baselines/emcl models/baselines/emcl_qa", "baselines_emcl baselines_emcl_qa flags"),
     ("models/answering", "attended_head baselines_emcl_qa hbi_vqa vqa vqa_golden"),
     ("models/caption_options models/captioning", "caption_export captioning captioning_model flags"),
     ("models/card models/export", "caption_export export hub"),

@@ -129,3 +129,15 @@ def test_a_batch_that_is_not_finite_leaves_the_state():
     before = model.mu.clone()
     model.reconstruct(torch.full((3, 64), torch.nan))
     assert torch.equal(model.mu, before)
+
+
+@torch.no_grad()
+def test_the_similarity_without_reconstruction_is_a_cosine_of_short_vectors_too():
+    model = golden_model("None", "initial", recipe=without_em())
+    text, video = (Tokens(*x) for x in tokens(model, "p1"))
+    text, video = (Tokens(x.tokens * 0.01, x.mask) for x in (text, video))
+    sentence = text.last()
+    _, weight = model.frame_weights(sentence, *video)
+    pooled = torch.einsum("abn,bnd->abd", weight, video.tokens)
+    expected = torch.cosine_similarity(sentence.unsqueeze(1), pooled, dim=2)
+    assert_close(model.similarity(text, video), expected.numpy())

@@ -62,3 +62,14 @@ def test_the_corrected_recipe_does_not_see_padding():
             for words, number in ((12, 6), (7, 2))
         )
     torch.testing.assert_close(whole, shorter)
+
+
+@torch.no_grad()
+def test_questions_on_one_video_are_no_negatives_in_the_corrected_recipe():
+    inputs, labels = batch("t1"), torch.zeros(len(batch("t1")[0]), dtype=torch.long)
+    for recipe, equal in (("released", True), ("corrected", False)):
+        losses = []
+        for ids in (torch.arange(len(labels)), torch.zeros_like(labels)):
+            model = golden_model("moved", recipe=recipe)
+            losses.append(model(*inputs, ids, labels=labels)["ce_t2v"].item())
+        assert (losses[0] == pytest.approx(losses[1])) is equal
