@@ -5,6 +5,7 @@ import torch
 
 from models import load_model
 from models.baselines.clip4clip import CLIP4Clip, mean_frame
+from models.baselines.cross import PairEncoder
 from models.encoder import Tokens
 from tests.baseline_case import (
     assert_gradients,
@@ -146,3 +147,12 @@ def test_metrics_with_several_captions_of_a_video():
         lower = text_to_video_ranks(sim, owner).median().item() + 1  # the released code takes the lower of two
         assert lower == case["t2v"]["MedianR"] <= metrics["t2v"]["MedianR"]
         assert video_to_text_ranks(sim, owner).tolist() == case["v2t"]["cols"]
+
+
+@torch.no_grad()
+def test_more_frames_than_positions_are_refused():
+    pairs = PairEncoder(128, layers=1, positions=4)
+    text, short, long = (Tokens(torch.randn(2, n, 128), torch.ones(2, n, dtype=torch.long)) for n in (5, 3, 4))
+    assert pairs.similarity(text, short, 2**20).shape == (2, 2)
+    with pytest.raises(ValueError, match="^4 frames, but position embeddings for 3$"):
+        pairs.similarity(text, long, None)
