@@ -107,6 +107,8 @@ def test_diffusionret_trains_both_stages_and_evaluates_what_the_checkpoint_is_of
     assert changed and all(name.startswith("diffusion_model") for name in changed)
     again, evaluated = launch("--do_eval", "1", "--init_model", best, *words)
     assert again == metrics and metrics["plain"] != {key: metrics[key] for key in ("t2v", "v2t")}
+    untrained = "the denoisers start at random: the checkpoint is of the discriminative stage"
+    assert [untrained in (path / "log.txt").read_text() for path in (folder, evaluated)] == [True, False]
     for log in (folder / "log.txt", evaluated / "log.txt"):
         assert log.read_text().count("--v2t_num 1000: there are") == 1
         assert "--t2v_num 3: there are" not in log.read_text()
