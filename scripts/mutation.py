@@ -52,7 +52,7 @@ GROUPS = (
     ("models/baselines/em models/baselines/emcl models/baselines/emcl_qa", "baselines_emcl baselines_emcl_qa flags"),
     ("models/answering", "attended_head baselines_emcl_qa hbi_vqa vqa vqa_golden"),
     ("models/caption_options models/captioning", "caption_export captioning captioning_model flags"),
-    ("models/card models/export", "caption_export export hub"),
+    ("models/card models/export", "caption_export card export hub"),
     (
         "models/__init__ models/hbi_options models/loading models/method models/pretrained models/recipe",
         "args bad_input captioning_model checkpoint clip config export extending flags hbi hbi_options pretrained "

@@ -13,6 +13,7 @@ from huggingface_hub import HfApi, constants
 
 import main_retrieval
 from models import ANSWER_METHODS, CLIP, HBI, METHODS, load_model
+from models.export import fetch
 from scripts.export import main as export
 from tests.conftest import SMALL
 from tests.retrieval_case import build_corpus, read_metrics
@@ -114,6 +115,24 @@ def test_a_name_that_is_nowhere_is_refused_in_one_line(hub, tmp_path, monkeypatc
     (tmp_path / "output").mkdir()
     with pytest.raises(InputError, match=r"output/model\.bin: no such file; check the path"):  # a file of a folder here
         load_model("output/model.bin")
+
+
+def test_only_the_files_of_a_model_are_fetched(monkeypatch, tmp_path):
+    asked = []
+
+    def download(name, **options):
+        asked.append((name, options))
+        return tmp_path
+
+    monkeypatch.setattr("models.export.snapshot_download", download)
+    assert fetch("user/model", revision="x") == tmp_path
+    assert asked == [("user/model", {"allow_patterns": ["config.json", "model.safetensors"], "revision": "x"})]
+
+
+def test_a_model_of_the_hub_goes_to_the_device(tmp_path):
+    build("hbi").save_pretrained(tmp_path)
+    model = HBI.from_pretrained(tmp_path, device="meta")
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"} and not model.training
 
 
 def test_offline_is_what_the_environment_says(tmp_path):
