@@ -1,9 +1,12 @@
 """What the options of HBI change in its structure and loss, and which of them a checkpoint determines."""
 
+import argparse
+
 import pytest
 import torch
 
 from models import HBI
+from models.hbi_options import HBIOptions
 from models.losses import banzhaf_alignment
 from tests.test_hbi import batch, build
 from utils.checkpoint import released_state
@@ -30,6 +33,26 @@ def test_texts_and_videos_are_merged_at_their_own_rates():
 def test_a_checkpoint_determines_its_options(options):
     defaults = {"interaction": "wti", "network": "released"}
     assert HBI.options_of_state(released_state(build(**options))) == defaults | options
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"teacher": "best"}, "unknown teacher 'best': choose one of estimator, exact, shuffled, constant"),
+        ({"reconstruct": "all"}, "unknown scope 'all': choose one of none, game, score"),
+    ],
+)
+def test_unknown_kinds_are_refused(options, says):
+    with pytest.raises(ValueError) as refused:
+        HBIOptions(**options)
+    assert str(refused.value) == says
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_each_number_of_levels_has_a_flag(levels):
+    parser = argparse.ArgumentParser()
+    HBI.add_arguments(parser)
+    assert parser.parse_args(["--num_levels", str(levels)]).num_levels == levels
 
 
 def test_the_alignment_multiplies_by_masks_by_default():

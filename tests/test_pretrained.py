@@ -86,6 +86,7 @@ def test_a_checkpoint_has_the_activation_of_its_encoder_and_goes_to_the_device(c
     for name in ("ViT-B/32", None):
         assert load_model(checkpoint, base_encoder=name).clip.config.quick_gelu is True
     model = load_model(checkpoint, device="meta")
+    assert model.source == checkpoint
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"} and not model.training
 
 
