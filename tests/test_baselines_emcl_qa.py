@@ -3,13 +3,15 @@
 import pytest
 import torch
 
-from models import load_model
+from models import CLIP, load_model
 from models.baselines.emcl_qa import EMCLQA
 from models.encoder import Tokens
 from tests.baseline_case import assert_training, batch, build, filled, keys, recorded, tokens
+from tests.conftest import SMALL
 from tests.golden_case import assert_close
 from tests.test_baselines_emcl import state
 from utils.checkpoint import released_state, save_weights
+from utils.errors import InputError
 
 FILE = "emclqa_state_dict_tiny"
 
@@ -73,3 +75,9 @@ def test_questions_on_one_video_are_no_negatives_in_the_corrected_recipe():
             model = golden_model("moved", recipe=recipe)
             losses.append(model(*inputs, ids, labels=labels)["ce_t2v"].item())
         assert (losses[0] == pytest.approx(losses[1])) is equal
+
+
+@pytest.mark.parametrize("temporal", [None, "seqLSTM"])
+def test_another_temporal_encoder_is_refused(temporal):
+    with pytest.raises(InputError, match="^EMCL answers questions with the temporal encoder seqTransf; leave out"):
+        EMCLQA(CLIP(SMALL), ["yes", "no"], temporal=temporal)
